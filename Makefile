@@ -1,0 +1,132 @@
+# make        train SETR on ToyTown and build the book, from nothing but Python 3.11 and make
+# make test   everything CI runs
+# make help   the rest
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+TRAIN_ARGS ?=
+
+BIN := .venv/bin
+DONE := .make
+TOWN := toytown
+RUN := runs/toytown_pup
+PYTEST := $(BIN)/python -m pytest -q
+TWO := -n 2 --dist loadfile
+ONE_THREAD := OMP_NUM_THREADS=1
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
+         --nbval-cell-timeout 600
+BUILD := $(BIN)/jupyter-book build . -n --keep-going
+
+# What the pages are made of: notebooks with their committed outputs, and the source they include.
+PAGES := _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/_ext/*.py) \
+         $(wildcard book/_web/static/*.* setr_lite/*.py)
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.PHONY: all book train test notebooks clean help changed
+.SHELLFLAGS := -eu -c
+
+# Announce a step, with the seconds since make began.
+BEGAN := $(shell date +%s)
+say = @printf '\n== %s (%s s)\n' '$(1)' "$$(( $$(date +%s) - $(BEGAN) ))"
+
+all: train book
+	@printf '\nmIoU on the held-out streets: '
+	@$(BIN)/python -c 'import json; print("%.3f" % json.load(open("$(RUN)/eval.json"))["miou"])'
+	@echo 'their pictures: $(CURDIR)/$(RUN)/pictures'
+	@echo 'the book:       $(CURDIR)/_build/html/index.html'
+
+help:
+	@echo 'make            set up .venv, train SETR-PUP on ToyTown, build the book'
+	@echo 'make train      only the training; TRAIN_ARGS="train.steps=60" changes its settings'
+	@echo 'make book       only the book, from the outputs committed in the notebooks'
+	@echo 'make test       everything CI runs'
+	@echo 'make notebooks  run all notebooks again and write their outputs'
+	@echo 'make clean      remove everything that was made, .venv excepted'
+	@echo 'PYTHON=python3.12   the Python, 3.11 or later, that makes .venv'
+	@echo 'TORCH_INDEX=URL     the wheel index of torch and torchvision (a CPU or CUDA one)'
+
+# --- set-up: once, and again when the requirements change ------------------------------------------
+
+$(DONE)/environment: pyproject.toml constraints.txt
+	$(call say,set-up in .venv)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v[:2] < (3, 11) and sys.exit("Python 3.11 or later is needed, $(PYTHON) is %d.%d: make PYTHON=python3.11" % v[:2])'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+ifneq ($(TORCH_INDEX),)
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --no-deps --index-url '$(TORCH_INDEX)' \
+	  -c constraints.txt torch torchvision
+endif
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -c constraints.txt -e '.[book,test]'
+	@mkdir -p $(DONE) && touch $@
+
+$(DONE)/browser-files: book/_web/vendor.py | $(DONE)/environment
+	$(call say,browser files for the book)
+	@$(BIN)/python book/_web/vendor.py
+	@touch $@
+
+# --- train: again only when TRAIN_ARGS change, or after make clean ---------------------------------
+# (not when the library changes: nobody wants to wait five minutes for an edited comment)
+
+train: $(DONE)/trained
+
+$(DONE)/toytown: | $(DONE)/environment
+	$(call say,drawing ToyTown)
+	@$(BIN)/setr-lite toytown $(TOWN)
+	@touch $@
+
+$(DONE)/train-args: changed | $(DONE)/environment
+	@if [ ! -e $@ ]; then echo '$(TRAIN_ARGS)' >$@; \
+	elif [ "$$(cat $@)" != '$(TRAIN_ARGS)' ]; then rm -rf $(RUN); echo '$(TRAIN_ARGS)' >$@; fi
+
+# --resume: a training that was interrupted goes on where it was
+$(DONE)/trained: $(DONE)/toytown $(DONE)/train-args
+	$(call say,training SETR-PUP on ToyTown)
+	@$(BIN)/setr-lite train toytown_pup data.root=$(TOWN) train.out=$(RUN) $(TRAIN_ARGS) \
+	  $$(test -d $(RUN)/last && echo --resume)
+	$(call say,scoring it on held-out streets)
+	@$(BIN)/setr-lite eval $(RUN)/last --json $(RUN)/eval.json
+	$(call say,painting the held-out streets)
+	@$(BIN)/setr-lite predict $(RUN)/last $(TOWN)/leftImg8bit/val --out $(RUN)/pictures
+	@touch $@
+
+# --- book: the pages show the committed outputs ----------------------------------------------------
+
+book: $(DONE)/book
+
+$(DONE)/book: $(PAGES) $(DONE)/browser-files $(DONE)/environment
+	$(call say,building the book)
+	@mkdir -p _build
+	@$(BUILD) >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
+	@grep -i warning _build/build.log || true
+	@touch $@
+
+notebooks: $(DONE)/environment
+	$(call say,running the notebooks)
+	@$(BIN)/python book/_tools/execute.py
+
+# --- test: cheapest first --------------------------------------------------------------------------
+
+test: $(DONE)/environment $(DONE)/browser-files
+	$(call say,ruff)
+	@$(BIN)/ruff check .
+	$(call say,codespell)
+	@$(BIN)/codespell
+	$(call say,smoke tests)
+	@$(ONE_THREAD) $(PYTEST) -m smoke tests
+	$(call say,tests)
+	@$(ONE_THREAD) $(PYTEST) -m 'not smoke' $(TWO) --ignore tests/test_site.py \
+	  --ignore tests/test_browser.py tests
+	$(call say,notebooks run again and their outputs compared)
+	@$(ONE_THREAD) $(PYTEST) $(NBVAL) $(TWO) -W 'ignore::ResourceWarning' book
+	$(call say,the book with warnings as errors)
+	@rm -rf _build && mkdir _build
+	@$(BUILD) -W >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
+	@touch $(DONE)/book
+	$(call say,the built pages)
+	@$(PYTEST) $(TWO) tests/test_site.py tests/test_browser.py
+	$(call say,all is well)
+
+clean:
+	rm -rf _build $(DONE) $(TOWN) $(RUN) book/_web/static/vendor
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

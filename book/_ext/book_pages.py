@@ -1,0 +1,114 @@
+"""Sphinx extension: built pages that work offline, in the dark, and without scripts.
+
+* MathJax and the widget embedder come from ``book/_web/static/vendor`` when it is there
+  (``book/_web/vendor.py``), else from their CDNs.
+* Each widget gets a still picture, seen until the script has drawn it (or instead of it).
+* What the theme does to break widgets is taken out; the reasons stand beside each step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from sphinx.util import logging
+
+log = logging.getLogger(__name__)
+
+STATIC = "book/_web/static"
+EMBEDDER_CDN = "https://cdn.jsdelivr.net/npm/@jupyter-widgets/html-manager@1.0.15/dist/embed.js"
+
+MIME = r"application/vnd\.jupyter\.widget-"
+STATE = re.compile(rf'<script type="{MIME}state\+json">(.*?)</script>', re.S)
+VIEW = re.compile(rf'(?<!\n<!-- still -->\n)<script type="{MIME}view\+json">(.*?)</script>', re.S)
+ICON_SCRIPT = re.compile(
+    r"[ \t]*<(?:script|link)[^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?\n?"
+)
+
+
+def use_local_files(app: Any, config: Any) -> None:
+    """Point Sphinx and myst-nb at our copies of the browser libraries.
+
+    They lie outside ``_static``, because Jupyter Book loads every ``.js`` below that folder on
+    every page. The plain embedder is half the weight of the AMD one and needs no require.js.
+    """
+    config.html_static_path = [*config.html_static_path, STATIC]
+    vendor = Path(app.srcdir) / STATIC / "vendor"
+    if (vendor / "widgets" / "embed.js").exists():
+        config.mathjax_path = "vendor/mathjax/tex-chtml.js"
+        embedder, assets = "vendor/widgets/embed.js", {"data-assets": "vendor/widgets/"}
+    else:
+        log.info("book_pages: no browser files beside the book, the pages will use CDNs")
+        embedder, assets = EMBEDDER_CDN, {}
+    config.nb_ipywidgets_js = {"widgets.js": assets, embedder: {"defer": "defer"}}
+
+
+def drop_thebe(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
+    """sphinx-thebe declares its constants twice: a SyntaxError on every page."""
+
+    def wanted(script: Any) -> bool:
+        body = getattr(script, "attributes", {}).get("body") or ""
+        name = str(getattr(script, "filename", script) or "")
+        return "THEBE_JS_URL" not in body and "thebe" not in name
+
+    context["script_files"] = [s for s in context.get("script_files", []) if wanted(s)]
+
+
+def first_picture(models: dict[str, Any], model_id: str) -> str | None:
+    """The ``<img>`` that a widget shows first, or None."""
+    state = models.get(model_id.removeprefix("IPY_MODEL_"), {}).get("state", {})
+    found = re.search(r"<img[^>]*>", str(state.get("value", "")))
+    if found:
+        return found.group()
+    children = state.get("children", [])
+    if state.get("selected_index") is not None:
+        children = children[state["selected_index"] :][:1]
+    pictures = (first_picture(models, child) for child in children)
+    return next((picture for picture in pictures if picture), None)
+
+
+def add_stills(page: str) -> str:
+    """Put the first picture of each widget before it; widgets.js takes it away again."""
+    found = STATE.search(page)
+    if not found:
+        return page
+    models = json.loads(found.group(1))["state"]
+
+    def put(view: re.Match) -> str:
+        picture = first_picture(models, json.loads(view.group(1))["model_id"])
+        if not picture:
+            return view.group()
+        still = picture.replace('class="', 'class="setr-still ', 1)
+        return f"{still}\n<!-- still -->\n{view.group()}"
+
+    return VIEW.sub(put, page)
+
+
+def mend(page: str) -> str:
+    """One page as the browser should get it. Applied twice it changes nothing more."""
+    # The theme's 1.5 MB icon script swaps the <i> elements that ipywidgets' Play button needs,
+    # and takes the slider down with it; the theme's web fonts draw the same icons.
+    page = ICON_SCRIPT.sub("", page)
+    # a label that hides the words a reader sees
+    page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    return add_stills(page)
+
+
+def mend_pages(app: Any, error: Exception | None) -> None:
+    if error or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        old = path.read_text("utf-8")
+        new = mend(old)
+        if new != old:
+            path.write_text(new, "utf-8")
+
+
+def setup(app: Any) -> dict[str, Any]:
+    app.connect("config-inited", use_local_files, priority=900)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("build-finished", mend_pages)
+    app.add_css_file("book.css")
+    return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,178 @@
+"""A checkpoint is a folder of plain files, complete or absent.
+
+====================  =============================================================
+``model.safetensors``  parameters and BatchNorm statistics, under their module names
+``config.json``        the whole `RunConfig`, class names and colours
+``state.json``         step, sample counter, best mIoU, versions
+``optimizer.pt``       the optimiser's state (absent in a checkpoint made for use only)
+====================  =============================================================
+
+It is written beside its final name and renamed, so a crash at any instant leaves the last
+complete one. Nothing in it is executed when it is read: JSON, safetensors, and a tensor file
+opened with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import RunConfig
+from .errors import UserError
+
+OLD = ".old"  # the previous checkpoint, during the two renames that replace it
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: nn.Module,
+    config: RunConfig,
+    *,
+    classes: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] = (),
+    state: dict[str, Any] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Path:
+    """Write a checkpoint, replacing the one of that name only when the new one is complete.
+
+    Raises:
+        UserError: the files cannot be written (full disk, no permission); what was there stays.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    part = folder.with_name(folder.name + ".part")
+    info = {"config": config.to_dict(), "classes": list(classes)}
+    info["palette"] = [[int(v) for v in colour] for colour in palette]
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        save_file(tensors, part / "model.safetensors")
+        (part / "config.json").write_text(json.dumps(info, indent=1))
+        (part / "state.json").write_text(json.dumps(state or {}, indent=1))
+        if optimizer is not None:
+            torch.save(optimizer.state_dict(), part / "optimizer.pt")
+        _flush(part)
+        _replace(folder, part)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise UserError(
+            f"could not save {folder}: {error}; what was saved there before is untouched, free "
+            "some space or choose another train.out"
+        ) from error
+    return folder
+
+
+def read_info(folder: str | Path) -> dict[str, Any]:
+    """``config.json`` as it is: keys config, classes, palette.
+
+    Raises:
+        UserError: no checkpoint there, or a file that is no JSON.
+    """
+    return _read_json(_complete(folder) / "config.json")
+
+
+def read_config(folder: str | Path) -> RunConfig:
+    """The settings of the run that wrote the checkpoint."""
+    return RunConfig.from_dict(read_info(folder)["config"])
+
+
+def read_state(folder: str | Path) -> dict[str, Any]:
+    """Step, sample counter and scores at the time of writing."""
+    return _read_json(_complete(folder) / "state.json")
+
+
+def read_weights(folder: str | Path, model: nn.Module) -> None:
+    """Load ``model.safetensors`` into `model`; every name and shape must match.
+
+    Raises:
+        UserError: a missing, unexpected or differently shaped tensor (the first one is named), or
+            a damaged file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = _complete(folder) / "model.safetensors"
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+    wanted = model.state_dict()
+    for name in sorted(wanted.keys() | tensors.keys()):
+        if name not in tensors:
+            raise UserError(f"{path}: has no {name!r}, which the model needs; other settings?")
+        if name not in wanted:
+            raise UserError(f"{path}: has {name!r}, which the model does not; other settings?")
+        if tensors[name].shape != wanted[name].shape:
+            raise UserError(
+                f"{path}: {name!r} is {tuple(tensors[name].shape)}, the model's is "
+                f"{tuple(wanted[name].shape)}; build it with the checkpoint's own config"
+            )
+    model.load_state_dict(tensors)
+
+
+def read_optimizer(folder: str | Path, optimizer: torch.optim.Optimizer) -> None:
+    """Load ``optimizer.pt`` into `optimizer`.
+
+    Raises:
+        UserError: there is none, or it belongs to other parameter groups.
+    """
+    path = _complete(folder) / "optimizer.pt"
+    if not path.exists():
+        raise UserError(f"{path}: not there; this checkpoint can be used but not resumed")
+    try:
+        optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged pickle raises whatever it likes
+        raise UserError(f"{path}: cannot be resumed from ({error})") from error
+
+
+def exists(folder: str | Path) -> bool:
+    """Whether a complete checkpoint is there."""
+    folder = Path(folder)
+    return any((f / "state.json").exists() for f in (folder, folder.with_name(folder.name + OLD)))
+
+
+def _complete(folder: str | Path) -> Path:
+    """`folder`, or its predecessor if a crash fell between the two renames."""
+    folder = Path(folder)
+    old = folder.with_name(folder.name + OLD)
+    if (folder / "state.json").exists():
+        return folder
+    if (old / "state.json").exists():
+        return old
+    inside = folder / "last"
+    if (inside / "state.json").exists():
+        raise UserError(f"{folder}: is a run, not a checkpoint; use {inside}")
+    raise UserError(f"{folder}: no checkpoint here; give a folder with model.safetensors in it")
+
+
+def _replace(folder: Path, part: Path) -> None:
+    """Two renames, each atomic; `_complete` reads the old folder between them."""
+    old = folder.with_name(folder.name + OLD)
+    if folder.exists():  # else `old`, if there, is the only good one: keep it until the end
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """On disk before the rename, or a power cut could leave the new name with empty files."""
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from error

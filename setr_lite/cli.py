@@ -1,0 +1,172 @@
+"""The command line: each verb is one public function with its arguments read from text."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import UserError
+
+EPILOG = """\
+examples:
+  setr-lite toytown toytown                          draw the embedded data set
+  setr-lite train toytown_pup                        train on it, five minutes on two cores
+  setr-lite train camvid_pup data.root=DIR train.steps=500
+  setr-lite eval runs/toytown_pup/last               table of scores per class
+  setr-lite predict runs/toytown_pup/last photo.jpg --out pictures
+  torchrun --standalone --nproc_per_node=8 -m setr_lite train toytown_pup
+
+Settings are written section.key=value; `setr-lite recipes NAME` lists them all.
+A mistake in the input ends with one line and exit code 2."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code (0 done, 2 a user's mistake, 130 stopped by Ctrl-C)."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse gives up on settings that follow an option, `train NAME --resume train.steps=9`
+    if any(word.startswith("-") or "=" not in word for word in rest) or (
+        rest and "settings" not in options
+    ):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.settings += rest
+    try:
+        return options.run(options) or 0
+    except UserError as error:
+        print(f"setr-lite {options.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"setr-lite {options.verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+def run_recipes(options: argparse.Namespace) -> None:
+    from .config import settings_table
+    from .recipes import RECIPES, get_recipe
+
+    if options.name:
+        print(settings_table(get_recipe(options.name)))
+        return
+    width = max(map(len, RECIPES))
+    for name, recipe in RECIPES.items():
+        print(f"{name:{width}}  {(recipe.__doc__ or '').strip().splitlines()[0]}")
+
+
+def run_toytown(options: argparse.Namespace) -> None:
+    from .toytown import write_toytown
+
+    write_toytown(
+        options.out, train=options.train, val=options.val, size=options.size, seed=options.seed,
+        layout=options.layout,
+    )
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from . import distributed
+    from .recipes import get_recipe
+    from .train import train
+
+    try:
+        config = get_recipe(options.recipe).override(*options.settings)
+        result = train(config, resume=options.resume)
+        if distributed.rank() == 0 and result["confusion"] is not None:
+            from .datasets import DATASETS
+
+            print(result["confusion"].table(DATASETS[config.data.name].classes))
+        return 0 if result["finished"] else 130
+    finally:
+        distributed.stop()
+
+
+def run_eval(options: argparse.Namespace) -> None:
+    import json
+
+    from . import distributed
+    from .datasets import load_dataset
+    from .evaluate import evaluate
+    from .model import SETR
+
+    model = SETR.from_pretrained(options.checkpoint)
+    config = model.config.override(*options.settings)
+    model.to(distributed.start(config.train.device))
+    dataset = load_dataset(config.data, options.split)
+    confusion = evaluate(model, dataset, config, progress=distributed.rank() == 0)
+    if distributed.rank() == 0:
+        print(confusion.table(dataset.classes))
+        if options.json:
+            Path(options.json).write_text(json.dumps(confusion.to_dict(dataset.classes), indent=1))
+    distributed.stop()
+
+
+def run_predict(options: argparse.Namespace) -> None:
+    from .evaluate import predict_files
+
+    written = predict_files(
+        options.checkpoint, options.images, options.out, settings=options.settings,
+        alpha=options.alpha,
+    )
+    print(f"{written} pictures in {options.out}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="setr-lite", description="SETR: segment images with a plain vision transformer.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    verb = _verb(verbs, "recipes", run_recipes, "list the recipes, or one with all its settings")
+    verb.add_argument("name", nargs="?", help="recipe to show in full")
+
+    verb = _verb(verbs, "toytown", run_toytown, "draw the embedded data set of street scenes")
+    verb.add_argument("out", help="folder to write")
+    verb.add_argument("--train", type=int, default=600, help="training scenes (default 600)")
+    verb.add_argument("--val", type=int, default=100, help="validation scenes (default 100)")
+    verb.add_argument(
+        "--size", type=_size, default=(96, 192), help="height x width (default 96x192)")
+    verb.add_argument("--seed", type=int, default=0, help="another seed is another town")
+    verb.add_argument(
+        "--layout", default="cityscapes",
+        help="folders and ids of cityscapes (default), ade20k or pascal_context")
+
+    verb = _verb(verbs, "train", run_train, "train a recipe")
+    verb.add_argument("recipe", help="a name that `setr-lite recipes` lists")
+    _add_settings(verb)
+    verb.add_argument("--resume", action="store_true", help="continue the run in train.out")
+
+    verb = _verb(verbs, "eval", run_eval, "score a checkpoint: IoU per class and mIoU")
+    verb.add_argument("checkpoint", help="checkpoint folder, such as runs/toytown_pup/last")
+    _add_settings(verb)
+    verb.add_argument("--split", default="val", help="split to score (default val)")
+    verb.add_argument("--json", metavar="FILE", help="write the scores there too")
+
+    verb = _verb(verbs, "predict", run_predict, "segment an image file or a folder of them")
+    verb.add_argument("checkpoint", help="checkpoint folder")
+    verb.add_argument("images", help="image file, or a folder of .png .jpg .jpeg .bmp .webp")
+    _add_settings(verb)
+    verb.add_argument("--out", default="pictures", help="folder to write (default pictures)")
+    verb.add_argument("--alpha", type=float, default=0.5, help="opacity of the overlay's colours")
+    return parser
+
+
+def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _add_settings(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "settings", nargs="*", metavar="section.key=value",
+        help="change a setting, such as train.steps=100 or eval.flip=true")
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give HEIGHTxWIDTH, such as 96x192") from None
+    return height, width

@@ -1,0 +1,350 @@
+"""The settings of a run: frozen dataclasses, typed ``section.key=value`` overrides, JSON.
+
+A :class:`RunConfig` holds everything that decides a result, so a checkpoint that carries it can
+be evaluated, resumed or repeated without other files. Sizes are ``(height, width)`` in pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import UserError, nearest
+
+Size = tuple[int, int]
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is built: encoder, neck and head."""
+
+    encoder: str = "vit_large_patch16"
+    """Name of an encoder preset, a key of `encoder.PRESETS`."""
+    head: Literal["naive", "pup", "mla"] = "pup"
+    """Decoder of the paper's section 3.3."""
+    dialect: Literal["official", "mmseg"] = "official"
+    """Whose details the heads follow: the authors' code or mmsegmentation's."""
+    num_classes: int = 150
+    """Number of outputs, without the ignored label."""
+    img_size: Size = (512, 512)
+    """Size whose grid the position table has; other sizes resize the table."""
+    channels: int = 256
+    """Width of the heads and of the MLA neck."""
+    taps: tuple[int, ...] | None = None
+    """0-based blocks whose output the heads read, shallow to deep; None takes the rule of
+    `encoder.default_taps` (blocks 9, 14, 19, 23 of 24; MLA 5, 11, 17, 23)."""
+    aux: bool = True
+    """Build the auxiliary heads (used in training only)."""
+    aux_units: int | None = None
+    """Units of a Naive auxiliary head; None takes the dialect's own: 1, mmseg 2 (its Cityscapes
+    configs have 1)."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block, rising linearly from 0; 0 in every SETR recipe."""
+
+    def __post_init__(self) -> None:
+        _at_least("model.num_classes", self.num_classes, 1)
+        _at_least("model.channels", self.channels, 2)
+        _within("model.drop_path", self.drop_path, 0, 1)
+        for side in self.img_size:
+            _at_least("model.img_size", side, 1)
+        if self.taps is not None and (
+            len(self.taps) != 4 or sorted(set(self.taps)) != list(self.taps) or self.taps[0] < 0
+        ):
+            raise UserError(f"model.taps={self.taps}: give four rising block indices, first is 0")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read and how it is augmented (facts of the published pipeline, in its order)."""
+
+    name: str = "ade20k"
+    """Data set, a key of `datasets.DATASETS`."""
+    root: str = ""
+    """Its folder; empty takes ``$SETR_DATA/<name>``, else ``data/<name>``."""
+    base_size: Size = (512, 2048)
+    """Short and long side that an image is fitted into before the random ratio is applied."""
+    crop_size: Size = (512, 512)
+    """Height and width of a training crop."""
+    ratio_range: tuple[float, float] = (0.5, 2.0)
+    """Range of the random resize; (1, 1) keeps the base size."""
+    cat_max_ratio: float = 0.75
+    """A crop is redrawn, up to ten times, while one class covers this share of it; 1 never."""
+    flip: float = 0.5
+    """Chance of a horizontal flip."""
+    distort: bool = True
+    """Photometric distortion: brightness, contrast, saturation, hue."""
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Subtracted from RGB in 0..255 (ImageNet's mean)."""
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """Divides RGB after that (ImageNet's standard deviation)."""
+
+    def __post_init__(self) -> None:
+        _within("data.flip", self.flip, 0, 1)
+        _within("data.cat_max_ratio", self.cat_max_ratio, 0, 1)
+        for side in (*self.crop_size, *self.base_size):
+            _at_least("data.crop_size and data.base_size", side, 1)
+        low, high = self.ratio_range
+        if not 0 < low <= high:
+            raise UserError(f"data.ratio_range={self.ratio_range}: give 0 < low <= high")
+        if min(self.std) <= 0:
+            raise UserError(f"data.std={self.std}: every value must be positive")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Cross-entropy of the main head and the auxiliary heads."""
+
+    aux_weight: float = 0.4
+    """Weight of each auxiliary loss (paper, section 4.1)."""
+    normalize: Literal["all", "valid"] = "all"
+    """Divide by all pixels (as the published code does) or by those not ignored."""
+
+    def __post_init__(self) -> None:
+        _at_least("loss.aux_weight", self.aux_weight, 0)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and learning-rate schedule."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum as published, or AdamW."""
+    lr: float = 0.001
+    """Base learning rate, of the encoder and the MLA neck."""
+    head_multiplier: float = 10.0
+    """Learning rate of the heads in units of `lr`."""
+    momentum: float = 0.9
+    """SGD's momentum; AdamW's first beta."""
+    weight_decay: float = 0.0
+    """0 in every SETR recipe. Biases, norms, class token and position table never decay."""
+    warmup: int = 0
+    """Steps over which the rate rises linearly to `lr`; 0 in every SETR recipe."""
+    power: float = 0.9
+    """Exponent of the poly schedule."""
+    min_lr: float = 1e-4
+    """Floor of the schedule, the same for every parameter group."""
+    clip_norm: float = 0.0
+    """Gradients are scaled down to this total norm; 0 never clips."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"optim.lr={self.lr}: must be positive")
+        for key in ("head_multiplier", "weight_decay", "warmup", "power", "min_lr", "clip_norm"):
+            _at_least(f"optim.{key}", getattr(self, key), 0)
+        _within("optim.momentum", self.momentum, 0, 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 160_000
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Images per optimiser step, over all processes and accumulated parts."""
+    accumulate: int = 1
+    """Parts into which a process's share of the batch is split; gradients add up. BatchNorm
+    then sees the statistics of a part."""
+    seed: int = 0
+    """Seeds the weights, the order of the images and every augmentation."""
+    out: str = ""
+    """Folder of the run; empty takes ``runs/<recipe>``."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes CUDA when there is one."""
+    amp: Literal["auto", "off", "bf16"] = "auto"
+    """bfloat16 autocast; auto uses it on CUDA only (it is slow on most CPUs)."""
+    compile: bool = False
+    """Compile each encoder block."""
+    workers: int = 2
+    """Loader processes; the result does not depend on it."""
+    eval_every: int = 16_000
+    """Steps between evaluations; 0 evaluates only at the end."""
+    save_every: int = 2_000
+    """Steps between checkpoints; the last one is kept, and the best by mIoU."""
+    log_every: int = 20
+    """Steps between lines of the log."""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
+            _at_least(f"train.{key}", getattr(self, key), 1)
+        for key in ("workers", "eval_every", "seed"):
+            _at_least(f"train.{key}", getattr(self, key), 0)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How an image is turned into labels."""
+
+    mode: Literal["whole", "slide"] = "slide"
+    """The whole image at once, or overlapping windows whose logits are averaged."""
+    window: Size = (512, 512)
+    """Height and width of a window."""
+    stride: Size = (341, 341)
+    """Steps from window to window."""
+    ratios: tuple[float, ...] = (1.0,)
+    """Sizes, relative to `data.base_size`, whose probabilities are averaged."""
+    flip: bool = False
+    """Average with the mirrored image."""
+    limit: int = 0
+    """Evaluate only the first so many images; 0 evaluates all."""
+
+    def __post_init__(self) -> None:
+        for side in (*self.window, *self.stride):
+            _at_least("eval.window and eval.stride", side, 1)
+        if not self.ratios or min(self.ratios) <= 0:
+            raise UserError(f"eval.ratios={self.ratios}: give one or more positive numbers")
+        _at_least("eval.limit", self.limit, 0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a result. Start from a recipe and override single settings."""
+
+    recipe: str = ""
+    """Name of the recipe it started from."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def override(self, *settings: str) -> RunConfig:
+        """A copy with ``"section.key=value"`` settings applied, left to right.
+
+        Values are parsed by the field's type: ``train.steps=100``, ``data.crop_size=96,192``,
+        ``data.flip=0``, ``model.taps=none``, ``model.aux=false``.
+
+        Raises:
+            UserError: unknown section or key (the nearest name is offered), or a value that does
+                not fit the type or the allowed range.
+        """
+        config = self
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            section, dot, key = path.partition(".")
+            if not (equals and dot):
+                raise UserError(f"{setting!r} is not a setting; write section.key=value")
+            sections = [f.name for f in dataclasses.fields(config) if f.name != "recipe"]
+            if section not in sections:
+                hint = nearest(section, sections)
+                raise UserError(f"no section {section!r} in {setting!r}{hint}")
+            part = getattr(config, section)
+            kinds = typing.get_type_hints(type(part))
+            if key not in kinds:
+                raise UserError(f"no setting {path!r}{_nearest_setting(section, key, kinds)}")
+            try:
+                value = _parse(text.strip(), kinds[key])
+            except (ValueError, TypeError):
+                wanted = _describe(kinds[key])
+                raise UserError(f"{path}={text}: expected {wanted}") from None
+            part = dataclasses.replace(part, **{key: value})
+            config = dataclasses.replace(config, **{section: part})
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings, as JSON knows them."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """The inverse of :meth:`to_dict`; missing keys take their defaults.
+
+        Raises:
+            UserError: a key that no section has, or a value of the wrong type.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UserError(f"no section {name!r} in a run's settings{nearest(name, known)}")
+        parts = {"recipe": str(values.get("recipe", ""))}
+        for name, kind in typing.get_type_hints(cls).items():
+            if name != "recipe":
+                parts[name] = _from_json(name, kind, values.get(name, {}))
+        return cls(**parts)
+
+
+def settings_table(config: RunConfig) -> str:
+    """Every setting with its value, one ``section.key=value`` a line, as `override` reads it."""
+    return "\n".join(
+        f"{section}.{key}={_text(value)}"
+        for section, part in config.to_dict().items()
+        if section != "recipe"
+        for key, value in part.items()
+    )
+
+
+def _from_json(section: str, kind: type, values: dict[str, Any]) -> Any:
+    kinds = typing.get_type_hints(kind)
+    parts = {}
+    for key, value in values.items():
+        if key not in kinds:
+            raise UserError(f"no setting '{section}.{key}'{_nearest_setting(section, key, kinds)}")
+        try:
+            parts[key] = _parse(_text(value), kinds[key])
+        except (ValueError, TypeError):
+            wanted = _describe(kinds[key])
+            raise UserError(f"{section}.{key}={value!r}: expected {wanted}") from None
+    return kind(**parts)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _nearest_setting(section: str, key: str, kinds: dict[str, Any]) -> str:
+    return nearest(f"{section}.{key}", [f"{section}.{name}" for name in kinds])
+
+
+def _parse(text: str, kind: Any) -> Any:
+    """`text` as a value of the annotated type `kind`; ValueError if it is none."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):  # only X | None is used
+        return None if text.lower() in ("none", "null") else _parse(text, args[0])
+    if origin is Literal:
+        if text not in args:
+            raise ValueError(text)
+        return text
+    if origin is tuple:
+        items = [item for item in text.strip("()[]").replace("x", ",").split(",") if item.strip()]
+        item_kinds = [args[0]] * len(items) if args[-1] is Ellipsis else list(args)
+        if len(items) == 1 and len(item_kinds) == 2:  # crop_size=512 is a square
+            items *= 2
+        return tuple(_parse(i.strip(), k) for i, k in zip(items, item_kinds, strict=True))
+    if kind is bool:
+        if text.lower() not in _BOOLEANS:
+            raise ValueError(text)
+        return _BOOLEANS[text.lower()]
+    if kind is float and not abs(float(text)) < float("inf"):
+        raise ValueError(text)
+    return kind(text)
+
+
+def _describe(kind: Any) -> str:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return " or ".join(args)
+    if origin in (typing.Union, types.UnionType):
+        return f"{_describe(args[0])}, or none"
+    if origin is tuple:
+        inner = _describe(args[0]).split(" ", 1)[1]
+        count = "one or more" if args[-1] is Ellipsis else str(len(args))
+        return f"{count} {inner}s, comma-separated"
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise UserError(f"{name}={value}: must be at least {low}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{name}={value}: must lie in {low}..{high}")

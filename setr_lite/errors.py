@@ -1,0 +1,23 @@
+"""One kind of error for what a user can get wrong.
+
+The library raises :class:`UserError`, a ``ValueError``; the command line prints its message as
+one line and exits with code 2. A message says what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in the input (a path, a setting, a file), not in the program."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the closest choice, else the list of all of them."""
+    choices = [str(choice) for choice in choices]
+    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; choose from {', '.join(choices)}"

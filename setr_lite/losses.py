@@ -1,0 +1,195 @@
+"""The loss: cross-entropy of the main head plus weighted auxiliary heads.
+
+Heads classify at low resolution, so the loss first resizes logits to the size of the labels.
+
+Shapes: B images, K classes, ``(h, w)`` logits, ``(H, W)`` image, ``(Hp, Wp)`` padded image.
+
+Two ways to turn a sum over pixels into a mean:
+
+``"all"``    divides by all pixels of the batch. Ignored pixels add 0 to the sum and 1 to the
+             divisor. The published SETR configurations are trained this way.
+``"valid"``  divides by the pixels that are not ignored, the textbook mean.
+
+Why the divisor of ``"valid"`` is a share of a global count. Let rank r of W hold the sum S_r over
+n_r valid pixels. Wanted is the gradient of sum(S_r) / N with N = sum(n_r). DistributedDataParallel
+takes the mean of the ranks' gradients, (1/W) sum(grad loss_r), so each rank uses
+loss_r = S_r / (N / W): the factors W cancel. The mean of loss_r over ranks is the global loss.
+With ``"all"`` every rank has the same number of pixels and S_r / pixels_r does it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .errors import UserError, nearest
+
+Normalize = Literal["all", "valid"]
+
+
+class Output(Protocol):
+    """What a model returns, as far as the loss needs it (`model.SETROutput`)."""
+
+    @property
+    def logits(self) -> Tensor: ...  # (B, K, h, w)
+
+    @property
+    def aux_logits(self) -> tuple[Tensor, ...]: ...  # each (B, K, h', w')
+
+    @property
+    def size(self) -> tuple[int, int]: ...  # (H, W)
+
+    @property
+    def padded(self) -> tuple[int, int]: ...  # (Hp, Wp)
+
+
+def segmentation_loss(
+    output: Output,
+    label: Tensor,
+    *,
+    aux_weight: float = 0.4,
+    normalize: Normalize = "all",
+    ignore_index: int = 255,
+    divisor: Tensor | float | None = None,
+) -> Tensor:
+    """Cross-entropy of the main head plus `aux_weight` times that of each auxiliary head.
+
+    Args:
+        output: low-resolution logits and the sizes they stand for.
+        label: (B, H, W) uint8 or int64, class ids 0..K-1 or `ignore_index`.
+        aux_weight: 0.4 in the paper (section 4.1) and in the published configurations.
+        normalize: what the sum over pixels is divided by; see the module's text.
+        ignore_index: id of pixels that have no class.
+        divisor: replaces the divisor of `label`. A batch that is worked through in parts, whose
+            gradients add up, passes `loss_divisor` of the whole batch with every part: the sum
+            of the parts' losses is then the loss of the batch, for both values of `normalize`.
+
+    Returns:
+        A scalar, float32 (float64 for float64 logits); 0 when no pixel is valid, never NaN.
+
+    Raises:
+        UserError: label of another shape or type, unknown `normalize`; on the CPU also a label
+            id that is no class. On CUDA that check would wait for the device at each step;
+            there the data set's own check of every label file stands for it.
+    """
+    _check_label(label, output, ignore_index)
+    if divisor is None:
+        divisor = loss_divisor(label, normalize, ignore_index=ignore_index)
+    label = label.long()
+    total = resize_cross_entropy(output.logits, label, output.padded, ignore_index=ignore_index)
+    for logits in output.aux_logits:
+        aux = resize_cross_entropy(logits, label, output.padded, ignore_index=ignore_index)
+        total = total + aux_weight * aux
+    if isinstance(divisor, Tensor):
+        divisor = divisor.to(total.device, total.dtype)
+    return total / divisor
+
+
+def loss_divisor(
+    label: Tensor, normalize: Normalize = "all", *, ignore_index: int = 255
+) -> Tensor | int:
+    """The number that the sum over the pixels of `label` is divided by.
+
+    ``"all"``: the number of pixels. ``"valid"``: N / W, a float64 scalar on the label's device,
+    with N the valid pixels of all W processes (1 if there are none, so that 0 / N is 0). In a
+    distributed run ``"valid"`` is a collective call: every process has to make it.
+    """
+    if normalize == "all":
+        return label.numel()
+    if normalize != "valid":
+        raise UserError(f"loss.normalize={normalize!r}{nearest(normalize, ('all', 'valid'))}")
+    count, world = (label != ignore_index).sum(), 1
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        world = dist.get_world_size()
+    return count.clamp(min=1).double() / world
+
+
+def resize_cross_entropy(
+    logits: Tensor, label: Tensor, padded: tuple[int, int], *, ignore_index: int = 255
+) -> Tensor:
+    """Sum of the cross-entropy of resized logits over the valid pixels of `label`.
+
+    Logits are resized to `padded` (bilinear, align_corners=False), cropped to the label's size
+    and compared with it, one image at a time; the softmax is taken in float32 or better.
+
+    Args:
+        logits: (B, K, h, w), any floating type.
+        label: (B, H, W) int64, ids 0..K-1 or `ignore_index`.
+        padded: (Hp, Wp) that the logits stand for, Hp >= H and Wp >= W.
+
+    Returns:
+        A scalar, differentiable once with respect to `logits`.
+    """
+    if not torch.is_grad_enabled():
+        logits = logits.detach()
+    return _ResizeCrossEntropy.apply(logits, label, padded, ignore_index)
+
+
+class _ResizeCrossEntropy(torch.autograd.Function):
+    """Works out each image's gradient together with its loss.
+
+    Left to autograd, every full-size softmax of every head would wait in memory for the backward
+    pass. Here one image's is alive at a time, and what waits is a gradient of the logits' size.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, label: Tensor, padded: tuple[int, int], ignore_index: int
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[0]
+        total = logits.new_zeros((), dtype=_wide(logits))
+        gradient = torch.empty_like(logits) if wanted else None
+        for i in range(len(logits)):
+            part = logits[i : i + 1].detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                loss = _image_loss(part, label[i : i + 1], padded, ignore_index)
+            if wanted:
+                gradient[i : i + 1] = torch.autograd.grad(loss, part)[0]
+            total += loss.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream.to(gradient.dtype), None, None, None
+
+
+def _image_loss(
+    logits: Tensor, label: Tensor, padded: tuple[int, int], ignore_index: int
+) -> Tensor:
+    height, width = label.shape[-2:]
+    with torch.autocast(logits.device.type, enabled=False):
+        full = F.interpolate(logits.to(_wide(logits)), size=padded, mode="bilinear")
+        full = full[..., :height, :width]
+        return F.cross_entropy(full, label, ignore_index=ignore_index, reduction="sum")
+
+
+def _wide(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _check_label(label: Tensor, output: Output, ignore_index: int) -> None:
+    batch, classes = output.logits.shape[:2]
+    expected = (batch, *output.size)
+    if tuple(label.shape) != expected:
+        raise UserError(
+            f"label of shape {tuple(label.shape)} for images of shape {expected}: "
+            "give one class id per pixel, (B, H, W)"
+        )
+    if label.dtype not in (torch.uint8, torch.int64):
+        raise UserError(f"label of type {label.dtype}: give torch.uint8 or torch.int64 class ids")
+    if label.device.type == "cpu":
+        wrong = label[((label < 0) | (label >= classes)) & (label != ignore_index)]
+        if wrong.numel():
+            raise UserError(
+                f"label id {int(wrong[0])} where the model has {classes} classes: ids must be "
+                f"0..{classes - 1}, or {ignore_index} for ignored pixels"
+            )

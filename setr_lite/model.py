@@ -1,0 +1,218 @@
+"""SETR: encoder, neck, head and auxiliary heads in one module.
+
+Shapes: B images of H x W pixels, padded to H' x W' (multiples of the patch), grid h x w, K
+classes.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checkpoint import read_config, read_weights
+from .config import DataConfig, ModelConfig, RunConfig
+from .encoder import PRESETS, VisionTransformer, default_taps
+from .errors import UserError, nearest
+from .heads import (
+    MLAAuxHead,
+    MLAHead,
+    MultiLevelAggregation,
+    NaiveAuxHead,
+    NaiveHead,
+    PUPAuxHead,
+    PUPHead,
+    init_like_mmseg,
+)
+
+
+class SETROutput(NamedTuple):
+    """Class scores at low resolution, with the size they stand for."""
+
+    logits: Tensor
+    """(B, K, h', w') of the main head, over the padded image."""
+    aux_logits: tuple[Tensor, ...]
+    """The same of each auxiliary head, shallow to deep; empty outside training."""
+    size: tuple[int, int]
+    """(H, W) of the image."""
+    padded: tuple[int, int]
+    """(H', W') after padding to whole patches."""
+
+    def full(self, odd: Literal["crop", "squeeze"] = "crop") -> Tensor:
+        """(B, K, H, W): the main logits at the image's size, the one place that resizes.
+
+        Args:
+            odd: for sizes the patch does not divide: ``crop`` resizes to the padded size and cuts
+                the padding off; ``squeeze`` presses the padded map into the image's size, a small
+                distortion, as mmsegmentation does.
+        """
+        logits = self.logits
+        if odd == "crop" or logits.shape[-2] * 2 == self.padded[0]:
+            # mmsegmentation's PUP, too, takes its last 2x step on the padded grid
+            logits = _resize(logits, self.padded)
+        if odd == "squeeze":
+            logits = _resize(logits, self.size)
+        return logits[..., : self.size[0], : self.size[1]]
+
+
+class SETR(nn.Module):
+    """SEgmentation TRansformer (arXiv 2012.15840).
+
+    ``model(image)`` returns a `SETROutput`; ``model.logits(image)`` is its full-size map, the
+    callable that `inference` takes. Any image size works: odd sizes are padded with the mean
+    colour and the result is cropped, other grids resize the position table.
+
+    Args:
+        num_classes: K.
+        head: ``naive``, ``pup`` or ``mla``.
+        encoder: a key of `encoder.PRESETS`.
+        dialect: ``official`` or ``mmseg``, see `heads`.
+        img_size: (H, W) whose grid the position table has.
+        channels: width of head and neck.
+        taps: four 0-based blocks to read; None takes `encoder.default_taps`.
+        aux: build auxiliary heads.
+        aux_units: units of each Naive auxiliary head; None takes the dialect's own number.
+        drop_path: stochastic depth rate.
+
+    Raises:
+        UserError: an unknown name, or taps the encoder does not have.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 150,
+        head: str = "pup",
+        encoder: str = "vit_large_patch16",
+        *,
+        dialect: str = "official",
+        img_size: tuple[int, int] = (512, 512),
+        channels: int = 256,
+        taps: tuple[int, ...] | None = None,
+        aux: bool = True,
+        aux_units: int | None = None,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_name("head", head, ("naive", "pup", "mla"))
+        _check_name("dialect", dialect, ("official", "mmseg"))
+        _check_name("encoder", encoder, PRESETS)
+        self.config: RunConfig | None = None  # of the run that trained it, see `from_pretrained`
+        self.encoder = VisionTransformer.from_preset(
+            encoder,
+            img_size=img_size,
+            taps=taps or default_taps(PRESETS[encoder]["depth"], head),
+            keep_class_token=head != "mla",
+            drop_path=drop_path,
+        )
+        dim = self.encoder.embed_dim
+        self.neck = MultiLevelAggregation(dim, channels) if head == "mla" else nn.Identity()
+        self.head = _main_head(head, dim, channels, num_classes, dialect, self.encoder.patch_size)
+        self.aux_streams = AUX_STREAMS[head, dialect] if aux else ()
+        self.aux_heads = nn.ModuleList(
+            _aux_head(head, dim, channels, num_classes, dialect, aux_units)
+            for _ in self.aux_streams
+        )
+        if dialect == "mmseg":
+            init_like_mmseg(self.neck, self.head, self.aux_heads)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig) -> SETR:
+        """The model that a run's `ModelConfig` describes, with fresh weights."""
+        return cls(**vars(config))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> SETR:
+        """The trained model of a checkpoint folder, in eval mode; its run is ``model.config``.
+
+        Raises:
+            UserError: no checkpoint there, or weights that do not fit its config.
+        """
+        config = read_config(folder)
+        model = cls.from_config(config.model)
+        read_weights(folder, model)
+        model.config = config
+        return model.eval()
+
+    def forward(self, image: Tensor) -> SETROutput:
+        """(B, 3, H, W) normalised -> scores; auxiliary ones in training only."""
+        size = (image.shape[-2], image.shape[-1])
+        patch = self.encoder.patch_size
+        padded = (math.ceil(size[0] / patch) * patch, math.ceil(size[1] / patch) * patch)
+        image = F.pad(image, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+        grid = (padded[0] // patch, padded[1] // patch)
+        tokens = self.encoder(image)
+        features = self.neck([t.transpose(1, 2).unflatten(2, grid) for t in tokens])
+        aux_streams = self.aux_streams if self.training else ()
+        aux = tuple(h([features[i]]) for h, i in zip(self.aux_heads, aux_streams, strict=False))
+        return SETROutput(self.head(features), aux, size, padded)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised -> (B, K, H, W)."""
+        return self(image).full()
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 RGB -> (1, 3, h, w) normalised, on the model's device.
+
+        A model loaded from a checkpoint also resizes to the size it was evaluated at; `predict`
+        brings the labels back with ``size=image.shape[-2:]``.
+        """
+        from .transforms import TestTransform
+
+        data = self.config.data if self.config else DataConfig(base_size=_short_long(image))
+        return TestTransform(data)(image)[None].to(self.encoder.pos_embed.device)
+
+
+AUX_STREAMS = {
+    ("naive", "official"): (0, 1, 2),
+    ("naive", "mmseg"): (0, 1, 2),
+    ("pup", "official"): (0, 1, 2, 3),
+    ("pup", "mmseg"): (0, 1, 2),
+    ("mla", "official"): (0, 1, 2, 3),
+    ("mla", "mmseg"): (0, 1, 2, 3),
+}
+"""Which of the four streams carry an auxiliary head (paper, section 4.1; mmsegmentation's PUP
+leaves the last one out)."""
+
+
+def _main_head(
+    head: str, dim: int, channels: int, num_classes: int, dialect: str, patch_size: int
+) -> nn.Module:
+    if head == "naive":
+        return NaiveHead(dim, channels, num_classes, dialect)
+    if head == "mla":
+        return MLAHead(channels, num_classes, dialect)
+    stages = max(1, round(math.log2(patch_size)))
+    return PUPHead(dim, channels, num_classes, dialect, stages)
+
+
+def _aux_head(
+    head: str, dim: int, channels: int, num_classes: int, dialect: str, units: int | None
+) -> nn.Module:
+    if head == "mla":
+        return MLAAuxHead(channels, num_classes, dialect)
+    if head == "pup":
+        return PUPAuxHead(dim, channels, num_classes, dialect)
+    return NaiveAuxHead(dim, channels, num_classes, dialect, units)
+
+
+def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def _short_long(image: Tensor) -> tuple[int, int]:
+    return min(image.shape[-2:]), max(image.shape[-2:])
+
+
+def _check_name(what: str, name: str, choices) -> None:
+    if name not in choices:
+        raise UserError(f"no {what} {name!r}{nearest(name, choices)}")
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of values in all parameters; BatchNorm's running statistics are not parameters."""
+    return sum(p.numel() for p in module.parameters())

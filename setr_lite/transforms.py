@@ -1,0 +1,249 @@
+"""From a :class:`Sample` to what the model reads: the published augmentation, step by step.
+
+The order is that of the paper's code and of mmsegmentation: random resize, random crop, flip,
+photometric distortion on bytes, normalisation, and padding only after it, so that padded pixels
+are 0, the mean colour. Resizing and colour conversion are OpenCV's, so the same draws give the
+same bytes as the published pipelines. Those read BGR; RGB is the same with the channels swapped.
+
+Shapes: H, W height and width of the image in the file, h, w after resizing, S side of a crop.
+Inside, images are numpy (H,W,3) uint8 RGB; tensors (3,H,W) at both ends.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .config import DataConfig, Size
+
+IGNORE = 255
+"""The label that counts nowhere."""
+_REDRAWS = 10
+_BRIGHTNESS = 32.0  # these three: mmsegmentation's defaults, which every SETR recipe keeps
+_CONTRAST = _SATURATION = (0.5, 1.5)
+_HUE = 18
+_HUES = 180  # OpenCV halves the angle to fit a byte
+_BYTES = np.arange(256, dtype=np.float32)
+
+
+class Sample(NamedTuple):
+    """One image with its labels, as a data set gives it."""
+
+    image: Tensor
+    """(3,H,W) uint8, RGB."""
+    label: Tensor
+    """(H,W) uint8: 0..K-1, or 255 where nothing is to be learned or counted."""
+    name: str
+    """Names the image in results; unique within a split."""
+
+
+def fit_size(size: Size, base_size: Size) -> Size:
+    """The largest (h, w) with the aspect of `size` that fits into `base_size`.
+
+    The short side of `base_size` bounds the short side of the image, the long side the long
+    one; both results are rounded half up, as the published pipelines do, and at least 1.
+    """
+    scale = min(max(base_size) / max(size), min(base_size) / min(size))
+    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
+
+
+def scale_base(base_size: Size, ratio: float) -> Size:
+    """`base_size` times `ratio`, both sides cut (not rounded) to whole pixels."""
+    return int(base_size[0] * ratio), int(base_size[1] * ratio)
+
+
+def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """(H,W,3) uint8 to (h,w,3), OpenCV's bilinear without antialiasing."""
+    import cv2
+
+    return _resize(image, size, cv2.INTER_LINEAR)
+
+
+def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
+    """(H,W) uint8 to (h,w), OpenCV's nearest neighbour: no new label appears."""
+    import cv2
+
+    return _resize(label, size, cv2.INTER_NEAREST)
+
+
+def _resize(array: np.ndarray, size: Size, mode: int) -> np.ndarray:
+    import cv2
+
+    if array.shape[:2] == tuple(size):
+        return array
+    return cv2.resize(array, (size[1], size[0]), interpolation=mode)
+
+
+def random_size(
+    rng: np.random.Generator, size: Size, base_size: Size, ratio_range: tuple[float, float]
+) -> Size:
+    """(h, w) for an image of `size`: fitted into `base_size` times a ratio drawn uniformly."""
+    return fit_size(size, scale_base(base_size, rng.uniform(*ratio_range)))
+
+
+def random_crop_box(
+    rng: np.random.Generator, label: np.ndarray, crop_size: Size, cat_max_ratio: float
+) -> tuple[int, int, int, int]:
+    """(y0, y1, x0, x1) of a crop, drawn again while one class fills it.
+
+    A crop is good when at least two classes are in it and the largest covers less than
+    `cat_max_ratio` of its pixels; ignored pixels (255) do not count. After ten redraws the box
+    is taken as it is. Where the image is smaller than the crop, the box ends at its border.
+    """
+    for redraw in range(_REDRAWS + 1):
+        box = _draw_box(rng, label.shape, crop_size)
+        # The eleventh box is the last and is not looked at.
+        if cat_max_ratio >= 1 or redraw == _REDRAWS or _varied(crop(label, box), cat_max_ratio):
+            break
+    return box
+
+
+def _draw_box(
+    rng: np.random.Generator, size: tuple[int, ...], crop_size: Size
+) -> tuple[int, int, int, int]:
+    y = int(rng.integers(0, max(size[0] - crop_size[0], 0) + 1))
+    x = int(rng.integers(0, max(size[1] - crop_size[1], 0) + 1))
+    return y, min(y + crop_size[0], size[0]), x, min(x + crop_size[1], size[1])
+
+
+def _varied(label: np.ndarray, cat_max_ratio: float) -> bool:
+    counts = np.bincount(label.ravel(), minlength=IGNORE + 1)[:IGNORE]
+    return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio
+
+
+def crop(array: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The part of an image or a label in (y0, y1, x0, x1): a view, not a copy."""
+    y0, y1, x0, x1 = box
+    return array[y0:y1, x0:x1]
+
+
+def photometric_distortion(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
+    """Brightness, contrast, saturation and hue of an (H,W,3) uint8 image, each half the time.
+
+    Brightness moves by up to 32, contrast and saturation are multiplied by 0.5..1.5, hue turns
+    by -18..17 of OpenCV's 180 steps. Contrast comes second or last, by a coin. Each step ends in
+    bytes, cut and not rounded, as published (mmsegmentation's PhotoMetricDistortion).
+    """
+    if _coin(rng):
+        rgb = scale_bytes(rgb, 1.0, rng.uniform(-_BRIGHTNESS, _BRIGHTNESS))
+    contrast_first = _coin(rng)
+    if contrast_first and _coin(rng):
+        rgb = scale_bytes(rgb, rng.uniform(*_CONTRAST))
+    if _coin(rng):
+        rgb = scale_saturation(rgb, rng.uniform(*_SATURATION))
+    if _coin(rng):
+        rgb = turn_hue(rgb, int(rng.integers(-_HUE, _HUE)))
+    if not contrast_first and _coin(rng):
+        rgb = scale_bytes(rgb, rng.uniform(*_CONTRAST))
+    return rgb
+
+
+def _coin(rng: np.random.Generator) -> bool:
+    return bool(rng.integers(2))
+
+
+def scale_bytes(rgb: np.ndarray, factor: float, shift: float = 0.0) -> np.ndarray:
+    """``rgb * factor + shift`` in float32, clipped to 0..255 and cut to uint8."""
+    import cv2
+
+    return cv2.LUT(rgb, _byte_table(factor, shift))  # 256 sums instead of one per pixel
+
+
+def scale_saturation(rgb: np.ndarray, factor: float) -> np.ndarray:
+    """The S of HSV times `factor`, clipped; through bytes both ways."""
+    return _map_hsv(rgb, 1, _byte_table(factor, 0.0))
+
+
+def turn_hue(rgb: np.ndarray, steps: int) -> np.ndarray:
+    """The H of HSV moved by `steps` of 2 degrees, round the circle; through bytes both ways."""
+    return _map_hsv(rgb, 0, ((np.arange(256) + steps) % _HUES).astype(np.uint8))
+
+
+def _byte_table(factor: float, shift: float) -> np.ndarray:
+    return np.clip(_BYTES * factor + shift, 0, 255).astype(np.uint8)
+
+
+def _map_hsv(rgb: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
+    import cv2
+
+    tables = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    tables[:, 0, channel] = table  # the other two channels stay as they are
+    hsv = cv2.LUT(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV), tables)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def normalize(
+    image: np.ndarray, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Tensor:
+    """(H,W,3) uint8 to (3,H,W) float32, ``(value - mean) / std`` per channel in 0..255."""
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # bytes: cheap
+    return planes.float().sub_(_column(mean)).div_(_column(std))
+
+
+def _column(values: tuple[float, float, float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+
+
+def pad_to(image: Tensor, label: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Fill up to `size` at the bottom and right: image (3,h,w) with 0, label (h,w) with 255.
+
+    Sides that are already that long stay as they are.
+    """
+    right, bottom = max(size[1] - label.shape[1], 0), max(size[0] - label.shape[0], 0)
+    if not (right or bottom):
+        return image, label
+    border = (0, right, 0, bottom)
+    return F.pad(image, border), F.pad(label, border, value=IGNORE)
+
+
+class TrainTransform:
+    """The training augmentation of `data`.
+
+    Every draw comes from ``(seed, counter)`` alone: the same sample with the same counter gives
+    the same crop in any process, whatever came before.
+    """
+
+    def __init__(self, data: DataConfig, seed: int) -> None:
+        self.data, self.seed = data, seed
+
+    def __call__(self, sample: Sample, counter: int) -> tuple[Tensor, Tensor]:
+        """Image (3,S,S) float32 and label (S,S) uint8 of the crop number `counter`."""
+        data, rng = self.data, np.random.default_rng([self.seed, counter])
+        image, label = _as_hwc(sample.image), sample.label.numpy()
+
+        size = random_size(rng, label.shape, data.base_size, data.ratio_range)
+        image, label = resize_image(image, size), resize_label(label, size)
+        box = random_crop_box(rng, label, data.crop_size, data.cat_max_ratio)
+        image, label = crop(image, box), crop(label, box)
+        if rng.random() < data.flip:
+            image, label = image[:, ::-1], label[:, ::-1]
+        # OpenCV and torch want rows that lie in memory one after the other; the copy also lets
+        # go of the large resized image and leaves the data set's own array alone.
+        image, label = np.array(image, order="C"), np.array(label, order="C")
+        if data.distort:
+            image = photometric_distortion(rng, image)
+        pixels = normalize(image, data.mean, data.std)
+        return pad_to(pixels, torch.from_numpy(label), data.crop_size)
+
+
+class TestTransform:
+    """What an image goes through before the model at test time: resize and normalise."""
+
+    __test__ = False  # pytest takes a class named Test... for a test
+
+    def __init__(self, data: DataConfig, ratio: float = 1.0) -> None:
+        self.data, self.ratio = data, ratio
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(3,H,W) uint8 to (3,h,w) float32, fitted into ``base_size * ratio``; never padded."""
+        size = fit_size(image.shape[-2:], scale_base(self.data.base_size, self.ratio))
+        return normalize(resize_image(_as_hwc(image), size), self.data.mean, self.data.std)
+
+
+def _as_hwc(image: Tensor) -> np.ndarray:
+    """(3,H,W) to (H,W,3); no copy if the tensor is a view of such an array."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())

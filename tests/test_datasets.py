@@ -1,0 +1,409 @@
+"""Readers of the data sets: folders written here by hand, every kind of mistake, the stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from setr_lite import toytown
+from setr_lite.config import DataConfig
+from setr_lite.datasets import (
+    ADE20K,
+    DATASETS,
+    CamVid,
+    Cityscapes,
+    PascalContext,
+    TrainStream,
+    load_dataset,
+    rank_counters,
+    read_image,
+    read_label,
+)
+from setr_lite.errors import UserError
+from setr_lite.transforms import TrainTransform
+
+SIZE = (4, 6)
+ROWS = np.repeat(np.arange(4, dtype=np.uint8)[:, None], 6, axis=1)
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def gradient(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def camvid(root: Path, count: int = 3, split: str = "train") -> Path:
+    for i in range(count):
+        save(root / split / f"{i:02d}.png", gradient(i))
+        save(root / f"{split}annot" / f"{i:02d}.png", ROWS + i)
+    return root
+
+
+def cityscapes(root: Path, mask: np.ndarray, kind: str = "labelIds") -> Path:
+    stem = "ulm/ulm_000000_000019"
+    save(root / "leftImg8bit/train" / f"{stem}_leftImg8bit.png", gradient())
+    save(root / "gtFine/train" / f"{stem}_gtFine_{kind}.png", mask)
+    return root
+
+
+def ade20k(root: Path, mask: np.ndarray) -> Path:
+    save(root / "images/validation/ADE_val_00000001.jpg", gradient())
+    save(root / "annotations/validation/ADE_val_00000001.png", mask)
+    return root
+
+
+# Tables of classes
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("name", "count", "picked"),
+    [
+        ("cityscapes", 19, {0: ("road", (128, 64, 128)), 18: ("bicycle", (119, 11, 32))}),
+        ("ade20k", 150, {0: ("wall", (120, 120, 120)), 7: ("bed", (204, 5, 255))}),
+        ("pascal_context", 60, {0: ("background", (120, 120, 120)), 59: ("wood", None)}),
+        ("camvid", 11, {5: ("tree", (128, 128, 0)), 10: ("bicyclist", (0, 128, 192))}),
+    ],
+)
+def test_classes_and_colours(name: str, count: int, picked: dict) -> None:
+    kind = DATASETS[name]
+    assert len(kind.classes) == len(set(kind.classes)) == count
+    assert kind.palette.shape == (count, 3)
+    assert kind.palette.dtype == np.uint8
+    for label, (word, colour) in picked.items():
+        assert kind.classes[label] == word
+        assert colour is None or tuple(kind.palette[label]) == colour
+
+
+@pytest.mark.smoke
+def test_pascal_names_are_alphabetical_behind_background() -> None:
+    """The masks number the classes by name; the list in the authors' code follows VOC instead."""
+    assert list(PascalContext.classes[1:]) == sorted(PascalContext.classes[1:])
+
+
+# Reading
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("image_ending", "inner"), [(".png", "."), (".jpg", "."), (".png", "CamVid")]
+)
+def test_camvid(tmp_path: Path, image_ending: str, inner: str) -> None:
+    root = tmp_path / inner
+    save(root / f"val/a{image_ending}", gradient())
+    save(root / "val/._a.png", gradient())  # as macOS leaves them
+    save(root / "valannot/a.png", np.array([[0, 5, 10, 11, 11, 255]] * 4, dtype=np.uint8))
+    data = CamVid(tmp_path, split="val")
+    assert len(data) == 1
+    image, label, name = data[0]
+    assert name == "a"
+    assert (image.dtype, image.shape) == (torch.uint8, (3, *SIZE))
+    assert label.dtype == torch.uint8
+    assert label.tolist() == [[0, 5, 10, 255, 255, 255]] * 4
+    if image_ending == ".png":
+        assert torch.equal(image, torch.from_numpy(gradient()).permute(2, 0, 1))
+
+
+@pytest.mark.smoke
+def test_cityscapes_label_ids(tmp_path: Path) -> None:
+    mask = np.arange(24, dtype=np.uint8).reshape(SIZE) + 10  # ids 10..33
+    data = Cityscapes(cityscapes(tmp_path, mask), "train")
+    expected = [2, 3, 4, 0, 0, 0, 5, 0, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 0, 16, 17, 18]
+    ignored = {14, 15, 16, 18, 29, 30}
+    wanted = [255, *(255 if 11 + i in ignored else k for i, k in enumerate(expected))]
+    assert data[0].label.flatten().tolist() == wanted
+    assert data[0].name == "ulm_000000_000019"
+
+
+@pytest.mark.smoke
+def test_cityscapes_low_ids(tmp_path: Path) -> None:
+    mask = np.array([[0, 1, 6, 7, 8, 9]] * 4, dtype=np.uint8)
+    label = Cityscapes(cityscapes(tmp_path, mask), "train")[0].label
+    assert label[0].tolist() == [255, 255, 255, 0, 1, 255]
+
+
+@pytest.mark.smoke
+def test_cityscapes_train_ids_where_only_they_are_there(tmp_path: Path) -> None:
+    mask = np.array([[0, 7, 18, 255, 1, 2]] * 4, dtype=np.uint8)
+    root = cityscapes(tmp_path, mask, "labelTrainIds")
+    assert Cityscapes(root, "train")[0].label[0].tolist() == [0, 7, 18, 255, 1, 2]
+    cityscapes(tmp_path, np.full(SIZE, 7, np.uint8), "labelIds")
+    assert Cityscapes(root, "train")[0].label.unique().tolist() == [0]  # both: the download's
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("inner", [".", "ADEChallengeData2016"])
+def test_ade20k_reduces_once(tmp_path: Path, inner: str) -> None:
+    mask = np.array([[0, 1, 2, 149, 150, 255]] * 4, dtype=np.uint8)
+    ade20k(tmp_path / inner, mask)
+    assert ADE20K(tmp_path, "val")[0].label[0].tolist() == [255, 0, 1, 148, 149, 255]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("inner", [".", "VOCdevkit/VOC2010", "VOC2010"])
+def test_pascal_context_follows_its_list(tmp_path: Path, inner: str) -> None:
+    root = tmp_path / inner
+    for stem in ("2008_000002", "2008_000003"):
+        save(root / f"JPEGImages/{stem}.jpg", gradient())
+        save(root / f"SegmentationClassContext/{stem}.png", ROWS * 19)
+    lists = root / "ImageSets/SegmentationContext"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("2008_000003\n")
+    data = PascalContext(tmp_path, "val")
+    assert [sample.name for sample in data] == ["2008_000003"]
+    assert data[0].label[:, 0].tolist() == [0, 19, 38, 57]
+
+
+@pytest.mark.parametrize("kind", [Cityscapes, ADE20K, PascalContext])
+def test_a_town_is_read_back_exactly(tmp_path: Path, kind: type) -> None:
+    size = (48, 64)
+    toytown.write_toytown(
+        tmp_path, train=2, val=1, size=size, seed=5, layout=kind.name, progress=False
+    )
+    for split, count in (("train", 2), ("val", 1)):
+        data = kind(tmp_path, split)
+        assert len(data) == count
+        for index, sample in enumerate(data):
+            image, label = toytown.render_scene(toytown.scene_seed(5, split, index), size)
+            for toy_id in np.unique(label):
+                word = toytown.CLASSES[toy_id].name
+                read = sample.label[torch.from_numpy(label == toy_id)].unique().tolist()
+                assert [kind.classes[k] for k in read] == [NAMES[kind.name].get(word, word)]
+            difference = sample.image.permute(1, 2, 0).int() - torch.from_numpy(image).int()
+            assert difference.abs().float().mean() < (1 if kind is Cityscapes else 6)  # JPEG
+
+
+NAMES = {
+    "cityscapes": {},
+    "ade20k": {
+        "terrain": "grass", "vegetation": "tree", "traffic sign": "signboard",
+    },
+    "pascal_context": {
+        "terrain": "grass", "vegetation": "tree", "traffic sign": "sign", "pole": "background",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.smoke
+def test_image_is_a_view_of_an_array_of_pixels(tmp_path: Path) -> None:
+    image = read_image(save(tmp_path / "a.png", gradient()))
+    assert image.permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.smoke
+def test_any_mode_becomes_rgb(tmp_path: Path) -> None:
+    grey = gradient()[:, :, 0]
+    wide = grey.astype(np.uint16) * 256 + 77
+    with_alpha = np.dstack([gradient(), grey])
+    three = np.repeat(grey[None], 3, axis=0)
+    assert np.array_equal(read_image(save(tmp_path / "grey.png", grey)), three)
+    assert np.array_equal(read_image(save(tmp_path / "wide.png", wide)), three)
+    assert np.array_equal(
+        read_image(save(tmp_path / "alpha.png", with_alpha)), gradient().transpose(2, 0, 1)
+    )
+    palette = Image.fromarray(ROWS)
+    palette.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60, 70, 80, 90])
+    palette.save(tmp_path / "palette.png", transparency=b"\x00\xff")
+    image = read_image(tmp_path / "palette.png")
+    assert image[:, :, 0].T.tolist() == [[0, 0, 0], [10, 20, 30], [40, 50, 60], [70, 80, 90]]
+    assert torch.equal(read_label(tmp_path / "palette.png"), torch.from_numpy(ROWS))
+
+
+@pytest.mark.smoke
+def test_exif_rotation_is_ignored(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees to show"
+    Image.fromarray(gradient()).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (3, *SIZE)
+
+
+# Mistakes
+
+
+@pytest.mark.smoke
+def test_unknown_name_and_split(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.name='camvit'; did you mean 'camvid'"):
+        load_dataset(DataConfig(name="camvit"), "train")
+    with pytest.raises(UserError, match="ADE20K has no split 'test'; choose from train, val"):
+        ADE20K(tmp_path, "test")
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("kind", DATASETS.values())
+def test_wrong_folder(tmp_path: Path, kind: type) -> None:
+    with pytest.raises(UserError, match=f"holds no {kind.__name__} val split: looked for .*data/"):
+        kind(tmp_path, "val")
+    with pytest.raises(UserError, match=r"nowhere' is no folder.*set data\.root"):
+        kind(tmp_path / "nowhere", "val")
+    with pytest.raises(UserError) as caught:
+        kind(tmp_path, "val")
+    assert (f"--layout {kind.name}`" in str(caught.value)) == (kind.name in toytown.LAYOUTS)
+
+
+@pytest.mark.smoke
+def test_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SETR_DATA", raising=False)
+    camvid(tmp_path / "data/camvid", count=2)
+    camvid(tmp_path / "elsewhere/camvid", count=3)
+    assert len(load_dataset(DataConfig(name="camvid"), "train")) == 2
+    monkeypatch.setenv("SETR_DATA", str(tmp_path / "elsewhere"))
+    assert len(load_dataset(DataConfig(name="camvid"), "train")) == 3
+    assert len(load_dataset(DataConfig(name="camvid", root="data/camvid"), "train")) == 2
+
+
+@pytest.mark.smoke
+def test_empty_split(tmp_path: Path) -> None:
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(UserError, match=r"train: empty split, expected \*\.jpg or \*\.png"):
+        CamVid(tmp_path, "train")
+
+
+@pytest.mark.smoke
+def test_image_without_label(tmp_path: Path) -> None:
+    camvid(tmp_path, count=5)
+    for i in (1, 3):
+        (tmp_path / f"trainannot/0{i}.png").unlink()
+    with pytest.raises(UserError, match=r"train.01\.png: image without label, .*\(2 of 5 images"):
+        CamVid(tmp_path)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+def test_cityscapes_image_without_label(tmp_path: Path, kind: str) -> None:
+    root = cityscapes(tmp_path, ROWS, kind)
+    for i in range(2):
+        save(root / f"leftImg8bit/train/aachen/aachen_00000{i}_000019_leftImg8bit.png", gradient())
+    with pytest.raises(UserError, match=rf"aachen_000000_000019_gtFine_{kind}.*\(2 of 3 images"):
+        Cityscapes(root, "train")
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("make", "read", "message"),
+    [
+        (lambda r, m: cityscapes(r, m), Cityscapes, "labelIds hold 0..33"),
+        (lambda r, m: cityscapes(r, m, "labelTrainIds"), Cityscapes, "if these are labelIds"),
+        (lambda r, m: ade20k(r, m), ADE20K, "ADE20K masks hold 0..150, and 255 to ignore"),
+        (lambda r, m: camvid(r) and save(r / "trainannot/00.png", m), CamVid, "hold 0..11"),
+    ],
+)
+def test_label_id_out_of_range(tmp_path: Path, make, read: type, message: str) -> None:
+    mask = np.zeros(SIZE, dtype=np.uint8)
+    mask[0, :2] = 201, 200
+    make(tmp_path, mask)
+    data = read(tmp_path, "val" if read is ADE20K else "train")
+    where = r"\.png: label id 200 \(2 pixels out of range\); "
+    with pytest.raises(UserError, match=f"{where}.*{message}"):
+        data[0]
+
+
+@pytest.mark.smoke
+def test_label_ids_under_the_name_of_train_ids(tmp_path: Path) -> None:
+    root = cityscapes(tmp_path, np.full(SIZE, 26, np.uint8), "labelTrainIds")
+    with pytest.raises(UserError, match=r"label id 26 .*if these are labelIds, name them so"):
+        Cityscapes(root, "train")[0]
+
+
+@pytest.mark.smoke
+def test_label_of_another_size(tmp_path: Path) -> None:
+    camvid(tmp_path)
+    save(tmp_path / "trainannot/01.png", ROWS[:, :5])
+    with pytest.raises(UserError, match=r"01\.png: label of 4x5 for an image of 4x6 \(.*01\.png\)"):
+        CamVid(tmp_path)[1]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("mask", "mode"), [(gradient(), "RGB"), (np.zeros(SIZE, np.uint16), "I;16")]
+)
+def test_mask_of_colours_or_16_bits(tmp_path: Path, mask: np.ndarray, mode: str) -> None:
+    camvid(tmp_path)
+    save(tmp_path / "trainannot/02.png", mask)
+    with pytest.raises(UserError, match=rf"02\.png: mask of mode {mode}, expected 8-bit"):
+        CamVid(tmp_path)[2]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+@pytest.mark.parametrize("keep", [0, 60, 0.7])
+def test_damaged_files(tmp_path: Path, ending: str, keep: float) -> None:
+    big = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / f"half{ending}", big)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
+    with pytest.raises(UserError, match=rf"half\{ending}: cannot be read as an image") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.smoke
+def test_missing_and_damaged_masks(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.png: no such file"):
+        read_label(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(UserError, match=r"text\.png: cannot be read as an image"):
+        read_label(tmp_path / "text.png")
+
+
+# The stream of training crops
+
+
+def stream(root: Path, seed: int = 0, count: int = 5) -> TrainStream:
+    config = DataConfig(name="camvid", base_size=SIZE, crop_size=(4, 4))
+    return TrainStream(CamVid(camvid(root, count)), TrainTransform(config, seed), seed)
+
+
+@pytest.mark.smoke
+def test_each_epoch_is_another_permutation(tmp_path: Path) -> None:
+    crops = stream(tmp_path)
+
+    def order(crops: TrainStream) -> list[tuple[int, ...]]:
+        return [tuple(crops.index(5 * epoch + i) for i in range(5)) for epoch in range(6)]
+
+    epochs = order(crops)
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len(set(epochs)) > 1
+    assert epochs == order(stream(tmp_path))
+    assert epochs != order(stream(tmp_path, seed=1))
+
+
+@pytest.mark.smoke
+def test_crops_do_not_depend_on_what_came_before(tmp_path: Path) -> None:
+    forward = [stream(tmp_path)[c] for c in range(12)]
+    crops = stream(tmp_path)
+    for c in reversed(range(12)):
+        assert all(torch.equal(a, b) for a, b in zip(crops[c], forward[c], strict=True))
+
+
+def test_loader_gives_the_same_for_any_number_of_workers_and_ranks(tmp_path: Path) -> None:
+    crops = stream(tmp_path)
+
+    def images(workers: int, rank: int = 0, world: int = 1, start: int = 0) -> torch.Tensor:
+        counters = rank_counters(start, 3, 4, rank, world)
+        loader = DataLoader(crops, 4 // world, sampler=counters, num_workers=workers)
+        return torch.stack([image for image, _ in loader])  # (steps, B / world, 3, 4, 4)
+
+    whole = images(0)
+    assert whole.shape == (3, 4, 3, 4, 4)
+    assert torch.equal(images(2), whole)
+    assert torch.equal(images(0, start=1), whole[1:])
+    assert torch.equal(torch.cat([images(0, rank, 2) for rank in (0, 1)], dim=1), whole)
+
+
+@pytest.mark.smoke
+def test_counters_of_ranks() -> None:
+    assert list(rank_counters(0, 2, 3)) == [0, 1, 2, 3, 4, 5]
+    assert list(rank_counters(5, 7, 4, rank=1, world=2)) == [22, 23, 26, 27]
+    with pytest.raises(UserError, match=r"train\.batch_size=6 .* 4 processes"):
+        rank_counters(0, 1, 6, world=4)

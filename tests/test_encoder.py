@@ -1,0 +1,117 @@
+"""The encoder against timm, in float64 with weights of std 0.2."""
+
+import pytest
+import torch
+
+from setr_lite.encoder import PRESETS, VisionTransformer, default_taps, resize_pos_embed
+from setr_lite.errors import UserError
+
+SIZES = {"patch_size": 16, "embed_dim": 48, "depth": 4, "num_heads": 3}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 112)])
+def test_every_block_equals_timm(size, spread):
+    from timm.models.vision_transformer import VisionTransformer as Timm
+
+    theirs = spread(Timm(img_size=size, num_classes=0, **SIZES)).double().eval()
+    ours = VisionTransformer(img_size=size, taps=(0, 1, 2, 3), **SIZES).double().eval()
+    final_norm = {"norm.weight", "norm.bias"}  # timm's last layer, which SETR leaves out
+    missing, unexpected = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert (set(missing), set(unexpected)) == (set(), final_norm)
+
+    outputs = []
+    for block in theirs.blocks:
+        block.register_forward_hook(lambda module, args, output: outputs.append(output[:, 1:]))
+    image = torch.randn(2, 3, *size, dtype=torch.float64)
+    theirs.forward_features(image)
+    for mine, reference in zip(ours(image), outputs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
+
+
+def test_without_class_token_equals_timm_without(spread):
+    from timm.models.vision_transformer import VisionTransformer as Timm
+
+    theirs = spread(Timm(img_size=32, num_classes=0, class_token=False, global_pool="avg", **SIZES))
+    ours = VisionTransformer(img_size=(32, 32), taps=(3,), keep_class_token=False, **SIZES)
+    state = theirs.state_dict()
+    table = torch.cat([torch.zeros(1, 1, 48), state["pos_embed"]], dim=1)
+    state.update(pos_embed=table, cls_token=torch.zeros(1, 1, 48))
+    ours.load_state_dict({k: v for k, v in state.items() if k in ours.state_dict()})
+    outputs = []
+    theirs.blocks[-1].register_forward_hook(lambda m, a, output: outputs.append(output))
+    image = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    theirs.double().eval().forward_features(image)
+    torch.testing.assert_close(ours.double()(image)[0], outputs[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.smoke
+def test_position_table_resizes_as_hand_worked():
+    # one channel, a row of two patches with 0 and 4, stretched to four: 0 1 3 4 (bilinear,
+    # half-pixel centres); the class token's 9 stays
+    table = torch.tensor([9.0, 0.0, 4.0]).reshape(1, 3, 1)
+    wide = resize_pos_embed(table, (1, 2), (1, 4))
+    assert wide.flatten().tolist() == [9, 0, 1, 3, 4]
+    assert resize_pos_embed(table, (1, 2), (1, 2)) is table
+
+
+def test_same_count_other_shape_is_resized():
+    table = torch.randn(1, 1 + 12, 5)
+    assert not torch.equal(resize_pos_embed(table, (3, 4), (4, 3)), table)
+
+
+@pytest.mark.smoke
+def test_taps_are_the_published_ones():
+    assert default_taps(24, "naive") == default_taps(24, "pup") == (9, 14, 19, 23)
+    assert default_taps(24, "mla") == (5, 11, 17, 23)
+    assert default_taps(12, "pup") == (4, 7, 9, 11)
+    assert default_taps(12, "mla") == (2, 5, 8, 11)
+    assert default_taps(4, "mla") == (0, 1, 2, 3)
+    for depth in (3, 4):  # 4 would read one block twice
+        with pytest.raises(UserError, match="no four blocks for pup"):
+            default_taps(depth, "pup")
+
+
+@pytest.mark.parametrize(
+    ("img_size", "large", "base"),
+    [
+        (384, 303_688_704, 86_088_960),
+        (512, 304_147_456, 86_433_024),
+        (768, 305_458_176, 87_416_064),
+    ],
+)
+def test_parameter_counts(img_size, large, base):
+    # ViT with class token and position table, without final norm and classifier
+    for name, count in {"vit_large_patch16": large, "vit_base_patch16": base}.items():
+        with torch.device("meta"):
+            encoder = VisionTransformer.from_preset(name, img_size=(img_size, img_size))
+        assert sum(p.numel() for p in encoder.parameters()) == count
+
+
+def test_presets_are_timms():
+    from timm import create_model
+
+    for name in set(PRESETS) - {"toy"}:
+        with torch.device("meta"):
+            theirs = create_model(f"{name}_224", num_classes=0)
+            ours = VisionTransformer.from_preset(name, img_size=(224, 224))
+        shapes = {k: v.shape for k, v in theirs.state_dict().items() if not k.startswith("norm.")}
+        assert {k: v.shape for k, v in ours.state_dict().items()} == shapes
+
+
+def test_drop_path_keeps_the_mean_and_rests_in_eval():
+    encoder = VisionTransformer(img_size=(32, 32), drop_path=0.5, **SIZES)
+    drop = encoder.blocks[-1].drop_path
+    assert encoder.blocks[0].drop_path.rate == 0
+    branch = torch.ones(4000, 1, 1)
+    assert sorted(drop(branch).unique().tolist()) == [0, 2]
+    assert drop(branch).mean().item() == pytest.approx(1, abs=0.1)
+    assert torch.equal(drop.eval()(branch), branch)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match="did you mean 'vit_tiny_patch16'"):
+        VisionTransformer.from_preset("vit_tiny_patch61")
+    with pytest.raises(UserError, match="last block is 3"):
+        VisionTransformer(taps=(4,), **SIZES)
+    with pytest.raises(UserError, match="no whole patches of 16"):
+        VisionTransformer(**SIZES)(torch.zeros(1, 3, 40, 32))

@@ -1,0 +1,229 @@
+"""The loss against numbers worked by hand and against plain PyTorch."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from setr_lite.errors import UserError
+from setr_lite.losses import loss_divisor, resize_cross_entropy, segmentation_loss
+
+
+class Output(NamedTuple):
+    logits: torch.Tensor
+    aux_logits: tuple[torch.Tensor, ...]
+    size: tuple[int, int]
+    padded: tuple[int, int]
+
+
+def random_output(
+    batch=2, classes=4, small=(3, 5), size=(11, 17), padded=(12, 20), heads=0, seed=0
+):
+    generator = torch.Generator().manual_seed(seed)
+
+    def logits():
+        scores = torch.randn(batch, classes, *small, generator=generator, dtype=torch.float64)
+        return (3 * scores).requires_grad_()
+
+    label = torch.randint(0, classes, (batch, *size), generator=generator)
+    label[:, ::3, 1::2] = 255
+    return Output(logits(), tuple(logits() for _ in range(heads)), size, padded), label
+
+
+def half_and_half() -> tuple[Output, torch.Tensor]:
+    """2x2 pixels, two classes, odds of 3 to 1 for class 1; labels 1, 0 and two ignored."""
+    logits = torch.zeros(1, 2, 2, 2, dtype=torch.float64)
+    logits[:, 1] = math.log(3)
+    return Output(logits, (), (2, 2), (2, 2)), torch.tensor([[[1, 0], [255, 255]]])
+
+
+@pytest.mark.smoke
+def test_by_hand():
+    output, label = half_and_half()
+    by_hand = math.log(4 / 3) + math.log(4)  # -log 3/4 and -log 1/4
+    assert segmentation_loss(output, label).item() == pytest.approx(by_hand / 4, abs=1e-12)
+    valid = segmentation_loss(output, label, normalize="valid")
+    assert valid.item() == pytest.approx(by_hand / 2, abs=1e-12)
+
+
+def test_resize_by_hand():
+    # Bilinear 2 -> 4 without aligned corners: weights 1, 3/4, 1/4, 0 of the left value.
+    left, right = 0.0, 4.0
+    logits = torch.tensor([left, right], dtype=torch.float64).view(1, 1, 1, 2)
+    logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
+    label = torch.zeros(1, 1, 3, dtype=torch.int64)  # the fourth pixel is padding
+    expected = sum(math.log(1 + math.exp(-value)) for value in (0.0, 1.0, 3.0))
+    loss = resize_cross_entropy(logits, label, (1, 4))
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_auxiliary_heads_are_weighted():
+    output, label = half_and_half()
+    wrong = torch.zeros_like(output.logits)  # uniform: log 2 a pixel
+    both = output._replace(aux_logits=(wrong, output.logits))
+    main = segmentation_loss(output, label).item()
+    loss = segmentation_loss(both, label, aux_weight=0.4).item()
+    assert loss == pytest.approx(1.4 * main + 0.4 * 2 * math.log(2) / 4, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_equals_plain_pytorch(dtype):
+    output, label = random_output(heads=2)
+    loss = segmentation_loss(output, label.to(dtype), normalize="valid")
+    loss.backward()
+    mine = [logits.grad.clone() for logits in (output.logits, *output.aux_logits)]
+    plain = 0
+    for weight, logits in zip((1, 0.4, 0.4), (output.logits, *output.aux_logits), strict=True):
+        logits.grad = None
+        full = F.interpolate(logits, output.padded, mode="bilinear", align_corners=False)
+        plain = plain + weight * F.cross_entropy(full[..., :11, :17], label, ignore_index=255)
+    plain.backward()
+    torch.testing.assert_close(loss, plain, rtol=1e-12, atol=0)
+    for gradient, logits in zip(mine, (output.logits, *output.aux_logits), strict=True):
+        torch.testing.assert_close(gradient, logits.grad, rtol=1e-11, atol=1e-15)
+
+
+def test_gradcheck():
+    output, label = random_output(batch=2, classes=3, small=(2, 3), size=(5, 7), padded=(6, 8))
+
+    def loss(logits):
+        return segmentation_loss(output._replace(logits=logits), label)
+
+    assert torch.autograd.gradcheck(loss, (output.logits,))
+
+
+def test_all_is_independent_of_accumulation():
+    output, label = random_output(batch=4)
+    whole = segmentation_loss(output, label)
+    parts = [output._replace(logits=output.logits[i : i + 2]) for i in (0, 2)]
+    halves = [
+        segmentation_loss(part, label[i : i + 2]) for i, part in zip((0, 2), parts, strict=True)
+    ]
+    torch.testing.assert_close(sum(halves) / 2, whole, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("normalize", ["all", "valid"])
+def test_divisor_of_the_whole_batch_adds_up_over_uneven_parts(normalize):
+    output, label = random_output(batch=3)
+    label[0, :6] = 255  # the parts differ in valid pixels
+    whole = segmentation_loss(output, label, normalize=normalize)
+    divisor = loss_divisor(label, normalize)
+    parts = [
+        segmentation_loss(output._replace(logits=output.logits[a:b]), label[a:b], divisor=divisor)
+        for a, b in ((0, 1), (1, 3))
+    ]
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("normalize", ["all", "valid"])
+def test_nothing_valid_is_zero_with_a_gradient(normalize):
+    output, label = random_output(heads=1)
+    loss = segmentation_loss(output, torch.full_like(label, 255), normalize=normalize)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(output.logits.grad, torch.zeros_like(output.logits))
+
+
+def test_softmax_is_float32_under_autocast():
+    output, label = random_output()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = output.logits.to(torch.bfloat16).detach().requires_grad_()
+        loss = segmentation_loss(output._replace(logits=rough), label)
+    exact = segmentation_loss(output._replace(logits=rough.detach().double()), label)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
+    loss.backward()
+    assert rough.grad.dtype == torch.bfloat16
+
+
+def test_no_graph_is_built_without_gradients():
+    output, label = random_output()
+    with torch.no_grad():
+        assert not segmentation_loss(output, label).requires_grad
+    constant = output._replace(logits=output.logits.detach())
+    assert not segmentation_loss(constant, label).requires_grad
+
+
+def test_errors():
+    output, label = random_output(classes=4)
+    with pytest.raises(UserError, match=r"shape \(2, 11, 16\) for images of shape \(2, 11, 17\)"):
+        segmentation_loss(output, label[..., :16])
+    with pytest.raises(UserError, match=r"label of type torch.float64: give torch.uint8"):
+        segmentation_loss(output, label.double())
+    with pytest.raises(UserError, match="'al'; did you mean 'all'"):
+        segmentation_loss(output, label, normalize="al")
+    for wrong in (4, 254, -1):
+        bad = label.clone()
+        bad[1, 2, 3] = wrong
+        with pytest.raises(UserError, match=f"label id {wrong} where the model has 4 classes"):
+            segmentation_loss(output, bad)
+
+
+TWO_PROCESSES = """
+import json, os, sys, torch
+import torch.distributed as dist
+from types import SimpleNamespace
+from setr_lite.losses import segmentation_loss
+from setr_lite.metrics import ConfusionMatrix
+
+torch.set_num_threads(1)
+child = os.fork()  # one import serves both processes
+rank = 0 if child else 1
+store = dist.FileStore(sys.argv[1], 2)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+logits = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3).clone().requires_grad_()
+label = torch.tensor([[[1, 255, 255]], [[0, 1, 0]]])[rank : rank + 1]  # 1 and 3 valid pixels
+output = SimpleNamespace(logits=logits, aux_logits=(), size=(1, 3), padded=(1, 3))
+loss = segmentation_loss(output, label, normalize="valid")
+loss.backward()
+gradient = logits.grad.sum(dim=(0, 2, 3))
+for value in (loss := loss.detach(), gradient):  # what DistributedDataParallel does: the mean
+    dist.all_reduce(value)
+    value /= 2
+matrix = ConfusionMatrix(2)
+matrix.update(torch.ones_like(label), label)
+matrix.all_reduce()
+if rank == 0:
+    print(json.dumps([loss.item(), gradient.tolist(), matrix.matrix.tolist()]))
+    os.waitpid(child, 0)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks after importing torch")
+def test_two_processes_average_over_the_global_count(tmp_path):
+    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "store")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    loss, gradient, matrix = json.loads(run.stdout)
+    p = 1 / (1 + math.exp(-1))  # probability of class 1 at each of the 4 valid pixels, two of each
+    assert loss == pytest.approx((-2 * math.log(p) - 2 * math.log(1 - p)) / 4, rel=1e-6)
+    assert gradient == pytest.approx([0.5 - p, p - 0.5], rel=1e-5)
+    assert matrix == [[0, 2], [0, 2]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_equals_cpu_without_waiting_for_the_device():
+    output, label = random_output(heads=1)
+    expected = segmentation_loss(output, label, normalize="valid")
+    there = Output(
+        output.logits.detach().cuda().requires_grad_(),
+        tuple(logits.detach().cuda() for logits in output.aux_logits),
+        output.size,
+        output.padded,
+    )
+    label = label.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = segmentation_loss(there, label, normalize="valid")
+        loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(loss.cpu(), expected.detach(), rtol=1e-9, atol=0)

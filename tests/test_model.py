@@ -1,0 +1,129 @@
+"""Heads and the whole model: published sizes, exact commutation, odd images."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from setr_lite.errors import UserError
+from setr_lite.heads import UpsampleHead, upsample
+from setr_lite.model import SETR, count_parameters
+
+COUNTS = {  # neck, main head, one auxiliary head for 19 / 60 / 150 classes, by arithmetic
+    ("naive", "official"): (0, [269_843, 280_380, 303_510], [269_843, 280_380, 303_510], 3),
+    ("naive", "mmseg"): (0, [269_587, 280_124, 303_254], [335_635, 346_172, 369_302], 3),
+    ("pup", "official"):
+        (0, [4_138_771, 4_149_308, 4_172_438], [2_366_995, 2_377_532, 2_400_662], 4),
+    ("pup", "mmseg"):
+        (0, [4_137_747, 4_148_284, 4_171_414], [2_957_075, 2_967_612, 2_990_742], 3),
+    ("mla", "official"): (3_420_160, [1_859_091, 2_048_060, 2_462_870], [4_864, 15_360, 38_400], 4),
+    ("mla", "mmseg"): (3_420_160, [1_781_267, 1_802_300, 1_848_470], [4_883, 15_420, 38_550], 4),
+}
+TOTALS = {  # whole official models in millions, with auxiliary heads
+    ("naive", 768, 19): 306.54, ("pup", 768, 19): 319.06, ("mla", 768, 19): 310.76,
+    ("naive", 512, 150): 305.36, ("pup", 512, 150): 317.92, ("mla", 512, 150): 310.18,
+    ("naive", 480, 60): 305.14, ("pup", 480, 60): 317.68, ("mla", 480, 60): 309.55,
+}  # fmt: skip
+
+
+def tiny(head="pup", **changes):
+    settings = {"encoder": "toy", "img_size": (32, 48), "channels": 8}
+    return SETR(5, head, **(settings | changes))
+
+
+@pytest.mark.parametrize(("head", "dialect"), COUNTS)
+def test_parameter_counts(head, dialect):
+    neck, heads, aux, number = COUNTS[head, dialect]
+    for classes, main_count, aux_count in zip((19, 60, 150), heads, aux, strict=True):
+        with torch.device("meta"):
+            model = SETR(classes, head, dialect=dialect)
+        assert count_parameters(model.neck) == neck
+        assert count_parameters(model.head) == main_count
+        assert [count_parameters(a) for a in model.aux_heads] == [aux_count] * number
+
+
+@pytest.mark.parametrize(("head", "size", "classes"), TOTALS)
+def test_model_totals(head, size, classes):
+    with torch.device("meta"):
+        model = SETR(classes, head, img_size=(size, size))
+    assert round(count_parameters(model) / 1e6, 2) == TOTALS[head, size, classes]
+
+
+def test_cityscapes_naive_aux_of_mmseg_has_one_unit():
+    with torch.device("meta"):
+        model = SETR(19, "naive", dialect="mmseg", aux_units=1)
+    assert count_parameters(model.aux_heads[0]) == 269_587
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dialect", ["official", "mmseg"])
+@pytest.mark.parametrize("head", ["naive", "pup", "mla"])
+def test_any_size_in_the_same_size_out(head, dialect):
+    model = tiny(head, dialect=dialect)
+    image = torch.randn(2, 3, 33, 50)
+    output = model(image)
+    assert output.full().shape == (2, 5, 33, 50)
+    assert (output.size, output.padded) == ((33, 50), (40, 56))
+    assert len(output.aux_logits) == len(model.aux_heads)
+    assert model.eval()(image).aux_logits == ()
+
+
+def test_classifying_before_the_resize_changes_nothing(spread):
+    head = spread(UpsampleHead(6, 8, 5, kernel=3, steps=[2, 4], bias=True)).double().eval()
+    x = torch.randn(1, 6, 3, 4, dtype=torch.float64)
+    features = upsample(head.convs[1](upsample(head.convs[0](head.norm(x)), 2)), 4)
+    torch.testing.assert_close(head([x]), head.classifier(features), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("head", ["naive", "pup", "mla"])
+def test_every_parameter_learns(head):
+    model = tiny(head)
+    output = model(torch.randn(2, 3, 32, 48))
+    loss = output.logits.square().mean() + sum(a.square().mean() for a in output.aux_logits)
+    loss.backward()
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+
+
+def test_crop_and_squeeze():
+    output = tiny().eval()(torch.randn(1, 3, 33, 48))
+    padded = F.interpolate(output.logits, (40, 48), mode="bilinear")
+    assert torch.equal(output.full(), padded[..., :33, :])
+    naive = tiny("naive").eval()(torch.randn(1, 3, 33, 48))
+    squeezed = F.interpolate(naive.logits, (33, 48), mode="bilinear")
+    assert torch.equal(naive.full(odd="squeeze"), squeezed)
+    whole = tiny().eval()(torch.randn(1, 3, 32, 48))
+    assert torch.equal(whole.full(), whole.full(odd="squeeze"))
+
+
+def test_padding_is_the_mean_colour():
+    model = tiny().eval()
+    image = torch.randn(1, 3, 33, 48)
+    by_hand = F.pad(image, (0, 0, 0, 7))
+    torch.testing.assert_close(model.logits(image), model.logits(by_hand)[..., :33, :])
+
+
+def test_preprocess_normalises():
+    image = torch.full((3, 20, 30), 255, dtype=torch.uint8)
+    got = tiny().preprocess(image)
+    assert got.shape == (1, 3, 20, 30)
+    expected = [(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375]
+    torch.testing.assert_close(got[0, :, 3, 4], torch.tensor(expected))
+
+
+def test_it_is_an_ordinary_module():
+    import copy
+
+    model = tiny().eval()
+    twin = copy.deepcopy(model)
+    image = torch.randn(1, 3, 32, 48)
+    assert torch.equal(twin.logits(image), model.logits(image))
+    assert twin.half().encoder.pos_embed.dtype is torch.float16
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match="no head 'upp'; did you mean 'pup'"):
+        tiny("upp")
+    with pytest.raises(UserError, match="no dialect 'oficial'; did you mean 'official'"):
+        tiny(dialect="oficial")
+    with pytest.raises(UserError, match="no encoder 'toys'; did you mean 'toy'"):
+        tiny(encoder="toys")

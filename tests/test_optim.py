@@ -1,0 +1,152 @@
+"""Groups, schedule and optimisers against the published rules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from setr_lite.config import OptimConfig
+from setr_lite.errors import UserError
+from setr_lite.optim import build_optimizer, describe_groups, parameter_groups, poly_lr, set_lr
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 2))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 5, 2))
+        self.proj = nn.Linear(2, 3)
+        self.norm = nn.LayerNorm(3)
+
+
+class Model(nn.Module):
+    """The submodules of a SETR, small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.neck = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4))
+        self.head = nn.Conv2d(4, 2, 1)
+        self.aux_heads = nn.ModuleList([nn.Conv2d(4, 2, 1)])
+
+
+def names_by_group(model: nn.Module, optim: OptimConfig) -> dict[str, set[str]]:
+    paths = {id(parameter): path for path, parameter in model.named_parameters()}
+    groups = parameter_groups(model, optim)
+    listed = [paths[id(p)] for group in groups for p in group["params"]]
+    assert len(listed) == len(set(listed))  # each parameter in one group only
+    return {group["name"]: {paths[id(p)] for p in group["params"]} for group in groups}
+
+
+@pytest.mark.smoke
+def test_groups_as_published():
+    model, optim = Model(), OptimConfig(lr=0.001)
+    groups = names_by_group(model, optim)
+    assert list(groups) == ["encoder", "neck", "head"]
+    assert set.union(*groups.values()) == {path for path, _ in model.named_parameters()}
+    assert groups["head"] == {
+        "head.weight", "head.bias", "aux_heads.0.weight", "aux_heads.0.bias",
+    }
+    rates = {group["name"]: group["lr"] for group in parameter_groups(model, optim)}
+    assert rates == {"encoder": 0.001, "neck": 0.001, "head": pytest.approx(0.01)}
+
+
+def test_biases_norms_and_tables_never_decay():
+    model, optim = Model(), OptimConfig(weight_decay=0.05, lr=0.002, head_multiplier=5)
+    groups = names_by_group(model, optim)
+    assert groups["encoder"] == {"encoder.proj.weight"}
+    assert groups["encoder_no_decay"] == {
+        "encoder.cls_token", "encoder.pos_embed", "encoder.proj.bias",
+        "encoder.norm.weight", "encoder.norm.bias",
+    }
+    assert groups["neck"] == {"neck.0.weight"}
+    assert groups["neck_no_decay"] == {"neck.1.weight", "neck.1.bias"}
+    assert groups["head_no_decay"] == {"head.bias", "aux_heads.0.bias"}
+    for group in parameter_groups(model, optim):
+        bare = group["name"].endswith("_no_decay")
+        assert group["weight_decay"] == (0 if bare else 0.05)
+        assert group["lr"] == pytest.approx(0.01 if group["name"].startswith("head") else 0.002)
+
+
+def test_frozen_parameters_are_left_out():
+    model = Model()
+    model.encoder.requires_grad_(False)
+    assert list(names_by_group(model, OptimConfig())) == ["neck", "head"]
+    with pytest.raises(UserError, match="no trainable parameter"):
+        parameter_groups(model.requires_grad_(False), OptimConfig())
+
+
+def test_poly_values():
+    def rate(step, base=0.01, **more):
+        return poly_lr(step, 160_000, base, min_lr=1e-4, power=0.9, **more)
+
+    assert rate(0) == 0.01
+    assert rate(80_000) == pytest.approx(0.0099 * 0.5**0.9 + 1e-4, rel=1e-12)
+    assert rate(159_999) == pytest.approx(1e-4 + 0.0099 * (1 / 160_000) ** 0.9, rel=1e-9)
+    assert rate(160_000) == 1e-4
+    assert rate(200_000) == 1e-4
+    assert rate(160_000, base=0.1) == 1e-4  # the floor is the same for every group
+
+
+def test_floor_never_raises_a_rate():
+    rates = [poly_lr(step, 10, 1e-5, min_lr=1e-4, power=0.9) for step in range(11)]
+    assert rates == [1e-5] * 11
+
+
+def test_warmup_is_linear_then_poly_over_the_rest():
+    rates = [poly_lr(step, 14, 1.0, min_lr=0.0, power=1.0, warmup=4) for step in range(14)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[4:] == pytest.approx([1 - i / 10 for i in range(10)])
+
+
+def test_set_lr():
+    optim = OptimConfig(lr=0.001, min_lr=1e-4, weight_decay=0.1)
+    optimizer = build_optimizer(Model(), optim)
+    assert set_lr(optimizer, 0, 100, optim) == 0.001
+    assert set_lr(optimizer, 50, 100, optim) == pytest.approx(0.0009 * 0.5**0.9 + 1e-4)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    head = 0.0099 * 0.5**0.9 + 1e-4
+    assert rates["head"] == rates["head_no_decay"] == pytest.approx(head)
+    assert rates["neck"] == rates["encoder"] == pytest.approx(0.0009 * 0.5**0.9 + 1e-4)
+
+
+def test_set_lr_survives_a_state_dict():
+    optim = OptimConfig(lr=0.001)
+    saved = build_optimizer(Model(), optim).state_dict()
+    optimizer = build_optimizer(Model(), optim)
+    optimizer.load_state_dict(saved)
+    louder = OptimConfig(lr=0.002)
+    set_lr(optimizer, 0, 100, louder)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.002, 0.002, 0.02])
+
+
+def test_one_sgd_step_by_hand():
+    """v = g, w -= lr * v; then v = 0.9 v + g (no Nesterov look-ahead)."""
+    model = nn.ModuleDict({"head": nn.Linear(1, 1, bias=False)})
+    weight = model["head"].weight
+    nn.init.constant_(weight, 1.0)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.01, head_multiplier=10))
+    for expected in (1 - 0.1 * 2, 1 - 0.1 * 2 - 0.1 * 3.8):  # gradient 2; velocity 2, then 3.8
+        weight.grad = torch.full_like(weight, 2.0)
+        optimizer.step()
+        assert weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_adamw():
+    optim = OptimConfig(name="adamw", lr=3e-4, momentum=0.8, weight_decay=0.05)
+    optimizer = build_optimizer(Model(), optim)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.999)}
+    assert sorted({group["weight_decay"] for group in optimizer.param_groups}) == [0, 0.05]
+
+
+def test_describe_groups():
+    lines = describe_groups(parameter_groups(Model(), OptimConfig(lr=0.001))).splitlines()
+    assert [line.split() for line in lines] == [
+        ["group", "tensors", "parameters", "lr", "decay"],
+        ["encoder", "6", "27", "0.001", "0"],  # 2 + 10 + 6 + 3 + 3 + 3
+        ["neck", "3", "20", "0.001", "0"],
+        ["head", "4", "20", "0.01", "0"],
+    ]
+    assert len(set(map(len, lines))) == 1  # columns line up

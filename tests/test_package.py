@@ -1,0 +1,74 @@
+"""The house: floors, imports, names."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import setr_lite
+
+HOUSE = Path(setr_lite.__file__).parent
+FLOORS = [
+    ["errors", "config", "transforms", "losses", "metrics", "optim", "inference", "distributed",
+     "visualize", "interactive"],
+    ["encoder", "heads", "townscape", "toytown", "datasets", "recipes"],
+    ["checkpoint"],
+    ["model"],
+    ["evaluate"],
+    ["train"],
+    ["cli", "__main__"],
+]  # fmt: skip
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield from [node.module] if node.module else [a.name for a in node.names]
+
+
+@pytest.mark.smoke
+def test_every_module_has_a_floor():
+    modules = {p.stem for p in HOUSE.glob("*.py")} - {"__init__"}
+    assert modules == {name for floor in FLOORS for name in floor}
+
+
+@pytest.mark.smoke
+def test_imports_go_down_and_never_in_circles():
+    floor_of = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+    arrows = {name: set(imports(HOUSE / f"{name}.py")) for name in floor_of}
+    up = [(a, b) for a, targets in arrows.items() for b in targets if floor_of[b] > floor_of[a]]
+    assert up == []
+
+    def reach(name, seen):
+        assert name not in seen, f"circle: {' -> '.join([*seen, name])}"
+        for target in arrows[name]:
+            reach(target, [*seen, name])
+
+    for name in arrows:
+        reach(name, [])
+
+
+def test_heavy_packages_load_where_they_are_used():
+    heavy = {"timm", "torchvision", "matplotlib", "ipywidgets", "cv2", "tensorboard"}
+    code = "import sys, setr_lite.model, setr_lite.train; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy & set(done.stdout.split()) == set()
+
+
+def test_public_names_exist():
+    assert [n for n in setr_lite.__all__ if getattr(setr_lite, n, None) is None] == []
+    assert callable(setr_lite.train)  # the function, not the module of that name
+    with pytest.raises(AttributeError, match="no attribute 'STER'"):
+        _ = setr_lite.STER
+
+
+def test_public_docstrings_exist():
+    bare = []
+    for path in sorted(HOUSE.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                if not ast.get_docstring(node) and not node.name.startswith("run_"):
+                    bare.append(f"{path.name}: {node.name}")
+    assert bare == []

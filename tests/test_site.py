@@ -1,0 +1,99 @@
+"""The built pages (`make book`; BOOK_HTML names another folder), read without a browser."""
+
+import functools
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html"))
+PAGES = sorted((HTML / "book").glob("*.html"))
+VENDORED = (HTML / "_static" / "vendor" / "widgets" / "embed.js").exists()
+PAGE_KB = 1500
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="the book is not built: make book")
+
+
+@functools.cache
+def soup_of(path):
+    return BeautifulSoup(path.read_text("utf-8"), "html.parser")
+
+
+@pytest.fixture(params=PAGES, ids=lambda path: path.stem)
+def page(request):
+    return request.param
+
+
+@pytest.fixture
+def soup(page):
+    return soup_of(page)
+
+
+def test_every_page_of_the_contents_is_built():
+    toc = (ROOT / "_toc.yml").read_text("utf-8")
+    listed = re.findall(r"(?:file|root): (book/\S+)", toc)
+    assert sorted(listed) == sorted(f"book/{path.stem}" for path in PAGES)
+
+
+@pytest.mark.skipif(not VENDORED, reason="no browser files: the pages use CDNs")
+def test_nothing_loads_from_elsewhere(soup):
+    for tag in soup.find_all(["script", "img", "link", "iframe", "source", "video"]):
+        url = tag.get("src") or (tag.get("href") if tag.name == "link" else None) or ""
+        assert not urlsplit(url).netloc, url[:200]
+
+
+def test_links_and_anchors_exist(page, soup):
+    for link in soup.find_all("a", href=True):
+        url = urlsplit(link["href"])
+        if url.scheme or url.netloc or link["href"] == "#":
+            continue
+        target = (page.parent / unquote(url.path)).resolve() if url.path else page.resolve()
+        assert target.exists(), link["href"]
+        if url.fragment and target.suffix == ".html":
+            assert soup_of(target).find(id=unquote(url.fragment)), link["href"]
+
+
+def test_local_files_exist(page, soup):
+    for tag in soup.find_all(["script", "img", "link"]):
+        url = tag.get("src") or (tag.get("href") if tag.name == "link" else None) or ""
+        if url and not urlsplit(url).scheme and not urlsplit(url).netloc:
+            assert (page.parent / unquote(urlsplit(url).path)).exists(), url
+
+
+def test_pictures_have_alternative_text(soup):
+    for image in soup.find_all("img"):
+        alt = image.get("alt", "")
+        # Sphinx falls back to the file name, which tells nobody anything
+        assert alt, str(image)[:200]
+        assert not re.search(r"\.(png|jpe?g|svg|webp)$", alt), alt
+
+
+def test_ids_are_unique(soup):
+    counts = Counter(tag["id"] for tag in soup.find_all(id=True))
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_weight(page):
+    assert page.stat().st_size < PAGE_KB * 1000
+
+
+def test_no_markup_is_left_over(page):
+    soup = BeautifulSoup(page.read_text("utf-8"), "html.parser")
+    for tag in soup.select("pre, script, style, code"):
+        tag.decompose()
+    assert not re.search(r"\{(ref|doc|numref|cite\w*|eq)[:}]|:::|``\{|\$\$", soup.get_text())
+
+
+def test_every_widget_has_a_still(soup):
+    views = soup.find_all("script", type="application/vnd.jupyter.widget-view+json")
+    assert len(soup.select("img.setr-still")) == len(views)
+
+
+def test_the_theme_defects_are_cured(soup):
+    scripts = [str(tag.get("src", "")) + (tag.string or "") for tag in soup.find_all("script")]
+    assert not [s[:80] for s in scripts if "fontawesome.js" in s or "thebe" in s.lower()]

@@ -1,0 +1,244 @@
+"""Augmentation: byte for byte what mmsegmentation 1.2.2 does with the same draws.
+
+The expected arrays come from tests/golden/make_transforms.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from setr_lite import transforms
+from setr_lite.config import DataConfig
+from setr_lite.transforms import Sample, TestTransform, TrainTransform
+
+GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "transforms.npz"))
+pytestmark = pytest.mark.smoke
+
+
+class Script:
+    """Answers like a numpy Generator, from a list; whatever is left or missing is an error."""
+
+    def __init__(self, answers: np.ndarray) -> None:
+        self.answers = list(answers)
+
+    def integers(self, low: int, high: int | None = None) -> int:
+        low, high = (0, low) if high is None else (low, high)
+        answer = self.answers.pop(0)
+        assert low <= answer < high
+        return int(answer)
+
+    def uniform(self, low: float, high: float) -> float:
+        answer = float(self.answers.pop(0))
+        assert low <= answer <= high
+        return answer
+
+    def random(self) -> float:
+        return float(self.answers.pop(0))
+
+
+def cases(prefix: str) -> list[int]:
+    return [int(key.rsplit("_", 1)[1]) for key in GOLDEN if key.startswith(f"{prefix}_draws_")]
+
+
+def photo(height: int, width: int) -> Sample:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    label = rng.integers(0, 5, (height, width), dtype=np.uint8)
+    return Sample(torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label), "photo")
+
+
+@pytest.fixture
+def data() -> DataConfig:
+    return DataConfig(base_size=(40, 64), crop_size=(32, 32))
+
+
+def test_sizes_are_those_of_the_published_resize() -> None:
+    for height, width, short, long, ratio, *expected in GOLDEN["sizes"]:
+        size, base = (int(height), int(width)), (int(short), int(long))
+        rng = Script(np.array([ratio]))
+        assert transforms.random_size(rng, size, base, (0.5, 2.0)) == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "base", "fitted"),
+    [
+        ((1024, 2048), (1025, 2049), (1025, 2049)),  # long side bounds: 1024 * 2049 / 2048 = 1024.5
+        ((96, 192), (96, 192), (96, 192)),
+        ((360, 480), (512, 2048), (512, 683)),  # 682.67
+        ((100, 10), (20, 40), (40, 4)),  # upright: the long side is the height
+        ((3, 3000), (10, 100), (1, 100)),  # 0.1 would round to nothing
+    ],
+)
+def test_fit_size_by_hand(size: tuple, base: tuple, fitted: tuple) -> None:
+    assert transforms.fit_size(size, base) == fitted
+    assert transforms.fit_size(size, base[::-1]) == fitted
+
+
+@pytest.mark.parametrize("key", [k for k in GOLDEN if k.startswith("resize_") and "x" in k])
+def test_resized_bytes(key: str) -> None:
+    _, kind, text = key.split("_")
+    resize = getattr(transforms, f"resize_{kind}")
+    size = tuple(int(side) for side in text.split("x"))
+    np.testing.assert_array_equal(resize(GOLDEN[f"resize_{kind}"], size), GOLDEN[key])
+
+
+@pytest.mark.parametrize("case", cases("crop"))
+def test_crop_boxes(case: int) -> None:
+    label, rng = GOLDEN[f"crop_label_{case}"], Script(GOLDEN[f"crop_draws_{case}"])
+    box = transforms.random_crop_box(rng, label, tuple(GOLDEN[f"crop_size_{case}"]), 0.75)
+    assert not rng.answers  # as many draws as the oracle
+    y0, y1, x0, x1 = GOLDEN[f"crop_box_{case}"]
+    assert box == (y0, min(y1, 30), x0, min(x1, 40))  # ours ends at the border at once
+    np.testing.assert_array_equal(transforms.crop(label, box), label[y0:y1, x0:x1])
+
+
+def test_crop_boxes_end_after_one_some_and_eleven_draws() -> None:
+    draws = {len(GOLDEN[f"crop_draws_{case}"]) // 2 for case in cases("crop")}
+    assert {1, 11} < draws
+
+
+@pytest.mark.parametrize("label", [np.zeros((30, 40), np.uint8), np.full((30, 40), 255, np.uint8)])
+def test_ratio_one_takes_the_first_box(label: np.ndarray) -> None:
+    rng = Script(np.array([3, 4]))
+    assert transforms.random_crop_box(rng, label, (8, 8), 1.0) == (3, 11, 4, 12)
+
+
+@pytest.mark.parametrize("case", cases("distort"))
+def test_distorted_bytes(case: int) -> None:
+    rng = Script(GOLDEN[f"distort_draws_{case}"])
+    before = GOLDEN["distort_image"].copy()
+    result = transforms.photometric_distortion(rng, before)
+    assert not rng.answers
+    np.testing.assert_array_equal(result, GOLDEN[f"distort_{case}"])
+    np.testing.assert_array_equal(before, GOLDEN["distort_image"])  # the input is left alone
+
+
+def test_the_scripts_reach_every_step_of_the_distortion(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    for name in ("scale_bytes", "scale_saturation", "turn_hue"):
+        real = getattr(transforms, name)
+
+        def spy(rgb: np.ndarray, *values: float, real=real, name=name) -> np.ndarray:
+            seen.add((name, len(values)))
+            return real(rgb, *values)
+
+        monkeypatch.setattr(transforms, name, spy)
+    for case in cases("distort"):
+        rng = Script(GOLDEN[f"distort_draws_{case}"])
+        transforms.photometric_distortion(rng, GOLDEN["distort_image"])
+    steps = {("scale_bytes", 2), ("scale_bytes", 1), ("scale_saturation", 1), ("turn_hue", 1)}
+    assert seen == steps
+
+
+def test_scaling_cuts_and_clips() -> None:
+    pixels = np.array([[[0, 1, 2], [3, 200, 255]]], dtype=np.uint8)
+    assert transforms.scale_bytes(pixels, 1.5).tolist() == [[[0, 1, 3], [4, 255, 255]]]
+    assert transforms.scale_bytes(pixels, 1.0, -1.5).tolist() == [[[0, 0, 0], [1, 198, 253]]]
+
+
+def test_rgb_conversion_gives_the_bytes_of_bgr() -> None:
+    cv2 = pytest.importorskip("cv2")
+    rgb = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    bgr = np.ascontiguousarray(rgb[..., ::-1])
+    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
+    np.testing.assert_array_equal(hsv, cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV))
+    back = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[..., ::-1]
+    np.testing.assert_array_equal(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), back)
+
+
+@pytest.mark.parametrize("case", cases("pipeline"))
+def test_whole_pipeline(case: int, data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = Script(GOLDEN[f"pipeline_draws_{case}"])
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: rng)
+    image = torch.from_numpy(GOLDEN["pipeline_image"]).permute(2, 0, 1)
+    sample = Sample(image, torch.from_numpy(GOLDEN["pipeline_label"]), "golden")
+    pixels, label = TrainTransform(data, seed=0)(sample, counter=0)
+    assert not rng.answers
+    np.testing.assert_array_equal(pixels.numpy(), GOLDEN[f"pipeline_pixels_{case}"])
+    np.testing.assert_array_equal(label.numpy(), GOLDEN[f"pipeline_labels_{case}"])
+    assert pixels.is_contiguous()
+    assert label.is_contiguous()
+
+
+def test_normalize_by_hand() -> None:
+    image = np.array([[[10, 20, 30], [0, 255, 128]]], dtype=np.uint8)
+    result = transforms.normalize(image, (10.0, 0.0, 28.0), (1.0, 2.0, 4.0))
+    assert result.dtype == torch.float32
+    assert result.tolist() == [[[0, -10]], [[10, 127.5]], [[0.5, 25]]]
+
+
+def test_padding_is_the_mean_colour_and_the_ignored_label() -> None:
+    ones = torch.ones(3, 2, 3), torch.ones(2, 3, dtype=torch.uint8)
+    image, label = transforms.pad_to(*ones, (4, 4))
+    assert image.shape == (3, 4, 4)
+    assert image[:, :2, :3].min() == 1
+    assert image.sum() == 18
+    assert label.tolist() == [[1, 1, 1, 255], [1, 1, 1, 255], [255] * 4, [255] * 4]
+    same = transforms.pad_to(image, label, (3, 2))
+    assert same[0] is image
+    assert same[1] is label
+
+
+def test_draws_depend_on_seed_and_counter_only(data: DataConfig) -> None:
+    sample, transform = photo(50, 70), TrainTransform(data, seed=3)
+    first = transform(sample, 7)
+    transform(sample, 8)
+    again = TrainTransform(data, seed=3)(sample, 7)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for other in (TrainTransform(data, seed=4)(sample, 7), transform(sample, 8)):
+        assert not torch.equal(first[0], other[0])
+
+
+def test_crops_have_one_shape_and_leave_the_sample_alone(data: DataConfig) -> None:
+    sample = photo(20, 90)
+    before = sample.image.clone(), sample.label.clone()
+    for counter in range(20):
+        image, label = TrainTransform(data, seed=0)(sample, counter)
+        assert image.shape == (3, 32, 32)
+        assert label.shape == (32, 32)
+        assert (image.dtype, label.dtype) == (torch.float32, torch.uint8)
+    assert torch.equal(sample.image, before[0])
+    assert torch.equal(sample.label, before[1])
+
+
+def test_image_and_label_move_together() -> None:
+    """An image that shows its own label: after any geometry the two still agree."""
+    label = torch.arange(6, dtype=torch.uint8).repeat_interleave(16).expand(64, 96).contiguous()
+    data = DataConfig(
+        base_size=(64, 96), crop_size=(48, 48), ratio_range=(1, 1), distort=False,
+        mean=(0, 0, 0), std=(1, 1, 1),
+    )  # fmt: skip
+    sample = Sample(label.expand(3, 64, 96), label, "stripes")
+    crops = [TrainTransform(data, seed=1)(sample, counter) for counter in range(8)]
+    for image, crop in crops:
+        assert torch.equal(image[0], crop.float())
+    falling = [bool(crop[0, 0] > crop[0, -1]) for _, crop in crops]
+    assert True in falling  # some were flipped
+    assert False in falling
+
+
+def test_flip_zero_and_one(data: DataConfig) -> None:
+    sample = photo(40, 64)
+    plain = dataclasses.replace(data, ratio_range=(1, 1), distort=False, cat_max_ratio=1, flip=0)
+    mirrored = dataclasses.replace(plain, flip=1)
+    image, label = TrainTransform(plain, 0)(sample, 5)
+    image_flipped, label_flipped = TrainTransform(mirrored, 0)(sample, 5)
+    assert torch.equal(image.flip(-1), image_flipped)
+    assert torch.equal(label.flip(-1), label_flipped)
+
+
+def test_test_transform_fits_and_never_pads() -> None:
+    sample = photo(36, 48)
+    data = DataConfig(base_size=(36, 100), crop_size=(64, 64))
+    same = TestTransform(data)(sample.image)
+    mean, std = torch.tensor(data.mean).view(3, 1, 1), torch.tensor(data.std).view(3, 1, 1)
+    assert torch.equal(same, (sample.image.float() - mean) / std)
+    assert TestTransform(data, ratio=1.5)(sample.image).shape == (3, 54, 72)
+    # 36 * 0.51 = 18.36 is cut to 18 before the fit: 48 * 18 / 36 = 24
+    assert TestTransform(data, ratio=0.51)(sample.image).shape == (3, 18, 24)
+    assert TestTransform(data)(sample.image.contiguous()).equal(same)
