@@ -98,7 +98,7 @@ $(DONE)/book: $(PAGES) $(DONE)/browser-files $(DONE)/environment
 	$(call say,building the book)
 	@mkdir -p _build
 	@$(BUILD) >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
-	@grep -i warning _build/build.log || true
+	@grep 'WARNING:' _build/build.log || true
 	@touch $@
 
 notebooks: $(DONE)/environment
@@ -124,7 +124,7 @@ test: $(DONE)/environment $(DONE)/browser-files
 	@$(BUILD) -W >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
 	@touch $(DONE)/book
 	$(call say,the built pages)
-	@$(PYTEST) $(TWO) tests/test_site.py tests/test_browser.py
+	@$(PYTEST) -n 2 tests/test_site.py tests/test_browser.py
 	$(call say,all is well)
 
 clean:

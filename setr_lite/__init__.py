@@ -1,7 +1,8 @@
 """SETR, semantic segmentation as sequence-to-sequence prediction (arXiv 2012.15840).
 
-The names below are what scripts use most; every module can be imported on its own. They load on
-first use, so ``import setr_lite`` costs no more than Python itself.
+The names below are what scripts use most; ``setr_lite.train.train`` and
+``setr_lite.evaluate.evaluate`` stay in the modules of their name. All load on first use, so
+``import setr_lite`` costs no more than Python itself.
 """
 
 import importlib
@@ -10,18 +11,16 @@ _HOMES = {
     "config": ["RunConfig"],
     "datasets": ["ADE20K", "CamVid", "Cityscapes", "PascalContext", "load_dataset", "read_image"],
     "errors": ["UserError"],
-    "evaluate": ["evaluate", "predict_files"],
     "inference": ["Window", "multi_scale_probabilities", "predict", "sliding_window"],
     "losses": ["segmentation_loss"],
     "metrics": ["ConfusionMatrix"],
     "model": ["SETR", "SETROutput"],
     "recipes": ["RECIPES", "get_recipe"],
     "toytown": ["render_scene", "write_toytown"],
-    "train": ["train"],
     "visualize": ["attention_maps", "colorize", "legend", "overlay", "panel"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 __version__ = "0.1.0"
 
 
@@ -29,7 +28,7 @@ def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module 'setr_lite' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value  # a submodule of the same name (train, evaluate) must not win
+    globals()[name] = value
     return value
 
 

@@ -155,6 +155,7 @@ def first(position: int, count: int, length: int) -> int:
 
 
 def pack(label: int, color: Sequence[int]) -> int:
+    """A packed pixel, ``class << 24 | red << 16 | green << 8 | blue``."""
     return label << 24 | color[0] << 16 | color[1] << 8 | color[2]
 
 

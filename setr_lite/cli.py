@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_recipes(options: argparse.Namespace) -> None:
+    """List the recipes, or print one with all its settings."""
     from .config import settings_table
     from .recipes import RECIPES, get_recipe
 
@@ -56,6 +57,7 @@ def run_recipes(options: argparse.Namespace) -> None:
 
 
 def run_toytown(options: argparse.Namespace) -> None:
+    """Draw ToyTown."""
     from .toytown import write_toytown
 
     write_toytown(
@@ -65,6 +67,7 @@ def run_toytown(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
+    """Train a recipe; under torchrun, on all its processes."""
     from . import distributed
     from .recipes import get_recipe
     from .train import train
@@ -82,6 +85,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_eval(options: argparse.Namespace) -> None:
+    """Score a checkpoint on a split."""
     import json
 
     from . import distributed
@@ -102,6 +106,7 @@ def run_eval(options: argparse.Namespace) -> None:
 
 
 def run_predict(options: argparse.Namespace) -> None:
+    """Segment image files."""
     from .evaluate import predict_files
 
     written = predict_files(

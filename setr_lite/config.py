@@ -136,7 +136,7 @@ class OptimConfig:
             raise UserError(f"optim.lr={self.lr}: must be positive")
         for key in ("head_multiplier", "weight_decay", "warmup", "power", "min_lr", "clip_norm"):
             _at_least(f"optim.{key}", getattr(self, key), 0)
-        _within("optim.momentum", self.momentum, 0, 1)
+        _within("optim.momentum", self.momentum, 0, 0.9999)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Look:
         self.coat, self.legs = dice.pick(_COATS), dice.pick(_LEGS)
         self.accent = dice.pick(_COATS)
         self.skin, self.hair = dice.pick(_SKINS), dice.pick(_HAIRS)
-        self.flip, self.stride = dice.pick((-1, 1)), dice.between(3, 24)
+        self.flip, self.stride = dice.pick((-1, 1)), dice.between(3, 18)
         self.skirt, self.bag, self.hat = dice.chance(28), dice.chance(35), dice.chance(22)
 
 
@@ -108,10 +108,10 @@ def fence(view: View, x: int, z0: int, z1: int, tall: int, color: Color, rails: 
     canvas.pixels[box] = np.where(inside, np.where(gap, dark, solid), canvas.pixels[box])
 
 
-def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 170) -> Point:
-    """A pole, at least `least` units wide (160 are 2 px at 96 rows); returns its top."""
+def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 300) -> Point:
+    """A pole, at least `least` units wide (240 are 3 px at 96 rows); returns its top."""
     px, foot = view.at(x, 0, z)
-    top, half = view.at(x, tall, z)[1], max(least, view.scale(17, z)) // 2
+    top, half = view.at(x, tall, z)[1], max(least, view.scale(26, z)) // 2
     view.shadow(x, z, 26)
     view.canvas.rect(px - half, top, px + half, foot, view.ink(POLE, color, z))
     edge = px - view.sun * half * 3 // 4  # its far side is in shade
@@ -121,19 +121,19 @@ def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 170) 
 
 def lamp(view: View, x: int, z: int, tall: int, color: Color) -> None:
     """A street lamp that reaches over the road; it counts as pole."""
-    px, top = post(view, x, z, tall, color, 190)
-    half, tip = max(90, view.scale(7, z)), view.at(x - 110 if x > 0 else x + 110, 0, z)[0]
+    px, top = post(view, x, z, tall, color, 320)
+    half, tip = max(110, view.scale(10, z)), view.at(x - 110 if x > 0 else x + 110, 0, z)[0]
     view.canvas.rect(min(px - half, tip), top - half, max(px + half, tip), top + half,
                      view.ink(POLE, color, z))
     glow = pack(POLE, (255, 232, 160)) if view.night else view.ink(POLE, (226, 226, 214), z)
-    head = max(150, view.scale(34, z))
+    head = max(240, view.scale(40, z))
     view.canvas.ellipse(tip, top + half, head, head * 6 // 10, glow)
 
 
 def sign(view: View, x: int, z: int, kind: int, board: int) -> None:
     """A traffic sign `board` cm across on its post; `kind` 0..5 is an index into `_SIGNS`."""
     px, top = post(view, x, z, 215 + board // 2, (142, 146, 150))
-    r = max(320, view.scale(board, z) // 2)  # 8 px across at 96 rows, or more
+    r = max(440, view.scale(board, z) // 2)  # 11 px across at 96 rows, or more
 
     def ink(color: Color) -> int:
         return view.ink(SIGN, color, z // 3)  # signs reflect: they pale less in haze
@@ -178,13 +178,12 @@ def car(view: View, x: int, z: int, color: Color, oncoming: bool, van: bool) -> 
             (-98, z - 20), (98, z - 20), (98, end), (-98, end))], None)
     _flank(view, x, color, (z, near, a, far, end), waist, roof)
     if oncoming:
-        view.slab(CAR, color, x, (78, waist, z), (78, waist, near), 272)
-    view.slab(CAR, color, x, (74, roof, a), (70, roof - 1, far), 270)
+        view.slab(CAR, color, x, (86, waist, z), (86, waist, near), 272)
+    view.slab(CAR, color, x, (74, roof, a), (74, roof, far), 270)
     for s in (-66, 66):
         view.slab(CAR, _TYRE, x + s, (14, 40, z), (14, 0, z))
-    view.slab(CAR, color, x, (86, 24, z), (86, waist - 10, z), 244)
-    view.slab(CAR, color, x, (86, waist - 10, z), (78, waist, z), 244)
-    view.slab(CAR, color, x, (82, waist, near), (74, roof, a), 236)
+    view.slab(CAR, color, x, (86, 20, z), (86, waist, z), 244)
+    view.slab(CAR, color, x, (86, waist, near), (74, roof, a), 236)
     view.slab(CAR, _glass(view), x, (70, waist + 5, near), (64, roof - 9, a), 232)
     view.slab(CAR, (52, 52, 58), x, (86, 22, z), (86, 38, z))
     view.slab(CAR, (238, 236, 226), x, (24, 44, z), (24, 56, z))
@@ -242,18 +241,18 @@ def crossing_car(view: View, x: int, z: int, color: Color, flip: int) -> None:
 # ------------------------------------------------------------------------------------ people
 def person(view: View, x: int, z: int, tall: int, look: Look) -> None:
     """Someone `tall` cm high who walks: legs in step, coat or skirt, arms, head and hair."""
-    def part(paint: Color, shade: int, *outline: Point) -> None:  # of a body 180 cm tall
-        view.quad(PERSON, paint, [(x + look.flip * right * tall // 180, up * tall // 180, z)
+    def part(paint: Color, shade: int, *outline: Point) -> None:  # of a stout body 180 cm tall
+        view.quad(PERSON, paint, [(x + look.flip * right * tall // 140, up * tall // 180, z)
                                   for right, up in outline], shade)
 
     def disc(paint: Color, right: int, up: int, rx: int, ry: int) -> None:
-        at = (x + look.flip * right * tall // 180, up * tall // 180, z)
-        view.disc(PERSON, paint, at, rx * tall // 180, ry * tall // 180)
+        at = (x + look.flip * right * tall // 140, up * tall // 180, z)
+        view.disc(PERSON, paint, at, rx * tall // 140, ry * tall // 140)
 
     view.shadow(x, z, 40)
     s, arm, shoe = look.stride, look.stride * 2 // 3, (40, 34, 32)
-    part(look.legs, 214, (-14, 88), (2, 88), (7 - s, 4), (-8 - s, 4))
-    part(look.legs, 256, (-2, 88), (14, 88), (s + 9, 4), (s - 6, 4))
+    part(look.legs, 214, (-16, 88), (4, 88), (10 - s, 4), (-9 - s, 4))
+    part(look.legs, 256, (-4, 88), (16, 88), (s + 11, 4), (s - 9, 4))
     part(shoe, 256, (-8 - s, 0), (-8 - s, 9), (13 - s, 9), (13 - s, 0))
     part(shoe, 256, (s - 6, 0), (s - 6, 9), (s + 15, 9), (s + 15, 0))
     part(look.coat, 190, (-20, 144), (-10, 148), (arm - 6, 82), (arm - 16, 84))

@@ -43,7 +43,8 @@ async function (script, name) {
     const { pixels, ends } = maps[select.selectedIndex];
     const low = ends[2 * q], high = ends[2 * q + 1];
     const level = (i) => pixels[4 * (q * n + i)];
-    const value = (i) => (low + (high - low) * level(i) / 255).toPrecision(2);
+    const short = (x) => Math.abs(x) < 1e-4 * Math.abs(high - low) ? "0" : x.toPrecision(2);
+    const value = (i) => short(low + (high - low) * level(i) / 255);
     let best = q;
     for (let i = 0; i < n; i++) if (level(i) > level(best)) best = i;
     paint(canvas, w, h, level);
@@ -53,8 +54,8 @@ async function (script, name) {
         width: `${100 / w}%`, height: `${100 / h}%`,
       });
     }
-    find(".setr-low").textContent = low.toPrecision(2);
-    find(".setr-high").textContent = high.toPrecision(2);
+    find(".setr-low").textContent = short(low);
+    find(".setr-high").textContent = short(high);
     const text = `patch at ${place(q)}: ${label} largest at ${place(best)} (${value(best)}), to itself ${value(q)}`;
     find(".setr-readout").textContent = text;
     canvas.setAttribute("aria-label", text);

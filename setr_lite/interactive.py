@@ -150,6 +150,16 @@ class Figure:
                 f"{self!r}: {size // 1000} kB, at most {MAX_BYTES // 1000} kB fit a page; {remedy}"
             )
 
+    def _images(
+        self, pictures: list[np.ndarray], texts: list[str], quality: int, scale: int = 1
+    ) -> list[str]:
+        images = [
+            _img(data_url(rgb, quality=quality), text, shape=rgb.shape, scale=scale)
+            for rgb, text in zip(pictures, texts, strict=True)
+        ]
+        self._check_size(sum(map(len, images)), "draw fewer frames, smaller ones, or lower quality")
+        return images
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         view = self.widget._repr_mimebundle_() if self.widget else {}
         return {**view, "text/plain": repr(self), **self._bundle}
@@ -165,7 +175,8 @@ class Frames(Figure):
     ``label`` stands before the slider, ``show(value)`` behind it. ``alt`` is the alternative text
     of a frame: a function of the value or a text with one ``{}``. ``start`` is an index into
     values; ``play`` adds a Play button; ``data`` are arrays whose `summary` goes into the repr.
-    ``quality`` (1..100) is that of photographs. The figure is closed afterwards.
+    ``quality`` (1..100) is that of photographs. ``scale`` > 1 shows each pixel as a square of that
+    many, at no cost in bytes: right for small drawn scenes. The figure is closed afterwards.
 
     Raises UserError for no or too many values, a figure of another cell, and above 200 kB.
     """
@@ -185,57 +196,15 @@ class Frames(Figure):
         data: Iterable[Any] = (),
         digits: int = 2,
         quality: int = 85,
-    ):
-        values = _checked(values, start, label)
-        pictures = _draw(figure, update, values)
-        self._build(
-            pictures, values, label, alt, show, start, play, caption, data, digits, quality, 1
-        )
-
-    @classmethod
-    def of_pictures(
-        cls,
-        pictures: Iterable[Any],
-        values: Iterable[Any],
-        *,
-        label: str,
-        alt: str | Callable[[Any], str],
-        show: Callable[[Any], str] = str,
-        start: int = 0,
-        play: bool = False,
-        caption: str = "",
-        data: Iterable[Any] = (),
-        digits: int = 2,
-        quality: int = 85,
         scale: int = 1,
-    ) -> Frames:
-        """The same over ready pictures (see `as_rgb`), one for each value.
-
-        ``scale`` > 1 shows each pixel as a square of that many, at no cost in bytes: right for
-        small drawn scenes and label maps.
-        """
-        values, pictures = _checked(values, start, label), [as_rgb(p) for p in pictures]
-        if len(values) != len(pictures):
-            raise UserError(f"{label}: {len(pictures)} pictures for {len(values)} values")
-        self = cls.__new__(cls)
-        self._build(
-            pictures, values, label, alt, show, start, play, caption, data, digits, quality, scale
-        )
-        return self
-
-    def _build(
-        self, pictures, values, label, alt, show, start, play, caption, data, digits, quality, scale
-    ) -> None:
+    ):
         import ipywidgets as w
 
+        values = _checked(values, start, label)
+        pictures = _draw(figure, update, values)
         super().__init__(f"{label!r}, {len(values)} frames", pictures[start], data, digits)
         texts = [_alt(alt, (value,), (show,)) for value in values]
-        images = [
-            _img(data_url(p, quality=quality), text, shape=p.shape, scale=scale)
-            for p, text in zip(pictures, texts, strict=True)
-        ]
-        self._check_size(sum(map(len, images)), "draw fewer frames, smaller ones, or lower quality")
-        stack = _stack(images, start)
+        stack = _stack(self._images(pictures, texts, quality, scale), start)
         slider = _slider(label, [show(v) for v in values], start)
         w.jslink((slider, "index"), (stack, "selected_index"))
         bar = [slider]
@@ -244,6 +213,15 @@ class Frames(Figure):
             w.jslink((player, "value"), (slider, "index"))
             bar.insert(0, player)
         self.widget = _box(bar, stack, caption)
+
+    @classmethod
+    def of_pictures(cls, pictures: Iterable[Any], values: Iterable[Any], **options: Any) -> Frames:
+        """The same over ready pictures (see `as_rgb`), one for each value; options as above."""
+        values, pictures = list(values), list(pictures)
+        if len(values) != len(pictures):
+            raise UserError(f"{len(pictures)} pictures for {len(values)} values: give one for each")
+        left = iter(pictures)
+        return cls(None, lambda value: next(left), values, **options)
 
 
 class Grid(Figure):
@@ -279,11 +257,7 @@ class Grid(Figure):
         pictures = _draw(figure, lambda pair: update(*pair), pairs)
         first = pictures[start[0] * len(columns) + start[1]]
         super().__init__(f"{name!r}, {len(rows)}x{len(columns)} frames", first, data, digits)
-        images = [
-            _img(data_url(p, quality=quality), _alt(alt, pair, show), shape=p.shape)
-            for p, pair in zip(pictures, pairs, strict=True)
-        ]
-        self._check_size(sum(map(len, images)), "draw fewer frames, smaller ones, or lower quality")
+        images = self._images(pictures, [_alt(alt, pair, show) for pair in pairs], quality)
         n = len(columns)
         inner = [_stack(images[i * n : (i + 1) * n], start[1]) for i in range(len(rows))]
         outer = w.Stack(inner, selected_index=start[0])
@@ -386,13 +360,9 @@ class Compare(Figure):
         super().__init__(f"{labels[0]!r} | {labels[1]!r}", pair[1], pair, digits)
         cut = round(pair[0].shape[1] * start / 100)
         both = np.concatenate([pair[0][:, :cut], pair[1][:, cut:]], axis=1)
-        self._bundle = {**_still(np.kron(both, np.ones((scale, scale, 1), np.uint8)))}
-        images = [
-            _img(data_url(p, quality=quality), alt, shape=p.shape, scale=scale)
-            for p, alt in zip(pair, alts, strict=True)
-        ]
+        self._bundle = _still(np.kron(both, np.ones((scale, scale, 1), np.uint8)))
+        images = self._images(pair, list(alts), quality, scale)
         self._bundle["text/html"] = _compare_html(_identifier(name), images, labels, start, caption)
-        self._check_size(len(self._bundle["text/html"]), "use smaller pictures or lower quality")
 
 
 class show_source:  # used like a function, as the last line of a cell
@@ -430,7 +400,12 @@ def _checked(values: Iterable[Any], start: int, label: str) -> list[Any]:
 
 
 def _draw(figure: Any, update: Callable[[Any], Any], values: Sequence[Any]) -> list[np.ndarray]:
-    """One picture for each value; the layout is settled once, then only artists change."""
+    """One picture for each value; the layout is settled once, then only artists change.
+
+    Without a figure, ``update(value)`` returns the picture.
+    """
+    if figure is None:
+        return [as_rgb(update(value)) for value in values]
     import matplotlib.pyplot as plt
 
     number = getattr(figure, "number", None)

@@ -19,6 +19,7 @@ With ``"all"`` every rank has the same number of pixels and S_r / pixels_r does 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, Protocol
 
 import torch
@@ -142,16 +143,18 @@ class _ResizeCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, label: Tensor, padded: tuple[int, int], ignore_index: int
     ) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        total = logits.new_zeros((), dtype=_wide(logits))
-        gradient = torch.empty_like(logits) if wanted else None
-        for i in range(len(logits)):
-            part = logits[i : i + 1].detach().requires_grad_(wanted)
-            with torch.set_grad_enabled(wanted):
-                loss = _image_loss(part, label[i : i + 1], padded, ignore_index)
-            if wanted:
-                gradient[i : i + 1] = torch.autograd.grad(loss, part)[0]
-            total += loss.detach()
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        total = logits.new_zeros((), dtype=wide)
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        sizes = zip(padded, logits.shape[-2:], label.shape[-2:], strict=True)
+        rows, columns = (_resize_matrix(*size, wide, logits.device) for size in sizes)
+        with torch.autocast(logits.device.type, enabled=False):
+            for i in range(len(logits)):
+                full = rows @ (logits[i].to(wide) @ columns.T)  # (K, H, W)
+                loss, error = _pixel_losses(full, label[i], ignore_index)
+                total += loss
+                if gradient is not None:  # back through the resize: the transposed matrices
+                    gradient[i] = rows.T @ (error @ columns)
         ctx.save_for_backward(gradient)
         return total
 
@@ -162,18 +165,29 @@ class _ResizeCrossEntropy(torch.autograd.Function):
         return gradient * upstream.to(gradient.dtype), None, None, None
 
 
-def _image_loss(
-    logits: Tensor, label: Tensor, padded: tuple[int, int], ignore_index: int
+def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of (K, H, W) logits and its gradient, softmax - one-hot."""
+    valid = label != ignore_index
+    target = label.where(valid, 0)[None]
+    log_p = full.log_softmax(dim=0)
+    loss = -log_p.gather(0, target)[0].where(valid, 0).sum()
+    minus_one = full.new_full((1, 1, 1), -1.0).expand_as(target)
+    error = log_p.exp_().scatter_add_(0, target, minus_one)
+    return loss, error.mul_(valid)
+
+
+@functools.lru_cache(maxsize=64)
+def _resize_matrix(
+    padded: int, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    height, width = label.shape[-2:]
-    with torch.autocast(logits.device.type, enabled=False):
-        full = F.interpolate(logits.to(_wide(logits)), size=padded, mode="bilinear")
-        full = full[..., :height, :width]
-        return F.cross_entropy(full, label, ignore_index=ignore_index, reduction="sum")
+    """Bilinear resizing along one axis as a matrix, (outputs, inputs), cut to the image.
 
-
-def _wide(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
+    Resizing the unit vectors gives its columns, so it is PyTorch's own interpolation. From 12 x 24
+    to 96 x 192, loss and gradient took half the time of `F.interpolate` on two CPU cores.
+    """
+    unit = torch.eye(inputs, dtype=torch.float64)[None]
+    matrix = F.interpolate(unit, size=padded, mode="linear")[0].T[:outputs]
+    return matrix.to(device, dtype).contiguous()
 
 
 def _check_label(label: Tensor, output: Output, ignore_index: int) -> None:

@@ -314,7 +314,7 @@ class Street(View):
             if kind == "park":
                 continue
             z = self.dice.between(150, 500)
-            setback = 0 if kind == "town" else self.dice.between(250, 520)
+            setback = 0 if kind == "town" else self.dice.between(350, 700)
             while z < 7500:
                 length = self.dice.between(600, 1500)
                 style = House(self.dice, kind, self.night)
@@ -367,8 +367,8 @@ class Street(View):
             if kind == "park":
                 for _ in range(dice.between(3, 7)):
                     self.tree_at(side * (edge + dice.between(200, 2000)), dice.between(1200, 4500))
-            if kind == "park" or (kind == "houses" and dice.chance(75)):
-                self.fence_along(side * (self.walk + 12), dice.between(86, 150))
+            if kind != "town" and dice.chance(60):
+                self.fence_along(side * self.walk, dice.between(100, 150))
 
     # --------------------------------------------------------------------- fences and posts
     def fence_along(self, x: int, tall: int) -> None:
@@ -385,7 +385,7 @@ class Street(View):
         steel = dice.pick(((92, 98, 104), (70, 84, 80), (140, 140, 138), (112, 104, 96)))
         edge, tall = self.road + self.kerb + 30, dice.between(430, 620)
         for side in (-1, 1):
-            for z in range(dice.between(600, 1300), 2800, dice.between(900, 1500)):
+            for z in range(dice.between(600, 1300), 2500, dice.between(900, 1500)):
                 if not self.near_junction(z - 60, z + 60) and dice.chance(75):
                     self.add(z, lambda a=(side * edge, z, tall, steel): figures.lamp(self, *a))
         side, kind = dice.pick((-1, 1)), dice.between(0, 5)
@@ -427,7 +427,7 @@ class Street(View):
         for _ in range(dice.between(4, 8)):
             side = dice.pick((-1, 1))
             x = side * dice.between(self.road + self.kerb + 60, self.walk - 40)
-            z = dice.between(480, 1050) if dice.chance(75) else dice.between(1050, 2200)
+            z = dice.between(460, 900) if dice.chance(88) else dice.between(900, 1500)
             if self.near_junction(z - 30, z + 30):
                 continue
             a = (x, z, dice.between(150, 190) if dice.chance(85) else dice.between(105, 135),

@@ -24,11 +24,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoint, distributed
-from .config import RunConfig, settings_table
+from .config import RunConfig
 from .datasets import TrainStream, load_dataset, rank_counters
 from .errors import UserError
 from .evaluate import evaluate
-from .losses import segmentation_loss
+from .losses import loss_divisor, segmentation_loss
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
 from .transforms import TrainTransform
@@ -170,14 +170,14 @@ class _Run:
         label = batch[1].to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
-        count = c.train.accumulate
+        count, divisor = c.train.accumulate, loss_divisor(label, c.loss.normalize)
         parts = zip(image.chunk(count), label.chunk(count), strict=True)
         for i, (images, labels) in enumerate(parts, 1):
             with _sync_when(self.wrapped, i == count), self._autocast():
                 part = segmentation_loss(
                     self.wrapped(images), labels,
-                    aux_weight=c.loss.aux_weight, normalize=c.loss.normalize,
-                ) / count
+                    aux_weight=c.loss.aux_weight, normalize=c.loss.normalize, divisor=divisor,
+                )
                 part.backward()
             loss += part.detach()
         if c.optim.clip_norm:
@@ -336,14 +336,15 @@ def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
         "train.steps", "train.out", "train.device", "train.workers", "train.compile",
         "train.eval_every", "train.save_every", "train.log_every", "data.root",
     }
-    before, now = (dict(line.split("=", 1) for line in settings_table(c).splitlines())
-                   for c in (saved, asked))
-    for key, value in now.items():
-        if key not in free and not key.startswith("eval.") and before[key] != value:
-            raise UserError(
-                f"{key}={value}: the run to resume was made with {key}={before[key]}; resume with "
-                "the same settings or start another run with train.out=DIR"
-            )
+    before, now = saved.to_dict(), asked.to_dict()
+    for section in ("model", "data", "loss", "optim", "train"):
+        for key, value in now[section].items():
+            name, old = f"{section}.{key}", before[section][key]
+            if name not in free and old != value:
+                raise UserError(
+                    f"{name}={value}: the run to resume was made with {name}={old}; resume with "
+                    "the same settings or start another run with train.out=DIR"
+                )
 
 
 def _make_folder(folder: Path) -> None:

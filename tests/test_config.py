@@ -38,7 +38,10 @@ def test_values_are_read_by_type():
         ("data.crop_size=1,2,3", "data.crop_size=1,2,3: expected 2 whole numbers, comma-separated"),
         ("data.flip=2", "data.flip=2.0: must lie in 0..1"),
         ("data.ratio_range=2,1", "data.ratio_range=(2.0, 1.0): give 0 < low <= high"),
-        ("model.taps=3,2,1,0", "model.taps=(3, 2, 1, 0): give four rising block indices, first is 0"),
+        (
+            "model.taps=3,2,1,0",
+            "model.taps=(3, 2, 1, 0): give four rising block indices, first is 0",
+        ),
     ],
 )
 def test_mistakes_say_what_to_do(setting, message):

@@ -51,12 +51,12 @@ def stable_widgets(nb, stem: str) -> None:
 
 
 def drop_live_only(nb) -> None:
-    """Take out what an output marks as meant for an open notebook (see ``show_source``)."""
+    """Do not commit code that ``show_source`` shows: it would be an old version one day."""
     for cell in nb.cells:
         for output in cell.get("outputs", []):
             mark = output.get("metadata", {}).pop("setr_lite", None)
             if mark:
-                output["data"].pop(mark["live_only"], None)
+                output["data"][mark["live_only"]] = "```python\n# run this cell to read it\n```"
 
 
 def join_streams(nb) -> None:

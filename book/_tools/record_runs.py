@@ -1,0 +1,95 @@
+"""Train recipes and put their small results under data/runs, where the pages load them.
+
+    python book/_tools/record_runs.py toytown_naive toytown_pup toytown_mla
+    python book/_tools/record_runs.py camvid_pup data.root=DIR
+
+For each recipe: record.json (command, machine, versions, seed, seconds, scores per class and the
+confusion matrix), log.csv and, for toytown_*, the label maps of the sample's held-out scenes;
+--keep-model NAME adds that recipe's weights in half precision, without auxiliary heads.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from setr_lite.checkpoint import read_info, save_checkpoint
+from setr_lite.datasets import Cityscapes
+from setr_lite.evaluate import predictor
+from setr_lite.model import SETR, count_parameters
+from setr_lite.recipes import get_recipe
+from setr_lite.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "data" / "sample" / "toytown_cityscapes"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="+", metavar="RECIPE or section.key=value")
+    parser.add_argument("--keep-model", default="", metavar="RECIPE")
+    parser.add_argument("--suffix", default="", help="of the folder's name, for a second record")
+    options = parser.parse_args()
+    settings = [word for word in options.words if "=" in word]
+    for recipe in (word for word in options.words if "=" not in word):
+        record(recipe, settings, options)
+
+
+def record(recipe, settings, options):
+    config = get_recipe(recipe).override(*settings)
+    result = train(config)
+    out = ROOT / "data" / "runs" / (recipe + options.suffix)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    model = SETR.from_pretrained(result["checkpoint"])
+    shown = [word for word in settings if not word.startswith(("data.root", "train.out"))]
+    facts = {
+        "command": " ".join(["setr-lite train", recipe, *shown]),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "device": machine(config), "seed": config.train.seed,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "seconds": round(result["seconds"]), "steps": result["step"],
+        "parameters": count_parameters(model), "data": config.data.name,
+        **result["confusion"].to_dict(read_info(result["checkpoint"])["classes"]),
+    }
+    (out / "record.json").write_text(json.dumps(facts, indent=1) + "\n")
+    shutil.copy(result["folder"] / "log.csv", out / "log.csv")
+    if recipe.startswith("toytown"):
+        write_labels(model, out / "labels")
+    if recipe == options.keep_model:
+        keep(model, result["checkpoint"], out / "model")
+    print(f"{out}: mIoU {facts['miou']:.3f} in {facts['seconds']} s")
+
+
+def machine(config):
+    if torch.cuda.is_available() and config.train.device != "cpu":
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def write_labels(model, folder):
+    folder.mkdir()
+    run = predictor(model, model.config)
+    for sample in Cityscapes(SAMPLE, "val"):
+        label = run(model.preprocess(sample.image)[0], tuple(sample.label.shape))
+        Image.fromarray(np.asarray(label)).save(folder / f"{sample.name}.png", optimize=True)
+
+
+def keep(model, checkpoint, folder):
+    config = model.config.override("model.aux=false")
+    small = SETR.from_config(config.model).half()
+    wanted = small.state_dict()
+    small.load_state_dict({k: v for k, v in model.state_dict().items() if k in wanted})
+    info = read_info(checkpoint)
+    save_checkpoint(folder, small, config, classes=info["classes"], palette=info["palette"])
+
+
+main()

@@ -1,0 +1,147 @@
+"""The command line: verbs end to end on the committed sample, mistakes in one line, exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from setr_lite.cli import main
+from setr_lite.recipes import RECIPES
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
+SHORT = (
+    f"data.root={SAMPLE}", "train.steps=2", "train.batch_size=2", "train.workers=0",
+    "data.crop_size=32x48", "eval.limit=2", "model.channels=8", "train.device=cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "pup"
+    assert main(["train", "toytown_pup", f"train.out={out}", *SHORT]) == 0
+    return out / "last"
+
+
+@pytest.mark.smoke
+def test_recipes_are_listed_and_shown(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in RECIPES)
+    assert main(["recipes", "toytown_mla"]) == 0
+    assert "model.head=mla" in capsys.readouterr().out
+
+
+def test_eval_prints_a_table_and_writes_json(trained, tmp_path, capsys):
+    file = tmp_path / "scores.json"
+    assert main(["eval", str(trained), "--json", str(file), "eval.limit=3"]) == 0
+    printed = capsys.readouterr().out
+    assert "road" in printed
+    assert "mIoU" in printed
+    scores = json.loads(file.read_text())
+    assert f"{100 * scores['miou']:.2f}" in printed or f"{scores['miou']:.3f}" in printed
+
+
+def test_predict_keeps_size_and_folders(trained, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "deep").mkdir(parents=True)
+    grey = np.arange(50 * 70).reshape(50, 70).astype(np.uint8)
+    Image.fromarray(grey).save(photos / "grey.png")
+    Image.fromarray(np.dstack([grey] * 3)).save(photos / "deep" / "a photo.jpg")
+    out = tmp_path / "out"
+    assert main(["predict", str(trained), str(photos), "--out", str(out)]) == 0
+    written = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
+    assert written == [
+        "deep/a photo_labels.png", "deep/a photo_overlay.png",
+        "grey_labels.png", "grey_overlay.png",
+    ]  # fmt: skip
+    with Image.open(out / "grey_labels.png") as labels:
+        assert labels.size == (70, 50)
+
+
+def test_toytown_in_three_layouts(tmp_path):
+    for layout in ("cityscapes", "ade20k", "pascal_context"):
+        out = tmp_path / layout
+        command = ["toytown", str(out), "--train", "2", "--val", "1", "--layout", layout]
+        assert main(command) == 0
+        assert len(list(out.rglob("*.png"))) >= 3
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train toytown_pub", "no recipe 'toytown_pub'; did you mean 'toytown_pup'?"),
+        ("train toytown_pup train.step=3", "no setting 'train.step'; did you mean 'train.steps'?"),
+        ("train toytown_pup data.root=nowhere", "nowhere"),
+        ("train toytown_pup data.name=cityscape", "did you mean 'cityscapes'?"),
+        ("train toytown_pup train.device=tpu", "train.device=tpu: give auto, cpu, cuda or cuda:N"),
+        ("eval nowhere", "nowhere: no checkpoint here"),
+        ("predict nowhere pictures", "pictures: no such file or folder"),
+        ("toytown {tmp}/t --layout cityscope", "did you mean 'cityscapes'?"),
+        ("toytown {tmp}/t --train -3", "-3"),
+        ("recipes toytown", "no recipe 'toytown'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(command, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(command.format(tmp=tmp_path).split()) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert "\n" not in printed
+    assert list(tmp_path.iterdir()) == []  # nothing begun
+
+
+def spoil(root, name, change):
+    """A copy of the sample's layout with one spoilt file."""
+    image = next((root / "leftImg8bit" / "train").rglob("*.png"))
+    label = next((root / "gtFine" / "train").rglob("*.png"))
+    change(image if name == "image" else label)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("label", lambda p: p.unlink(), "label"),
+        ("label", lambda p: Image.fromarray(np.full((96, 192), 77, np.uint8)).save(p), "77"),
+        ("label", lambda p: Image.fromarray(np.zeros((9, 9), np.uint8)).save(p), "9"),
+        ("label", lambda p: Image.new("RGB", (192, 96)).save(p), "RGB"),
+        ("image", lambda p: p.write_bytes(p.read_bytes()[:200]), "leftImg8bit"),
+    ],
+)
+def test_bad_data_ends_training_with_the_files_name(tmp_path, capsys, file, change, message):
+    town = tmp_path / "town"
+    main(["toytown", str(town), "--train", "2", "--val", "1"])
+    spoil(town, file, change)
+    capsys.readouterr()
+    settings = [*SHORT[1:], f"data.root={town}", f"train.out={tmp_path / 'run'}"]
+    assert main(["train", "toytown_naive", *settings]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("setr-lite train: ")
+    assert message in error
+    assert "toytown_00000" in error
+
+
+def test_an_unknown_option_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "toytown_pup", "--stepz", "3"])
+    assert caught.value.code == 2
+    assert "unrecognized arguments: --stepz" in capsys.readouterr().err
+
+
+def test_no_traceback_from_the_shell(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "setr_lite", "eval", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("verb", ["", "recipes", "toytown", "train", "eval", "predict"])
+def test_help_is_there(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"] if verb else ["--help"])
+    assert caught.value.code == 0
+    assert "usage: setr-lite" in capsys.readouterr().out

@@ -1,0 +1,177 @@
+"""The loop: it learns, resumes bit for bit, survives being stopped, and refuses mistakes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from setr_lite import checkpoint
+from setr_lite.errors import UserError
+from setr_lite.recipes import get_recipe
+from setr_lite.train import seed_everything, train
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
+
+
+def settings(out, *more):
+    return (
+        f"data.root={SAMPLE}", f"train.out={out}", "train.device=cpu", "train.steps=6",
+        "train.batch_size=2", "train.workers=0", "train.eval_every=0", "train.save_every=2",
+        "train.log_every=1", "data.crop_size=32x48", "eval.limit=2", "model.channels=8", *more,
+    )  # fmt: skip
+
+
+def run(out, *more, recipe="toytown_naive", **options):
+    config = get_recipe(recipe).override(*settings(out, *more))
+    return train(config, progress=False, **options)
+
+
+def losses(result):
+    return [(int(r["step"]), float(r["loss"])) for r in result["history"] if r["loss"]]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("head", ["naive", "pup", "mla"])
+def test_a_run_leaves_everything_it_promises(tmp_path, head):
+    result = run(tmp_path / "run", recipe=f"toytown_{head}")
+    assert result["finished"]
+    assert result["step"] == 6
+    assert 0 <= result["miou"] <= 1
+    assert [step for step, _ in losses(result)] == [1, 2, 3, 4, 5, 6]
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {"last", "best", "log.csv", "curves.png", "tensorboard"}
+    state = checkpoint.read_state(result["checkpoint"])
+    assert (state["step"], state["samples"], state["miou"]) == (6, 12, result["miou"])
+
+
+def test_the_loss_falls(tmp_path):
+    result = run(
+        tmp_path, "train.steps=30", "data.ratio_range=1,1", "data.distort=false", "data.flip=0",
+        "data.crop_size=96x192", "optim.warmup=0", "model.channels=64")  # fmt: skip
+    values = [loss for _, loss in losses(result)]
+    assert sum(values[-3:]) < 0.7 * sum(values[:3])
+
+
+def test_resuming_a_killed_run_takes_the_same_steps(tmp_path):
+    whole = run(tmp_path / "whole", "model.drop_path=0.2")
+    code = (
+        "import sys; from setr_lite.recipes import get_recipe; from setr_lite.train import train;"
+        "train(get_recipe('toytown_naive').override(*sys.argv[1:]), progress=False)"
+    )
+    command = [sys.executable, "-c", code, *settings(tmp_path / "cut", "model.drop_path=0.2")]
+    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    last = tmp_path / "cut" / "last"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists(last) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    step = checkpoint.read_state(last)["step"]
+    assert step in (2, 4)  # it died on the way
+    resumed = run(tmp_path / "cut", "model.drop_path=0.2", resume=True)
+    assert losses(resumed) == losses(whole)
+    same_weights(resumed["checkpoint"], whole["checkpoint"])
+
+
+def same_weights(one, other):
+    from safetensors.torch import load_file
+
+    a, b = (load_file(Path(folder) / "model.safetensors") for folder in (one, other))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_workers_do_not_change_the_result(tmp_path):
+    alone = run(tmp_path / "0", "train.steps=2")
+    helped = run(tmp_path / "2", "train.steps=2", "train.workers=2")
+    assert losses(alone) == losses(helped)
+
+
+def test_accumulation_of_a_head_without_batch_statistics_is_exact(tmp_path):
+    # one part or two: the gradient is the same sum, as long as BatchNorm sees the same images;
+    # with batch statistics of a part instead of the batch, the losses must differ
+    whole = run(tmp_path / "1", "train.steps=1")
+    parts = run(tmp_path / "2", "train.steps=1", "train.accumulate=2")
+    (_, a), (_, b) = losses(whole)[0], losses(parts)[0]
+    assert a == pytest.approx(b, rel=0.05)
+    assert a != b
+
+
+def test_ctrl_c_saves_first(tmp_path, monkeypatch):
+    from setr_lite import train as _  # noqa: F401 (the module, below, not the function)
+
+    loop = sys.modules["setr_lite.train"]
+    step = loop._Run.take_step
+
+    def interrupted(self, batch):
+        loss = step(self, batch)
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(loop._Run, "take_step", interrupted)
+    result = run(tmp_path / "a", "train.save_every=100")
+    assert not result["finished"]
+    assert checkpoint.read_state(tmp_path / "a" / "last")["step"] == 3
+    monkeypatch.undo()
+    resumed = run(tmp_path / "a", "train.save_every=100", resume=True)
+    assert losses(resumed) == losses(run(tmp_path / "b"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_mistakes_are_one_line(tmp_path):
+    run(tmp_path, "train.steps=1")
+    with pytest.raises(UserError, match=r"holds a run already; continue it with --resume"):
+        run(tmp_path, "train.steps=1")
+    with pytest.raises(UserError, match=r"has all 1 of train.steps=1; raise train.steps"):
+        run(tmp_path, "train.steps=1", resume=True)
+    with pytest.raises(UserError, match=r"optim.lr=0.5: the run to resume was made with optim.lr="):
+        run(tmp_path, "optim.lr=0.5", resume=True)
+    with pytest.raises(UserError, match=r"no checkpoint here"):
+        run(tmp_path / "new", resume=True)
+    with pytest.raises(UserError, match=r"train.batch_size=3: not a multiple of 1 processes x"):
+        run(tmp_path / "new", "train.batch_size=3", "train.accumulate=2")
+    with pytest.raises(UserError, match=r"model.num_classes=5: cityscapes has 19 classes"):
+        run(tmp_path / "new", "model.num_classes=5")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written"):
+        run(tmp_path / "file" / "new", "train.steps=1")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_asked_for_and_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"train.device=cuda: this PyTorch .* sees no CUDA device"):
+        run(tmp_path, "train.device=cuda")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d; the last checkpoint"):
+        run(tmp_path, "optim.lr=1e18", "optim.clip_norm=0", "optim.warmup=0", "train.steps=6")
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Under torchrun, with whole-batch losses: BatchNorm in eval mode would be needed for equal
+    bits, so this compares what does not depend on it: the images seen and the first loss."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", "setr_lite", "train", "toytown_naive", *settings(tmp_path / "two", "train.steps=2"),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "mIoU" in done.stdout
+    state = checkpoint.read_state(tmp_path / "two" / "last")
+    assert (state["step"], state["samples"]) == (2, 4)
+
+
+def test_seeds_are_the_same_everywhere():
+    seed_everything(0, 1)
+    first = torch.rand(3)
+    seed_everything(0, 2)
+    assert not torch.equal(first, torch.rand(3))
+    seed_everything(0, 1)
+    assert torch.equal(first, torch.rand(3))
