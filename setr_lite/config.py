@@ -120,6 +120,8 @@ class OptimConfig:
     """Learning rate of the heads in units of `lr`."""
     momentum: float = 0.9
     """SGD's momentum; AdamW's first beta."""
+    beta2: float = 0.999
+    """AdamW's second beta; short runs learn faster with 0.98."""
     weight_decay: float = 0.0
     """0 in every SETR recipe. Biases, norms, class token and position table never decay."""
     warmup: int = 0
@@ -137,6 +139,7 @@ class OptimConfig:
         for key in ("head_multiplier", "weight_decay", "warmup", "power", "min_lr", "clip_norm"):
             _at_least(f"optim.{key}", getattr(self, key), 0)
         _within("optim.momentum", self.momentum, 0, 0.9999)
+        _within("optim.beta2", self.beta2, 0, 0.99999)
 
 
 @dataclass(frozen=True)

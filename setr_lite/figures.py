@@ -108,7 +108,7 @@ def fence(view: View, x: int, z0: int, z1: int, tall: int, color: Color, rails: 
     canvas.pixels[box] = np.where(inside, np.where(gap, dark, solid), canvas.pixels[box])
 
 
-def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 300) -> Point:
+def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 350) -> Point:
     """A pole, at least `least` units wide (240 are 3 px at 96 rows); returns its top."""
     px, foot = view.at(x, 0, z)
     top, half = view.at(x, tall, z)[1], max(least, view.scale(26, z)) // 2
@@ -121,7 +121,7 @@ def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 300) 
 
 def lamp(view: View, x: int, z: int, tall: int, color: Color) -> None:
     """A street lamp that reaches over the road; it counts as pole."""
-    px, top = post(view, x, z, tall, color, 320)
+    px, top = post(view, x, z, tall, color, 370)
     half, tip = max(110, view.scale(10, z)), view.at(x - 110 if x > 0 else x + 110, 0, z)[0]
     view.canvas.rect(min(px - half, tip), top - half, max(px + half, tip), top + half,
                      view.ink(POLE, color, z))
@@ -133,7 +133,7 @@ def lamp(view: View, x: int, z: int, tall: int, color: Color) -> None:
 def sign(view: View, x: int, z: int, kind: int, board: int) -> None:
     """A traffic sign `board` cm across on its post; `kind` 0..5 is an index into `_SIGNS`."""
     px, top = post(view, x, z, 215 + board // 2, (142, 146, 150))
-    r = max(440, view.scale(board, z) // 2)  # 11 px across at 96 rows, or more
+    r = max(480, view.scale(board, z) // 2)  # 12 px across at 96 rows, or more
 
     def ink(color: Color) -> int:
         return view.ink(SIGN, color, z // 3)  # signs reflect: they pale less in haze

@@ -166,14 +166,18 @@ class _ResizeCrossEntropy(torch.autograd.Function):
 
 
 def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy of (K, H, W) logits and its gradient, softmax - one-hot."""
+    """Summed cross-entropy of (K, H, W) logits and its gradient, softmax - one-hot, in place.
+
+    One exponential serves both: log_softmax first and exp afterwards would take two.
+    """
     valid = label != ignore_index
     target = label.where(valid, 0)[None]
-    log_p = full.log_softmax(dim=0)
-    loss = -log_p.gather(0, target)[0].where(valid, 0).sum()
-    minus_one = full.new_full((1, 1, 1), -1.0).expand_as(target)
-    error = log_p.exp_().scatter_add_(0, target, minus_one)
-    return loss, error.mul_(valid)
+    full -= full.amax(dim=0, keepdim=True)
+    picked = full.gather(0, target)[0]
+    total = full.exp_().sum(dim=0)
+    loss = (total.log() - picked).where(valid, 0).sum()
+    error = full.mul_(valid / total)
+    return loss, error.scatter_add_(0, target, -valid.to(full.dtype)[None])
 
 
 @functools.lru_cache(maxsize=64)

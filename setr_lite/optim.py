@@ -53,10 +53,10 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """SGD (no Nesterov) or AdamW with betas (`optim.momentum`, 0.999) over the named groups."""
+    """SGD (no Nesterov) or AdamW with betas (`momentum`, `beta2`) over the named groups."""
     groups = parameter_groups(model, optim)
     if optim.name == "adamw":
-        return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, 0.999))
+        return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
     return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)
 
 

@@ -120,7 +120,7 @@ class Street(View):
             self.junction = (start, start + dice.between(600, 900))
         self.dashes = dice.chance(70)
         self.parking = self.road > 350 and dice.chance(80)
-        kinds = ("town", "town", "houses", "houses", "park")
+        kinds = ("town", "town", "houses", "houses", "park", "park")
         self.sides = {side: dice.pick(kinds) for side in (-1, 1)}
         if self.sides[-1] == self.sides[1] == "park":
             self.sides[dice.pick((-1, 1))] = "town"
@@ -355,18 +355,18 @@ class Street(View):
         for side, kind in self.sides.items():
             edge = self.walk + (60 if kind != "town" else -50)
             step = dice.between(700, 1500)
-            for z in range(dice.between(600, 1200), 3600, step):
+            for z in range(dice.between(600, 1200), 2700, step):
                 if not self.near_junction(z - 100, z + 100) and dice.chance(
                         70 if kind != "town" else 55):
                     self.tree_at(side * edge, z)
             if kind != "town":
                 for _ in range(dice.between(2, 6)):
-                    z = dice.between(600, 3500)
+                    z = dice.between(600, 2200)
                     if not self.near_junction(z - 100, z + 100):
                         self.bush_at(side * (edge + dice.between(0, 120)), z)
             if kind == "park":
                 for _ in range(dice.between(3, 7)):
-                    self.tree_at(side * (edge + dice.between(200, 2000)), dice.between(1200, 4500))
+                    self.tree_at(side * (edge + dice.between(200, 1500)), dice.between(900, 3000))
             if kind != "town" and dice.chance(60):
                 self.fence_along(side * self.walk, dice.between(100, 150))
 
@@ -374,7 +374,7 @@ class Street(View):
     def fence_along(self, x: int, tall: int) -> None:
         color = self.dice.pick(((214, 206, 194), (150, 108, 74), (122, 86, 60), (88, 104, 92)))
         rails = self.dice.chance(50)
-        for z in range(self.dice.between(250, 500), 3200, 200):
+        for z in range(self.dice.between(250, 500), 2600, 200):
             if not self.near_junction(z, z + 200):
                 a = (x, z, z + 200, tall, color, rails)
                 self.add(z + 200, lambda a=a: figures.fence(self, *a))
@@ -385,7 +385,7 @@ class Street(View):
         steel = dice.pick(((92, 98, 104), (70, 84, 80), (140, 140, 138), (112, 104, 96)))
         edge, tall = self.road + self.kerb + 30, dice.between(430, 620)
         for side in (-1, 1):
-            for z in range(dice.between(600, 1300), 2500, dice.between(900, 1500)):
+            for z in range(dice.between(600, 1300), 2000, dice.between(900, 1500)):
                 if not self.near_junction(z - 60, z + 60) and dice.chance(75):
                     self.add(z, lambda a=(side * edge, z, tall, steel): figures.lamp(self, *a))
         side, kind = dice.pick((-1, 1)), dice.between(0, 5)
@@ -400,7 +400,7 @@ class Street(View):
         dice = self.dice
         lane = self.road // 2
         for x, oncoming in ((lane, False), (-lane, True)):
-            z = dice.between(700, 1900)
+            z = dice.between(600, 1500)
             for _ in range(dice.between(0, 2)):
                 if not self.near_junction(z, z + 450):
                     a = (x + dice.between(-30, 30), z, dice.pick(CARS), oncoming, dice.chance(18))
@@ -408,7 +408,7 @@ class Street(View):
                 z += dice.between(700, 2200)
         for side in (-1, 1):
             if self.parking or dice.chance(30):
-                for z in range(dice.between(480, 1000), 3000, dice.between(560, 950)):
+                for z in range(dice.between(480, 1000), 2100, dice.between(560, 950)):
                     close = self.crossing and self.crossing - 480 < z < self.crossing + 380
                     if dice.chance(60) and not close and not self.near_junction(z - 60, z + 480):
                         a = (side * (self.road - 105), z, dice.pick(CARS), side < 0,
@@ -427,7 +427,7 @@ class Street(View):
         for _ in range(dice.between(4, 8)):
             side = dice.pick((-1, 1))
             x = side * dice.between(self.road + self.kerb + 60, self.walk - 40)
-            z = dice.between(460, 900) if dice.chance(88) else dice.between(900, 1500)
+            z = dice.between(430, 800) if dice.chance(88) else dice.between(800, 1400)
             if self.near_junction(z - 30, z + 30):
                 continue
             a = (x, z, dice.between(150, 190) if dice.chance(85) else dice.between(105, 135),
@@ -455,7 +455,7 @@ class Street(View):
 
     def _expose(self, image: np.ndarray) -> np.ndarray:
         """Noise of a sensor: four random bytes summed per channel, nearly Gaussian."""
-        strength = self.dice.between(2, 6) + (2 if self.night else 0)
+        strength = self.dice.between(2, 5) + (2 if self.night else 0)
         dots = self.dice.array((*image.shape[:2], 2))
         noise = np.zeros(image.shape, np.int32)
         for channel in range(3):
