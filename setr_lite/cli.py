@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "toytown", run_toytown, "draw the embedded data set of street scenes")
     verb.add_argument("out", help="folder to write")
-    verb.add_argument("--train", type=int, default=600, help="training scenes (default 600)")
+    verb.add_argument("--train", type=int, default=1500, help="training scenes (default 1500)")
     verb.add_argument("--val", type=int, default=100, help="validation scenes (default 100)")
     verb.add_argument(
         "--size", type=_size, default=(96, 192), help="height x width (default 96x192)")

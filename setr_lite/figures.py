@@ -122,7 +122,7 @@ def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 350) 
 def lamp(view: View, x: int, z: int, tall: int, color: Color) -> None:
     """A street lamp that reaches over the road; it counts as pole."""
     px, top = post(view, x, z, tall, color, 370)
-    half, tip = max(110, view.scale(10, z)), view.at(x - 110 if x > 0 else x + 110, 0, z)[0]
+    half, tip = max(150, view.scale(12, z)), view.at(x - 110 if x > 0 else x + 110, 0, z)[0]
     view.canvas.rect(min(px - half, tip), top - half, max(px + half, tip), top + half,
                      view.ink(POLE, color, z))
     glow = pack(POLE, (255, 232, 160)) if view.night else view.ink(POLE, (226, 226, 214), z)

@@ -360,7 +360,7 @@ class Street(View):
                         70 if kind != "town" else 55):
                     self.tree_at(side * edge, z)
             if kind != "town":
-                for _ in range(dice.between(2, 6)):
+                for _ in range(dice.between(0, 2)):
                     z = dice.between(600, 2200)
                     if not self.near_junction(z - 100, z + 100):
                         self.bush_at(side * (edge + dice.between(0, 120)), z)
@@ -368,7 +368,7 @@ class Street(View):
                 for _ in range(dice.between(3, 7)):
                     self.tree_at(side * (edge + dice.between(200, 1500)), dice.between(900, 3000))
             if kind != "town" and dice.chance(60):
-                self.fence_along(side * self.walk, dice.between(100, 150))
+                self.fence_along(side * self.walk, dice.between(130, 180))
 
     # --------------------------------------------------------------------- fences and posts
     def fence_along(self, x: int, tall: int) -> None:
@@ -385,12 +385,12 @@ class Street(View):
         steel = dice.pick(((92, 98, 104), (70, 84, 80), (140, 140, 138), (112, 104, 96)))
         edge, tall = self.road + self.kerb + 30, dice.between(430, 620)
         for side in (-1, 1):
-            for z in range(dice.between(600, 1300), 2000, dice.between(900, 1500)):
+            for z in range(dice.between(600, 1200), 1700, dice.between(800, 1200)):
                 if not self.near_junction(z - 60, z + 60) and dice.chance(75):
                     self.add(z, lambda a=(side * edge, z, tall, steel): figures.lamp(self, *a))
         side, kind = dice.pick((-1, 1)), dice.between(0, 5)
-        for step in range(dice.between(1, 4)):
-            z = 600 + 360 * step + dice.between(0, 260)
+        for step in range(dice.between(1, 3)):
+            z = 560 + 400 * step + dice.between(0, 200)
             a = (side * (edge + dice.between(0, 40)), z, (kind + 5 * step) % 6,
                  dice.between(84, 108))
             self.add(z, lambda a=a: figures.sign(self, *a))
@@ -427,7 +427,7 @@ class Street(View):
         for _ in range(dice.between(4, 8)):
             side = dice.pick((-1, 1))
             x = side * dice.between(self.road + self.kerb + 60, self.walk - 40)
-            z = dice.between(430, 800) if dice.chance(88) else dice.between(800, 1400)
+            z = dice.between(430, 800) if dice.chance(94) else dice.between(800, 1200)
             if self.near_junction(z - 30, z + 30):
                 continue
             a = (x, z, dice.between(150, 190) if dice.chance(85) else dice.between(105, 135),

@@ -89,7 +89,7 @@ def scene_seed(seed: int, split: str, index: int) -> int:
 
 def write_toytown(
     out: str | os.PathLike,
-    train: int = 600,
+    train: int = 1500,
     val: int = 100,
     size: tuple[int, int] = (96, 192),
     seed: int = 0,
