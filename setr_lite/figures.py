@@ -108,10 +108,10 @@ def fence(view: View, x: int, z0: int, z1: int, tall: int, color: Color, rails: 
     canvas.pixels[box] = np.where(inside, np.where(gap, dark, solid), canvas.pixels[box])
 
 
-def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 350) -> Point:
+def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 430) -> Point:
     """A pole, at least `least` units wide (240 are 3 px at 96 rows); returns its top."""
     px, foot = view.at(x, 0, z)
-    top, half = view.at(x, tall, z)[1], max(least, view.scale(26, z)) // 2
+    top, half = view.at(x, tall, z)[1], max(least, view.scale(28, z)) // 2
     view.shadow(x, z, 26)
     view.canvas.rect(px - half, top, px + half, foot, view.ink(POLE, color, z))
     edge = px - view.sun * half * 3 // 4  # its far side is in shade
@@ -121,7 +121,7 @@ def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 350) 
 
 def lamp(view: View, x: int, z: int, tall: int, color: Color) -> None:
     """A street lamp that reaches over the road; it counts as pole."""
-    px, top = post(view, x, z, tall, color, 370)
+    px, top = post(view, x, z, tall, color, 450)
     half, tip = max(150, view.scale(12, z)), view.at(x - 110 if x > 0 else x + 110, 0, z)[0]
     view.canvas.rect(min(px - half, tip), top - half, max(px + half, tip), top + half,
                      view.ink(POLE, color, z))

@@ -115,7 +115,7 @@ class Street(View):
         self.walk = self.road + self.kerb + dice.between(210, 340)  # outer edge of the pavement
         self.crossing = dice.between(900, 2000) if dice.chance(60) else None  # z of a crosswalk
         self.junction = None
-        if dice.chance(35):
+        if dice.chance(20):
             start = (self.crossing + 420) if self.crossing else dice.between(1300, 2300)
             self.junction = (start, start + dice.between(600, 900))
         self.dashes = dice.chance(70)
@@ -427,10 +427,10 @@ class Street(View):
         for _ in range(dice.between(4, 8)):
             side = dice.pick((-1, 1))
             x = side * dice.between(self.road + self.kerb + 60, self.walk - 40)
-            z = dice.between(430, 800) if dice.chance(94) else dice.between(800, 1200)
+            z = dice.between(390, 680) if dice.chance(94) else dice.between(700, 1100)
             if self.near_junction(z - 30, z + 30):
                 continue
-            a = (x, z, dice.between(150, 190) if dice.chance(85) else dice.between(105, 135),
+            a = (x, z, dice.between(155, 190) if dice.chance(92) else dice.between(110, 135),
                  Look(dice))
             self.add(z, lambda a=a: figures.person(self, *a))
         if self.crossing:
@@ -455,7 +455,7 @@ class Street(View):
 
     def _expose(self, image: np.ndarray) -> np.ndarray:
         """Noise of a sensor: four random bytes summed per channel, nearly Gaussian."""
-        strength = self.dice.between(2, 5) + (2 if self.night else 0)
+        strength = self.dice.between(1, 4) + (1 if self.night else 0)
         dots = self.dice.array((*image.shape[:2], 2))
         noise = np.zeros(image.shape, np.int32)
         for channel in range(3):
