@@ -93,6 +93,8 @@ def mend(page: str) -> str:
     page = ICON_SCRIPT.sub("", page)
     # a label that hides the words a reader sees
     page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    # sphinx-exercise gives all exercises of a page the same two ids, which nothing refers to
+    page = re.sub(r' id="(exercise|solution)-content"', "", page)
     return add_stills(page)
 
 
