@@ -16,7 +16,7 @@ examples:
   setr-lite train camvid_pup data.root=DIR train.steps=500
   setr-lite eval runs/toytown_pup/last               table of scores per class
   setr-lite predict runs/toytown_pup/last photo.jpg --out pictures
-  torchrun --standalone --nproc_per_node=8 -m setr_lite train toytown_pup
+  torchrun --standalone --nproc_per_node=8 -m setr_lite train camvid_pup train.batch_size=64
 
 Settings are written section.key=value; `setr-lite recipes NAME` lists them all.
 A mistake in the input ends with one line and exit code 2."""

@@ -1,11 +1,13 @@
 """Train recipes and put their small results under data/runs, where the pages load them.
 
-    python book/_tools/record_runs.py toytown_naive toytown_pup toytown_mla
+    python book/_tools/record_runs.py toytown_naive toytown_pup toytown_mla \\
+        --keep-model toytown_pup
     python book/_tools/record_runs.py camvid_pup data.root=DIR
 
 For each recipe: record.json (command, machine, versions, seed, seconds, scores per class and the
 confusion matrix), log.csv and, for toytown_*, the label maps of the sample's held-out scenes;
---keep-model NAME adds that recipe's weights in half precision, without auxiliary heads.
+--keep-model NAME, last on the line, adds that recipe's weights in half precision, without
+auxiliary heads.
 """
 
 import argparse
