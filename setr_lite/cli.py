@@ -12,7 +12,7 @@ from .errors import UserError
 EPILOG = """\
 examples:
   setr-lite toytown toytown                          draw the embedded data set
-  setr-lite train toytown_pup                        train on it, five minutes on two cores
+  setr-lite train toytown_pup                        train on it, six minutes on two cores
   setr-lite train camvid_pup data.root=DIR train.steps=500
   setr-lite eval runs/toytown_pup/last               table of scores per class
   setr-lite predict runs/toytown_pup/last photo.jpg --out pictures
