@@ -16,6 +16,12 @@ from typing import Any, Literal
 from .errors import UserError, nearest
 
 Size = tuple[int, int]
+Colour = tuple[float, float, float]
+
+IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)
+"""Mean of ImageNet's RGB in 0..255; every published SETR recipe subtracts it."""
+IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
+"""Standard deviation of ImageNet's RGB in 0..255."""
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -25,6 +31,11 @@ class ModelConfig:
 
     encoder: str = "vit_large_patch16"
     """Name of an encoder preset, a key of `encoder.PRESETS`."""
+    pretrained: str = "none"
+    """Where the encoder's first weights come from: ``none``, random; FILE, a ViT as timm, DeiT,
+    AugReg or mmsegmentation store it (.pth .safetensors .npz); ``timm:NAME``, timm's download.
+    Empty: the recipe needs weights and nobody has said which, so training refuses to start. Only
+    the start of a fresh run reads it; a checkpoint has its own weights."""
     head: Literal["naive", "pup", "mla"] = "pup"
     """Decoder of the paper's section 3.3."""
     dialect: Literal["official", "mmseg"] = "official"
@@ -47,6 +58,11 @@ class ModelConfig:
     """Stochastic depth rate of the last block, rising linearly from 0; 0 in every SETR recipe."""
 
     def __post_init__(self) -> None:
+        if self.pretrained.strip() in ("timm:", "timm"):
+            raise UserError(
+                f"model.pretrained={self.pretrained}: name the weights, such as "
+                "timm:vit_base_patch16_384"
+            )
         _at_least("model.num_classes", self.num_classes, 1)
         _at_least("model.channels", self.channels, 2)
         _within("model.drop_path", self.drop_path, 0, 1)
@@ -78,10 +94,12 @@ class DataConfig:
     """Chance of a horizontal flip."""
     distort: bool = True
     """Photometric distortion: brightness, contrast, saturation, hue."""
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """Subtracted from RGB in 0..255 (ImageNet's mean)."""
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    """Divides RGB after that (ImageNet's standard deviation)."""
+    mean: Colour | None = None
+    """Subtracted from RGB in 0..255. None takes what the encoder was trained with: `IMAGENET_MEAN`
+    for the presets, as published; timm's constants for a ``timm:`` encoder. A run writes the
+    numbers it used into its checkpoint."""
+    std: Colour | None = None
+    """Divides RGB after that; None as for `mean`, `IMAGENET_STD` for the presets."""
 
     def __post_init__(self) -> None:
         _within("data.flip", self.flip, 0, 1)
@@ -91,7 +109,7 @@ class DataConfig:
         low, high = self.ratio_range
         if not 0 < low <= high:
             raise UserError(f"data.ratio_range={self.ratio_range}: give 0 < low <= high")
-        if min(self.std) <= 0:
+        if self.std is not None and min(self.std) <= 0:
             raise UserError(f"data.std={self.std}: every value must be positive")
 
 
@@ -128,6 +146,10 @@ class OptimConfig:
     """Steps over which the rate rises linearly to `lr`; 0 in every SETR recipe."""
     power: float = 0.9
     """Exponent of the poly schedule."""
+    poly_steps: Literal["steps", "steps-1"] = "steps"
+    """Divisor of the poly schedule, T = `train.steps`: T in the authors' code and mmsegmentation
+    0.x, where the last step still runs above `min_lr`; T - 1 in mmsegmentation 1.x, whose last
+    step runs at `min_lr`."""
     min_lr: float = 1e-4
     """Floor of the schedule, the same for every parameter group."""
     clip_norm: float = 0.0

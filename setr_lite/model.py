@@ -120,8 +120,11 @@ class SETR(nn.Module):
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> SETR:
-        """The model that a run's `ModelConfig` describes, with fresh weights."""
-        return cls(**vars(config))
+        """The model that a run's `ModelConfig` describes, with random weights.
+
+        `config.pretrained` is for the start of a training and not read here.
+        """
+        return cls(**{key: value for key, value in vars(config).items() if key != "pretrained"})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> SETR:

@@ -61,20 +61,28 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
 
 
 def poly_lr(
-    step: int, steps: int, base: float, *, min_lr: float, power: float, warmup: int = 0
+    step: int,
+    steps: int,
+    base: float,
+    *,
+    min_lr: float,
+    power: float,
+    warmup: int = 0,
+    poly_steps: str = "steps",
 ) -> float:
     """Learning rate of `step`, counted from 0, in a run of `steps`.
 
-    (base - min_lr) * (1 - step / steps) ** power + min_lr. The divisor is `steps`, as in the
-    authors' code, so the last step still runs above the floor. (mmsegmentation 1.x divides by
-    steps - 1.) With warm-up the rate first rises linearly, reaches `base` at step `warmup`, and
-    the poly curve spans the steps that are left. A base below `min_lr` stays constant: the floor
-    never raises a rate.
+    (base - min_lr) * (1 - step / divisor) ** power + min_lr. `poly_steps` names the divisor:
+    ``steps``, as in the authors' code and mmsegmentation 0.x, leaves the last step above the
+    floor; ``steps-1``, as in mmsegmentation 1.x, lets it run at the floor. With warm-up the rate
+    first rises linearly, reaches `base` at step `warmup`, and the poly curve spans the steps that
+    are left. A base below `min_lr` stays constant: the floor never raises a rate.
     """
     if step < warmup:
         return base * (step + 1) / (warmup + 1)
     floor = min(min_lr, base)
-    done = min((step - warmup) / max(steps - warmup, 1), 1.0)
+    divisor = steps - warmup - (poly_steps == "steps-1")
+    done = min((step - warmup) / max(divisor, 1), 1.0)
     return (base - floor) * (1 - done) ** power + floor
 
 
@@ -87,7 +95,8 @@ def set_lr(optimizer: torch.optim.Optimizer, step: int, steps: int, optim: Optim
 
     def rate(base: float) -> float:
         return poly_lr(
-            step, steps, base, min_lr=optim.min_lr, power=optim.power, warmup=optim.warmup
+            step, steps, base, min_lr=optim.min_lr, power=optim.power, warmup=optim.warmup,
+            poly_steps=optim.poly_steps,
         )
 
     for group in optimizer.param_groups:

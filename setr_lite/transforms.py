@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .config import DataConfig, Size
+from .config import IMAGENET_MEAN, IMAGENET_STD, Colour, DataConfig, Size
 
 IGNORE = 255
 """The label that counts nowhere."""
@@ -176,15 +176,16 @@ def _map_hsv(rgb: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
-def normalize(
-    image: np.ndarray, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Tensor:
-    """(H,W,3) uint8 to (3,H,W) float32, ``(value - mean) / std`` per channel in 0..255."""
+def normalize(image: np.ndarray, mean: Colour | None = None, std: Colour | None = None) -> Tensor:
+    """(H,W,3) uint8 to (3,H,W) float32, ``(value - mean) / std`` per channel in 0..255.
+
+    None stands for ImageNet's mean and standard deviation, as published.
+    """
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # bytes: cheap
-    return planes.float().sub_(_column(mean)).div_(_column(std))
+    return planes.float().sub_(_column(mean or IMAGENET_MEAN)).div_(_column(std or IMAGENET_STD))
 
 
-def _column(values: tuple[float, float, float]) -> Tensor:
+def _column(values: Colour) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
 
 

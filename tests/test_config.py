@@ -21,6 +21,8 @@ def test_values_are_read_by_type():
     assert (config.eval.ratios, config.model.taps) == ((0.5, 1.0), (0, 1, 2, 3))
     assert config.data.root == "a=b"
     assert config.override("model.taps=none").model.taps is None
+    assert config.override("data.mean=1,2,3").data.mean == (1, 2, 3)
+    assert config.override("data.mean=none").data.mean is None
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,11 @@ def test_values_are_read_by_type():
         ("train.steps=0", "train.steps=0: must be at least 1"),
         ("optim.lr=nan", "optim.lr=nan: expected a number"),
         ("optim.lr=-1", "optim.lr=-1.0: must be positive"),
+        ("optim.poly_steps=T", "optim.poly_steps=T: expected steps or steps-1"),
+        (
+            "model.pretrained=timm:",
+            "model.pretrained=timm:: name the weights, such as timm:vit_base_patch16_384",
+        ),
         ("model.head=pub", "model.head=pub: expected naive or pup or mla"),
         ("model.aux=maybe", "model.aux=maybe: expected true or false"),
         ("data.crop_size=1,2,3", "data.crop_size=1,2,3: expected 2 whole numbers, comma-separated"),

@@ -89,6 +89,36 @@ def test_poly_values():
     assert rate(160_000, base=0.1) == 1e-4  # the floor is the same for every group
 
 
+@pytest.mark.parametrize(
+    ("poly_steps", "rates"),
+    [  # base 0.9, floor 0.1, power 2, five steps: 0.8 * (1 - i / 5)^2 + 0.1, and with i / 4
+        ("steps", [0.9, 0.8 * 16 / 25 + 0.1, 0.8 * 9 / 25 + 0.1, 0.8 * 4 / 25 + 0.1, 0.132]),
+        ("steps-1", [0.9, 0.8 * 9 / 16 + 0.1, 0.8 * 4 / 16 + 0.1, 0.8 * 1 / 16 + 0.1, 0.1]),
+    ],
+)
+def test_both_divisors_by_hand(poly_steps, rates):
+    got = [poly_lr(i, 5, 0.9, min_lr=0.1, power=2, poly_steps=poly_steps) for i in range(5)]
+    assert got == pytest.approx(rates, rel=1e-12)
+
+
+def test_divisor_of_mmsegmentation_1():
+    """Its scheduler multiplies (rate - floor) step by step by ((n - i) / (n - i + 1)) ** power
+    with n = steps - 1; the last of 160,000 iterations runs at exactly the floor, all groups."""
+    optim = OptimConfig(lr=0.001, poly_steps="steps-1")
+    optimizer = build_optimizer(Model(), optim)
+    steps, rates = 50, {"encoder": 0.001, "head": 0.01}
+    for i in range(steps):
+        set_lr(optimizer, i, steps, optim)
+        now = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        for name, rate in rates.items():
+            assert now[name] == pytest.approx(rate, rel=1e-9)
+            shrink = ((steps - 1 - i - 1) / (steps - 1 - i)) ** 0.9 if i < steps - 1 else 0
+            rates[name] = 1e-4 + (rate - 1e-4) * shrink
+    for base in (0.01, 0.001):
+        assert poly_lr(
+            159_999, 160_000, base, min_lr=1e-4, power=0.9, poly_steps="steps-1") == 1e-4
+
+
 def test_floor_never_raises_a_rate():
     rates = [poly_lr(step, 10, 1e-5, min_lr=1e-4, power=0.9) for step in range(11)]
     assert rates == [1e-5] * 11
@@ -98,6 +128,11 @@ def test_warmup_is_linear_then_poly_over_the_rest():
     rates = [poly_lr(step, 14, 1.0, min_lr=0.0, power=1.0, warmup=4) for step in range(14)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[4:] == pytest.approx([1 - i / 10 for i in range(10)])
+    late = [
+        poly_lr(step, 14, 1.0, min_lr=0.0, power=1.0, warmup=4, poly_steps="steps-1")
+        for step in range(14)
+    ]
+    assert late[4:] == pytest.approx([1 - i / 9 for i in range(10)])
 
 
 def test_set_lr():

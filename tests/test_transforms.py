@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from setr_lite import transforms
-from setr_lite.config import DataConfig
+from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from setr_lite.transforms import Sample, TestTransform, TrainTransform
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "transforms.npz"))
@@ -236,7 +236,7 @@ def test_test_transform_fits_and_never_pads() -> None:
     sample = photo(36, 48)
     data = DataConfig(base_size=(36, 100), crop_size=(64, 64))
     same = TestTransform(data)(sample.image)
-    mean, std = torch.tensor(data.mean).view(3, 1, 1), torch.tensor(data.std).view(3, 1, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     assert torch.equal(same, (sample.image.float() - mean) / std)
     assert TestTransform(data, ratio=1.5)(sample.image).shape == (3, 54, 72)
     # 36 * 0.51 = 18.36 is cut to 18 before the fit: 48 * 18 / 36 = 24
