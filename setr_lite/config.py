@@ -211,8 +211,11 @@ class EvalConfig:
     """Height and width of a window."""
     stride: Size = (341, 341)
     """Steps from window to window."""
+    base_size: Size | None = None
+    """Short and long side that an image is fitted into at test time; None takes
+    `data.base_size`. The published Pascal Context recipes train and test at different ones."""
     ratios: tuple[float, ...] = (1.0,)
-    """Sizes, relative to `data.base_size`, whose probabilities are averaged."""
+    """Sizes, relative to `base_size`, whose probabilities are averaged."""
     flip: bool = False
     """Average with the mirrored image."""
     limit: int = 0
@@ -221,6 +224,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         for side in (*self.window, *self.stride):
             _at_least("eval.window and eval.stride", side, 1)
+        for side in self.base_size or ():
+            _at_least("eval.base_size", side, 1)
         if not self.ratios or min(self.ratios) <= 0:
             raise UserError(f"eval.ratios={self.ratios}: give one or more positive numbers")
         _at_least("eval.limit", self.limit, 0)
@@ -271,6 +276,11 @@ class RunConfig:
             part = dataclasses.replace(part, **{key: value})
             config = dataclasses.replace(config, **{section: part})
         return config
+
+    def test_data(self) -> DataConfig:
+        """`data` as images are prepared at test time: with `eval.base_size`, if one is set."""
+        base_size = self.eval.base_size or self.data.base_size
+        return dataclasses.replace(self.data, base_size=base_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings, as JSON knows them."""

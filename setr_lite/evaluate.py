@@ -75,7 +75,7 @@ def evaluate(
     device = model.encoder.pos_embed.device
     total = min(len(dataset), config.eval.limit or len(dataset))
     mine = range(distributed.rank(), total, distributed.world_size())
-    views = _Views(Subset(dataset, mine), TestTransform(config.data))
+    views = _Views(Subset(dataset, mine), TestTransform(config.test_data()))
     loader = DataLoader(views, batch_size=None, num_workers=workers)
     confusion = ConfusionMatrix(len(dataset.classes), device=device)
     run, training = predictor(model, config), model.training

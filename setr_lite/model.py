@@ -164,7 +164,8 @@ class SETR(nn.Module):
         """
         from .transforms import TestTransform
 
-        data = self.config.data if self.config else DataConfig(base_size=_short_long(image))
+        plain = DataConfig(base_size=_short_long(image))
+        data = self.config.test_data() if self.config else plain
         return TestTransform(data)(image)[None].to(self.encoder.pos_embed.device)
 
 

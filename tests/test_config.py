@@ -21,6 +21,10 @@ def test_values_are_read_by_type():
     assert (config.eval.ratios, config.model.taps) == ((0.5, 1.0), (0, 1, 2, 3))
     assert config.data.root == "a=b"
     assert config.override("model.taps=none").model.taps is None
+    assert config.test_data() == config.data
+    config = config.override("eval.base_size=48,480")
+    assert config.test_data().base_size == (48, 480)
+    assert config.override("eval.base_size=none").test_data() == config.data
     assert config.override("data.mean=1,2,3").data.mean == (1, 2, 3)
     assert config.override("data.mean=none").data.mean is None
 
