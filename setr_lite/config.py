@@ -30,7 +30,8 @@ class ModelConfig:
     """What is built: encoder, neck and head."""
 
     encoder: str = "vit_large_patch16"
-    """Name of an encoder preset, a key of `encoder.PRESETS`."""
+    """A key of `encoder.PRESETS`, ``hybrid_base``, or ``timm:NAME``, any plain ViT of timm, with
+    timm's patch size and, unless `data.mean` and `data.std` are given, timm's normalisation."""
     pretrained: str = "none"
     """Where the encoder's first weights come from: ``none``, random; FILE, a ViT as timm, DeiT,
     AugReg or mmsegmentation store it (.pth .safetensors .npz); ``timm:NAME``, timm's download.

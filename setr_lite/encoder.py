@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import IMAGENET_MEAN, IMAGENET_STD, Colour
 from .errors import UserError, nearest
 
 EPS = 1e-6  # of every LayerNorm in ViT and SETR; PyTorch's default is 1e-5
@@ -53,6 +54,31 @@ def default_taps(depth: int, head: str) -> tuple[int, ...]:
     if len({*taps} - {-1}) < 4:
         raise UserError(f"an encoder of depth {depth} has no four blocks for {head}; use 5 or more")
     return taps
+
+
+def check_taps(taps: Sequence[int], depth: int) -> None:
+    """Refuse taps that an encoder of `depth` blocks does not have.
+
+    Raises:
+        UserError: a tap beyond the last block.
+    """
+    if max(taps) >= depth:
+        raise UserError(f"taps {tuple(taps)}: the encoder's last block is {depth - 1}")
+
+
+def patch_grid(image: Tensor, patch_size: int) -> tuple[int, int]:
+    """(h, w), the number of patches down and across an image (B, 3, H, W).
+
+    Raises:
+        UserError: H or W is not a multiple of the patch size (`SETR` pads for you).
+    """
+    h, w = image.shape[-2] / patch_size, image.shape[-1] / patch_size
+    if h % 1 or w % 1:
+        raise UserError(
+            f"an image of {image.shape[-2]} x {image.shape[-1]} pixels has no whole patches of "
+            f"{patch_size}; pad it first"
+        )
+    return int(h), int(w)
 
 
 def resize_pos_embed(
@@ -180,6 +206,11 @@ class VisionTransformer(nn.Module):
         UserError: a tap that the encoder does not have, or `embed_dim` not divisible.
     """
 
+    mean: Colour = IMAGENET_MEAN
+    """What is subtracted from images in 0..255 before they come here, as published."""
+    std: Colour = IMAGENET_STD
+    """What they are divided by after that."""
+
     def __init__(
         self,
         img_size: tuple[int, int] = (512, 512),
@@ -195,8 +226,7 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.taps = tuple(taps) if taps is not None else (depth - 1,)
-        if max(self.taps) >= depth:
-            raise UserError(f"taps {self.taps}: the encoder's last block is {depth - 1}")
+        check_taps(self.taps, depth)
         if embed_dim % num_heads:
             raise UserError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         self.patch_size, self.embed_dim, self.keep_class_token = (
@@ -231,16 +261,11 @@ class VisionTransformer(nn.Module):
         """Tokens before the first block: (B, 3, H, W) -> (B, N or 1 + N, C).
 
         Raises:
-            UserError: H or W is not a multiple of the patch size (`SETR` pads for you).
+            UserError: H or W is not a multiple of the patch size.
         """
-        h, w = image.shape[-2] / self.patch_size, image.shape[-1] / self.patch_size
-        if h % 1 or w % 1:
-            raise UserError(
-                f"an image of {image.shape[-2]} x {image.shape[-1]} pixels has no whole patches of "
-                f"{self.patch_size}; pad it first"
-            )
+        grid = patch_grid(image, self.patch_size)
         patches = self.patch_embed(image)
-        pos_embed = resize_pos_embed(self.pos_embed, self.grid, (int(h), int(w)))
+        pos_embed = resize_pos_embed(self.pos_embed, self.grid, grid)
         if not self.keep_class_token:
             return patches + pos_embed[:, 1:]
         cls_token = self.cls_token.expand(len(image), -1, -1)

@@ -72,10 +72,10 @@ def evaluate(
     Returns:
         The `ConfusionMatrix`, summed over all ranks, of the model's device.
     """
-    device = model.encoder.pos_embed.device
+    device = model.device
     total = min(len(dataset), config.eval.limit or len(dataset))
     mine = range(distributed.rank(), total, distributed.world_size())
-    views = _Views(Subset(dataset, mine), TestTransform(config.test_data()))
+    views = _Views(Subset(dataset, mine), TestTransform(model.normalization(config.test_data())))
     loader = DataLoader(views, batch_size=None, num_workers=workers)
     confusion = ConfusionMatrix(len(dataset.classes), device=device)
     run, training = predictor(model, config), model.training

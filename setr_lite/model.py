@@ -7,9 +7,11 @@ classes.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,6 +29,7 @@ from .heads import (
     PUPHead,
     init_like_mmseg,
 )
+from .timm_encoder import HYBRIDS, PREFIX, HybridTransformer, TimmEncoder
 
 
 class SETROutput(NamedTuple):
@@ -68,7 +71,8 @@ class SETR(nn.Module):
     Args:
         num_classes: K.
         head: ``naive``, ``pup`` or ``mla``.
-        encoder: a key of `encoder.PRESETS`.
+        encoder: a key of `encoder.PRESETS`, ``hybrid_base``, or ``timm:NAME``, any plain ViT of
+            timm, which brings its own patch size.
         dialect: ``official`` or ``mmseg``, see `heads`.
         img_size: (H, W) whose grid the position table has.
         channels: width of head and neck.
@@ -98,15 +102,8 @@ class SETR(nn.Module):
         super().__init__()
         _check_name("head", head, ("naive", "pup", "mla"))
         _check_name("dialect", dialect, ("official", "mmseg"))
-        _check_name("encoder", encoder, PRESETS)
         self.config: RunConfig | None = None  # of the run that trained it, see `from_pretrained`
-        self.encoder = VisionTransformer.from_preset(
-            encoder,
-            img_size=img_size,
-            taps=taps or default_taps(PRESETS[encoder]["depth"], head),
-            keep_class_token=head != "mla",
-            drop_path=drop_path,
-        )
+        self.encoder = _encoder(encoder, head, img_size=img_size, taps=taps, drop_path=drop_path)
         dim = self.encoder.embed_dim
         self.neck = MultiLevelAggregation(dim, channels) if head == "mla" else nn.Identity()
         self.head = _main_head(head, dim, channels, num_classes, dialect, self.encoder.patch_size)
@@ -166,7 +163,17 @@ class SETR(nn.Module):
 
         plain = DataConfig(base_size=_short_long(image))
         data = self.config.test_data() if self.config else plain
-        return TestTransform(data)(image)[None].to(self.encoder.pos_embed.device)
+        return TestTransform(self.normalization(data))(image)[None].to(self.device)
+
+    def normalization(self, data: DataConfig) -> DataConfig:
+        """`data` with the encoder's own mean and standard deviation where it says None."""
+        encoder = self.encoder
+        return replace(data, mean=data.mean or encoder.mean, std=data.std or encoder.std)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
 
 AUX_STREAMS = {
@@ -179,6 +186,18 @@ AUX_STREAMS = {
 }
 """Which of the four streams carry an auxiliary head (paper, section 4.1; mmsegmentation's PUP
 leaves the last one out)."""
+
+
+def _encoder(name: str, head: str, *, taps: tuple[int, ...] | None, **settings) -> nn.Module:
+    """The encoder of a name, with the contract of `VisionTransformer`."""
+    if name.startswith(PREFIX):
+        return TimmEncoder.from_name(name.removeprefix(PREFIX), head=head, taps=taps, **settings)
+    _check_name("encoder", name, (*PRESETS, *HYBRIDS))
+    build = HybridTransformer if name in HYBRIDS else VisionTransformer
+    depth = PRESETS[HYBRIDS.get(name, name)]["depth"]
+    # the class token stays out of SETR-MLA's blocks, as published
+    settings |= {"taps": taps or default_taps(depth, head), "keep_class_token": head != "mla"}
+    return build.from_preset(name, **settings)
 
 
 def _main_head(

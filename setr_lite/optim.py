@@ -19,7 +19,7 @@ from .errors import UserError
 HEADS = ("head", "aux_heads")
 """Submodules of a model whose parameters train at `head_multiplier` times the base rate."""
 
-NEVER_DECAYED = ("cls_token", "pos_embed")
+NEVER_DECAYED = ("cls_token", "dist_token", "reg_token", "pos_embed")
 """Parameters that, beside biases and norms, take no weight decay."""
 
 

@@ -13,7 +13,7 @@ HOUSE = Path(setr_lite.__file__).parent
 FLOORS = [
     ["errors", "config", "transforms", "losses", "metrics", "optim", "inference", "distributed",
      "visualize", "interactive"],
-    ["canvas", "figures", "townscape", "encoder", "heads", "toytown",
+    ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "datasets", "recipes", "weight_files", "weight_tables"],
     ["checkpoint", "weights"],
     ["model"],
