@@ -16,6 +16,7 @@ examples:
   setr-lite train camvid_pup data.root=DIR train.steps=500
   setr-lite eval runs/toytown_pup/last               table of scores per class
   setr-lite predict runs/toytown_pup/last photo.jpg --out pictures
+  setr-lite convert setr_pup_ade20k.pth pup          from mmsegmentation or the authors
   torchrun --standalone --nproc_per_node=8 -m setr_lite train camvid_pup train.batch_size=64
 
 Settings are written section.key=value; `setr-lite recipes NAME` lists them all.
@@ -116,6 +117,22 @@ def run_predict(options: argparse.Namespace) -> None:
     print(f"{written} pictures in {options.out}")
 
 
+def run_convert(options: argparse.Namespace) -> None:
+    """Weights of other programs to a checkpoint, or back."""
+    from .convert import convert, convert_vit2mmseg
+
+    if options.source == "vit2mmseg" and options.store:
+        print(convert_vit2mmseg(options.out, options.store, allow_pickle=options.unsafe_pickle))
+        return
+    if options.store:
+        raise UserError(f"one argument too many: {options.store}; give SOURCE OUT")
+    print(convert(
+        options.source, options.out, to=options.to, img_size=options.img_size, taps=options.taps,
+        aux=not options.no_aux, changed_config=options.changed_config,
+        allow_missing_patch_bias=options.zero_patch_bias, allow_pickle=options.unsafe_pickle,
+    ))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="setr-lite", description="SETR: segment images with a plain vision transformer.",
@@ -154,7 +171,39 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(verb)
     verb.add_argument("--out", default="pictures", help="folder to write (default pictures)")
     verb.add_argument("--alpha", type=float, default=0.5, help="opacity of the overlay's colours")
+
+    _add_convert(verbs)
     return parser
+
+
+def _add_convert(verbs) -> None:
+    verb = _verb(
+        verbs, "convert", run_convert,
+        "turn a checkpoint of the authors or of mmsegmentation into a folder for eval and predict, "
+        "or weights into another program's")
+    verb.add_argument("source", metavar="SOURCE", help="file; with --to also a checkpoint folder")
+    verb.add_argument("out", metavar="OUT", help="folder to write; with --to a file")
+    verb.add_argument(
+        "store", metavar="STORE", nargs="?",
+        help="`convert vit2mmseg PRETRAIN STORE` does as mmsegmentation's script of that name")
+    verb.add_argument(
+        "--to", metavar="PROGRAM", help="mmseg, official, or timm (the encoder alone)")
+    verb.add_argument(
+        "--img-size", type=_size, metavar="HEIGHTxWIDTH",
+        help="image size of a position table that is no square")
+    verb.add_argument(
+        "--taps", type=_taps, metavar="A,B,C,D",
+        help="blocks that the heads read, the first is 0 (default: as published)")
+    verb.add_argument("--no-aux", action="store_true", help="leave the auxiliary heads out")
+    verb.add_argument(
+        "--changed-config", action="store_true",
+        help="write for a config that is not the published one; what to change is printed")
+    verb.add_argument(
+        "--zero-patch-bias", action="store_true",
+        help="take zeros for the patch bias that mmsegmentation 1.x leaves out")
+    verb.add_argument(
+        "--unsafe-pickle", action="store_true",
+        help="open a file that can run code of its author")
 
 
 def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -175,3 +224,10 @@ def _size(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give HEIGHTxWIDTH, such as 96x192") from None
     return height, width
+
+
+def _taps(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give blocks such as 2,5,8,11") from None

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping
 from functools import cache
 
+from torch import Tensor
+
 TIMM = {
     "cls_token": "cls_token",
     "pos_embed": "pos_embed",
@@ -184,3 +186,17 @@ def rename(table: Mapping[str, str], name: str) -> str | None:
                 theirs = theirs.replace(mark, str(number))
             return theirs.replace("*", found.get("rest", "*"))
     return None
+
+
+def reverse_classifier(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in mmsegmentation's MLA layout, the classifier's input the other way round.
+
+    Its input channels are four blocks, one a stream, deep first there and shallow first here, so
+    one function serves both directions. A classifier that is missing or not divisible by four
+    stays as it is.
+    """
+    name = "decode_head.conv_seg.weight"
+    value = tensors.get(name)
+    if value is None or value.ndim != 4 or value.shape[1] % 4:
+        return dict(tensors)
+    return {**tensors, name: value.unflatten(1, (4, -1)).flip(1).flatten(1, 2)}

@@ -15,9 +15,9 @@ FLOORS = [
      "visualize", "interactive"],
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "datasets", "recipes", "weight_files", "weight_tables"],
-    ["checkpoint", "weights"],
+    ["checkpoint", "weight_account", "weights", "weights_out"],
     ["model"],
-    ["evaluate"],
+    ["evaluate", "convert"],
     ["train"],
     ["cli", "__main__"],
 ]  # fmt: skip
