@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from .evaluate import evaluate
 from .losses import loss_divisor, segmentation_loss
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
+from .pretrained import load_first_weights, require_source
 from .transforms import TrainTransform
 
 COLUMNS = ("step", "loss", "lr", "images_per_s", "miou")
@@ -60,7 +62,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     say = print if progress and distributed.rank() == 0 else lambda *_: None
     run = _Run(config, device, resume)
     say(run.describe())
-    loader = _batches(config, run)
+    loader = _batches(run.config, run)
     bar = tqdm(
         total=config.train.steps, initial=run.step, unit="step", desc=config.recipe or "train",
         disable=not progress or distributed.rank() > 0, dynamic_ncols=True,
@@ -90,7 +92,9 @@ class _Run:
     """What changes while a run goes on: model, optimiser, step, log, scores."""
 
     def __init__(self, config: RunConfig, device: torch.device, resume: bool) -> None:
-        self.config, self.device = config, device
+        if not resume:
+            require_source(config)
+        self.device = device
         self.folder = Path(config.train.out or f"runs/{config.recipe or 'run'}")
         self.batch = _local_batch(config)
         self.train_set = load_dataset(config.data, "train")
@@ -102,15 +106,20 @@ class _Run:
             )
         self.step, self.miou, self.best, self.confusion = 0, math.nan, -1.0, None
         seed_everything(config.train.seed, 0)
-        self.model = SETR.from_config(config.model)
-        self.model.config = config
+        self.model, self.sources = SETR.from_config(config.model), []
+        config = replace(config, data=self.model.normalization(config.data))
         if resume:
             checkpoint.read_weights(self.folder / "last", self.model)
+            began = checkpoint.read_config(self.folder / "last").model.pretrained
+            config = replace(config, model=replace(config.model, pretrained=began))
         elif checkpoint.exists(self.folder / "last"):
             raise UserError(
                 f"{self.folder}: holds a run already; continue it with --resume, or choose "
                 "another folder with train.out=DIR"
             )
+        else:
+            self.sources = load_first_weights(self.model.encoder, config.model.pretrained)
+        self.config = self.model.config = config
         self.model.to(device).train()
         if device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
@@ -145,8 +154,13 @@ class _Run:
             f"{len(self.train_set)} training and {len(self.val_set)} validation images, "
             f"{c.train.steps} steps of {c.train.batch_size} on {self.device} "
             f"x {distributed.world_size()}, from step {self.step}; {self.folder}\n"
+            + "".join(f"{source}\n" for source in self._origin())
             + describe_groups(self.optimizer.param_groups)
         )
+
+    def _origin(self) -> list[Any]:
+        fresh = self.step == 0 and not self.sources
+        return ["the encoder starts from random weights"] if fresh else self.sources
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""

@@ -16,7 +16,7 @@ FLOORS = [
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "datasets", "recipes", "weight_files", "weight_tables"],
     ["checkpoint", "weight_account", "weights", "weights_out"],
-    ["model"],
+    ["model", "pretrained"],
     ["evaluate", "convert"],
     ["train"],
     ["cli", "__main__"],

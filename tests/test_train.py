@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from setr_lite import checkpoint
+from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
+from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
 from setr_lite.train import seed_everything, train
 
@@ -140,6 +142,39 @@ def test_mistakes_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written"):
         run(tmp_path / "file" / "new", "train.steps=1")
+
+
+def test_nobody_trains_from_random_weights_unawares(tmp_path):
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "new", "model.pretrained=", "model.encoder=vit_base_patch16")
+    assert str(caught.value) == (
+        "toytown_naive starts from jx_vit_base_p16_384-83fb41ba.pth, and nobody has said where "
+        "that is: give model.pretrained=FILE, or model.pretrained=none to train from random weights"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_starts_from_a_file_and_resumes_without_it(tmp_path, capsys):
+    vit, file = VisionTransformer.from_preset("toy", img_size=(96, 192)), tmp_path / "vit.pth"
+    torch.save(vit.state_dict() | {"head.bias": torch.zeros(9)}, file)
+    still = ("train.steps=1", "optim.lr=1e-30", "optim.min_lr=0")
+    config = get_recipe("toytown_naive").override(
+        *settings(tmp_path / "run", *still, f"model.pretrained={file}"))
+    train(config)
+    assert f"{file}: plain ViT, timm's names" in capsys.readouterr().out
+    trained = SETR.from_pretrained(tmp_path / "run" / "last").encoder.state_dict()
+    torch.testing.assert_close(trained, dict(vit.state_dict()), rtol=0, atol=1e-20)
+    file.unlink()
+    for said in ("", "none"):  # the checkpoint has the weights, whatever the command says
+        more = (*still[1:], f"train.steps={2 + len(said)}", f"model.pretrained={said}")
+        run(tmp_path / "run", *more, resume=True)
+    saved = checkpoint.read_config(tmp_path / "run" / "last")
+    assert saved.model.pretrained == str(file)
+    with pytest.raises(UserError, match=r"vit.pth: no such file"):
+        run(tmp_path / "new", f"model.pretrained={file}")
+    torch.save({"patch_embed.proj.weight": torch.zeros(1)}, file)
+    with pytest.raises(UserError, match=r"has no 'cls_token'"):
+        run(tmp_path / "new", f"model.pretrained={file}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
