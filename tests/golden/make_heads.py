@@ -4,12 +4,8 @@ The files hold outputs only. Every weight and every input is drawn by :func:`dra
 so a test draws the same numbers and compares in float64. The tests import nothing but this
 function and :func:`summary`; the programs themselves are needed only to make the files again.
 
-1. mmsegmentation 1.2.2, in an environment of its own (it is no dependency of this project):
-   ``pip install torch mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex prettytable scipy matplotlib
-   pillow opencv-python-headless`` and then ``pip install --no-deps mmsegmentation==1.2.2``.
-   mmcv-lite has no compiled ``mmcv._ext``, which mmsegmentation imports at start: put a file
-   ``mmcv/_ext.py`` there whose ``__getattr__`` returns a function that raises. SETR calls none
-   of those operations. SyncBN becomes BN (same keys, same numbers on one process).
+1. mmsegmentation 1.2.2, in the environment that ``sh tests/oracle/setup.sh DIR`` makes. SyncBN
+   becomes BN (same keys, same numbers on one process).
 2. The authors' code, github.com/fudan-zvg/SETR (MIT): clone it and give its folder. Five files
    of ``mmseg/models`` run as they are: ``backbones/vit.py``, ``backbones/vit_mla.py``,
    ``decode_heads/vit_up_head.py``, ``vit_mla_head.py`` and ``vit_mla_auxi_head.py``. What they
@@ -19,7 +15,7 @@ function and :func:`summary`; the programs themselves are needed only to make th
    backbones), 64cfcc1 (up head) and f27d823 (the other two heads), with the table of download
    addresses, `HybridEmbed` and the pretraining loader left out.
 
-Run ``python make_heads.py [folder of the authors' code]`` in that environment: seconds on a CPU.
+Run ``DIR/bin/python tests/golden/make_heads.py [folder of the authors' code]``: seconds on a CPU.
 
 An array is named ``case/what/summary``. Cases: ``naive``, ``pup``, ``naive_aux1`` and so on are
 heads alone on drawn feature maps; ``model_*`` are whole models, from image to scores. The entry

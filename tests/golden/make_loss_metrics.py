@@ -1,8 +1,8 @@
 """Make ``loss_metrics.json``: mmsegmentation 1.2.2's loss and IoU metric on small drawn cases.
 
-Run ``python make_loss_metrics.py`` in the environment that ``make_heads.py`` describes. Scores
-and labels are drawn by name, so the file holds results only. Scores are float64; mmsegmentation
-counts pixels in float32, which is exact here.
+Run ``DIR/bin/python tests/golden/make_loss_metrics.py`` in the environment that ``sh
+tests/oracle/setup.sh DIR`` makes. Scores and labels are drawn by name, so the file holds results
+only. Scores are float64; mmsegmentation counts pixels in float32, which is exact here.
 """
 
 # ruff: noqa: C408  (settings are written as mmsegmentation's config files write them)

@@ -1,15 +1,7 @@
 """Writes transforms.npz: what mmsegmentation 1.2.2 does, for tests/test_transforms.py.
 
-It runs in an environment of its own (the project does not depend on mmsegmentation):
-
-    pip install torch
-    pip install mmengine==0.10.7 mmcv-lite==2.1.0 opencv-python-headless ftfy regex prettytable
-    pip install scipy matplotlib && pip install --no-deps mmsegmentation==1.2.2
-    python tests/golden/make_transforms.py
-
-mmcv-lite lacks the compiled ``mmcv._ext`` that mmsegmentation imports at its start: put a file
-``mmcv/_ext.py`` into site-packages whose ``__getattr__(name)`` returns a function that raises.
-None of it is called here.
+Run ``DIR/bin/python tests/golden/make_transforms.py`` in the environment that ``sh
+tests/oracle/setup.sh DIR`` makes (the project does not depend on mmsegmentation).
 
 Random draws are answered from a script, so that both sides decide the same. A script is a list
 of numbers in the order in which mmsegmentation asks; `setr_lite` asks in the same order.
