@@ -151,8 +151,10 @@ def _load_timm(encoder: TimmEncoder, source: str) -> Report:
 
 def _converted_by_timm(vit: nn.Module, file: WeightFile) -> dict[str, Tensor]:
     convert = sys.modules[type(vit).__module__].checkpoint_filter_fn
+    # timm rounds a resized table to the precision of the file, which may be half
+    tensors = {n: v.float() if v.is_floating_point() else v for n, v in file.tensors.items()}
     try:
-        return dict(convert(dict(file.tensors), vit))
+        return dict(convert(tensors, vit))
     except Exception as error:  # it takes the tensors' shapes for granted
         raise UserError(
             f"{file.path}: timm cannot make weights for {vit.pretrained_cfg['architecture']} of it "

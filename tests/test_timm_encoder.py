@@ -249,6 +249,10 @@ def test_a_file_for_another_grid_and_fewer_blocks(tmp_path, small):
     }  # fmt: skip
     assert "vit.pth: read as timm reads it" in str(report)
     assert torch.equal(encoder.vit.cls_token, theirs.cls_token.float())
+    from timm.layers import resample_abs_pos_embed
+
+    table = resample_abs_pos_embed(theirs.pos_embed.float(), (2, 6), (4, 4), 1)
+    assert torch.equal(encoder.vit.pos_embed, table)  # not rounded to the file's precision
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path, small):
