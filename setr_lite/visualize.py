@@ -198,15 +198,18 @@ def attention_maps(model: nn.Module, image: Tensor, block: int = -1) -> Tensor:
 
     Returns:
         (B, heads, N, N) with rows (queries) that sum to 1. N counts the class token, first, if
-        the encoder carries it through its blocks (`model.encoder.keep_class_token`).
+        the encoder carries it through its blocks (`model.encoder.keep_class_token`), and the
+        other prefix tokens of a timm encoder.
 
     Raises:
-        UserError: no such block, or the block did not run.
+        UserError: no such block, the block did not run, or its attention does more than the
+            formula (rotary positions, norms of q and k: DINOv3, EVA).
     """
     blocks = model.encoder.blocks
     if not -len(blocks) <= block < len(blocks):
         raise UserError(f"block {block}: the encoder has blocks 0..{len(blocks) - 1}")
     attention, seen = blocks[block].attn, []
+    _check_attention(attention)
     handle = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         with _eval_mode(model), torch.no_grad():
@@ -216,6 +219,17 @@ def attention_maps(model: nn.Module, image: Tensor, block: int = -1) -> Tensor:
     if not seen:
         raise UserError(f"block {block} did not run under a hook: use a model that is not compiled")
     return _attention(attention, seen[0])
+
+
+def _check_attention(attention: nn.Module) -> None:
+    """Some of timm's attention turns q and k by position (EVA, DINOv3) or norms them."""
+    rotary = hasattr(attention, "rotate_half")
+    normed = not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity)
+    if rotary or normed or not hasattr(attention, "qkv"):
+        raise UserError(
+            f"attention_maps: {type(attention).__name__} does more than softmax(q k^T / sqrt(d)); "
+            "use an encoder whose attention is plain, such as vit_*, deit_* or DINOv2"
+        )
 
 
 @torch.no_grad()

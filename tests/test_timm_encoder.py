@@ -17,6 +17,7 @@ from setr_lite.pretrained import load_first_weights
 from setr_lite.recipes import get_recipe
 from setr_lite.timm_encoder import HybridTransformer, TimmEncoder, create_vit
 from setr_lite.train import train
+from setr_lite.visualize import attention_maps
 
 SMALL = {"embed_dim": 48, "depth": 5, "num_heads": 3}
 FAMILIES = {  # patch and number of prefix tokens
@@ -168,6 +169,23 @@ def test_a_checkpoint_rebuilds_its_encoder_without_a_download(tmp_path, monkeypa
 def test_other_models_are_refused(name, message):
     with pytest.raises(UserError, match=message):
         SETR(5, "pup", f"timm:{name}")
+
+
+def test_attention_maps_of_plain_attention_only(spread, small):
+    model = SETR(5, "naive", "timm:vit_small_patch14_reg4_dinov2", img_size=(28, 42), channels=8)
+    image, weights = torch.randn(1, 3, 28, 42), []
+    spread(model.eval())
+    block = model.encoder.blocks[2].attn
+    block.fused_attn = False  # then the matrix goes through a Dropout, where it can be seen
+    block.attn_drop.register_forward_hook(lambda module, args, output: weights.append(output))
+    model(image)
+    maps = attention_maps(model, image, block=2)
+    assert maps.shape == (1, 3, 5 + 6, 5 + 6)
+    torch.testing.assert_close(maps, weights[0])
+    for name in ("vit_small_patch16_dinov3", "eva02_tiny_patch14_336"):
+        model = SETR(5, "naive", f"timm:{name}", img_size=(28, 42), channels=8)
+        with pytest.raises(UserError, match="Attention does more than softmax"):
+            attention_maps(model, image)
 
 
 # ---- normalisation -----------------------------------------------------------------------------
