@@ -379,6 +379,8 @@ def test_the_hybrid_counts_and_learns():
     resnet, projection = 23_508_032, 2048 * 768 + 768
     vit = 87_416_064 - (3 * 16 * 16 * 768 + 768)
     assert count_parameters(model.encoder) == resnet + projection + vit
+    total, aux = count_parameters(model), count_parameters(model.aux_heads)
+    assert (round((total - aux) / 1e6, 2), round(total / 1e6, 2)) == (112.11, 112.72)
     encoder = hybrid()
     sum(x.square().mean() for x in encoder(torch.randn(2, 3, 64, 64))).backward()
     assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
