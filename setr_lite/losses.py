@@ -19,6 +19,7 @@ With ``"all"`` every rank has the same number of pixels and S_r / pixels_r does 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any, Literal, Protocol
 
@@ -148,7 +149,7 @@ class _ResizeCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         sizes = zip(padded, logits.shape[-2:], label.shape[-2:], strict=True)
         rows, columns = (_resize_matrix(*size, wide, logits.device) for size in sizes)
-        with torch.autocast(logits.device.type, enabled=False):
+        with _no_autocast(logits.device.type):
             for i in range(len(logits)):
                 full = rows @ (logits[i].to(wide) @ columns.T)  # (K, H, W)
                 loss, error = _pixel_losses(full, label[i], ignore_index)
@@ -163,6 +164,13 @@ class _ResizeCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * upstream.to(gradient.dtype), None, None, None
+
+
+def _no_autocast(device_type: str) -> contextlib.AbstractContextManager:
+    """Autocast off. The meta device, where memory is estimated, has none to switch off."""
+    if not torch.amp.is_autocast_available(device_type):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:

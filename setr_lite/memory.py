@@ -1,0 +1,260 @@
+"""How much memory a training step takes, found by taking it without its numbers.
+
+On PyTorch's ``meta`` device a tensor has a shape and no values. `estimate_memory` builds the model
+there, runs forward pass, loss and backward pass once, and keeps account: of what autograd saves
+(each storage once, parameters not at all), and of all that is alive at any time. So no formula
+per layer has to be right, and every encoder, head and dialect is covered. ViT-Large takes a
+second, and PyTorch some more to load its meta kernels.
+
+Two things are told to the run, because the device decides them:
+
+- attention: the fused kernels (flash and memory-efficient on CUDA, flash on CPU) save queries,
+  keys, values, the output and one float32 a row, never the N x N matrix;
+- autocast: linear layers and convolutions work on bfloat16 copies, of their weights too, and
+  LayerNorm in float32.
+
+Not in the estimate: what the allocator rounds up or holds in reserve, what kernels use inside,
+and what ``torch.compile`` computes again instead of saving it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .config import OptimConfig, RunConfig
+from .errors import UserError
+from .losses import segmentation_loss
+from .model import SETR
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one device."""
+
+    weights: int
+    """Parameters and BatchNorm's statistics."""
+    gradients: int
+    """One value per trainable parameter."""
+    buckets: int
+    """The copy of the gradients that DDP sends, with several processes."""
+    optimizer: int
+    """State of the optimiser: SGD with momentum one value per trainable parameter, AdamW two."""
+    batch: int
+    """Images (float32) and labels (uint8)."""
+    activations: dict[str, int]
+    """What autograd saves, by part of the model; a tensor that two parts save counts with the
+    first. ``loss`` is the logits' gradient, which the loss works out together with its value."""
+    step: int
+    """The most that is alive beside weights, buckets, optimiser state and batch: activations,
+    gradients, and what the layers need for a moment."""
+
+    @property
+    def saved(self) -> int:
+        """All activations."""
+        return sum(self.activations.values())
+
+    @property
+    def peak(self) -> int:
+        """The most that is alive at one time."""
+        return self.weights + self.buckets + self.optimizer + self.batch + self.step
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What the peak is made of, largest first."""
+        parts = {"weights": self.weights, "optimiser": self.optimizer, "buckets": self.buckets,
+                 "batch": self.batch}  # fmt: skip
+        parts |= {f"saved by {part}": size for part, size in self.activations.items()}
+        # the peak may come late, when gradients are there and most activations gone
+        parts["gradients and temporaries"] = max(self.step - self.saved, 0)
+        return dict(sorted(parts.items(), key=lambda item: -item[1]))
+
+    def table(self) -> str:
+        """A line for each part and the peak, with its share of the peak."""
+        return "\n".join(
+            f"{name:<26}{format_bytes(size):>12}{100 * size / self.peak:>7.1f} %"
+            for name, size in {**self.parts, "peak": self.peak}.items() if size
+        )  # fmt: skip
+
+
+def format_bytes(size: int) -> str:
+    """``24.08 GiB``, ``614 MiB``; a binary gigabyte is what cards are sold by."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
+    """What training `config` takes on one of `processes` devices.
+
+    ``train.amp=auto`` counts as on CUDA, bfloat16. The tests hold it to what autograd saves on a
+    CPU and to what a CPU's allocator gives out; on a GPU it has not been measured.
+
+    Raises:
+        UserError: a batch that does not divide into processes and accumulated parts.
+    """
+    train, parts = config.train, processes * config.train.accumulate
+    if train.batch_size % parts:
+        raise UserError(
+            f"train.batch_size={train.batch_size}: not a multiple of {processes} processes x "
+            f"train.accumulate={train.accumulate}"
+        )
+    size = (train.batch_size // parts, *config.data.crop_size)
+    with torch.device("meta"):
+        model = SETR.from_config(config.model).train()
+        image, label = torch.empty(size[0], 3, *size[1:]), torch.empty(size, dtype=torch.uint8)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    gradients = _bytes(learned)
+    if train.accumulate > 1:  # the later parts find gradients there
+        for parameter in learned:
+            parameter.grad = torch.empty_like(parameter)
+    saved, alive = _take_step(model, image, label, config)
+    # AdamW works out a denominator for every parameter before it uses any
+    update = gradients * (2 if config.optim.name == "adamw" else 1)
+    return MemoryEstimate(
+        weights=_bytes([*model.parameters(), *model.buffers()]),
+        gradients=gradients,
+        buckets=gradients * (processes > 1),
+        optimizer=gradients * _states(config.optim),
+        batch=_bytes([image, label]),
+        activations=saved,
+        step=max(alive + gradients * (train.accumulate > 1), update),
+    )
+
+
+def _states(optim: OptimConfig) -> int:
+    """Values that the optimiser holds for each parameter."""
+    return 2 if optim.name == "adamw" else int(optim.momentum > 0)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _take_step(
+    model: SETR, image: Tensor, label: Tensor, config: RunConfig
+) -> tuple[dict[str, int], int]:
+    """Forward, loss, backward: bytes that each part saves, and the most bytes alive at a time."""
+    there = [*model.parameters(), *model.buffers(), image, label]
+    there += [p.grad for p in model.parameters() if p.grad is not None]
+    alive, saved = _Alive(there), _Saved(there)
+    parts = {"encoder": [model.encoder], "neck": [model.neck], "head": [model.head],
+             "auxiliary heads": model.aux_heads}  # fmt: skip
+    with ExitStack() as stack:
+        stack.enter_context(alive)
+        for name, modules in parts.items():
+            for module in modules:
+                stack.enter_context(module.register_forward_pre_hook(saved.enter(name)))
+        with saved.hooks(), _LikeTheDevice(config.train.amp != "off"):
+            output = model(image)
+            saved.part = "loss"
+            loss = segmentation_loss(
+                output, label, aux_weight=config.loss.aux_weight, normalize=config.loss.normalize)
+            del output
+        loss.backward()
+    return dict(saved.bytes), alive.peak
+
+
+class _Saved:
+    """Counts what autograd saves, by the part of the model that is at work."""
+
+    def __init__(self, there: Iterable[Tensor]) -> None:
+        self.seen = weakref.WeakSet(tensor.untyped_storage() for tensor in there)
+        self.bytes: Counter[str] = Counter()
+        self.part = ""
+
+    def hooks(self) -> saved_tensors_hooks:
+        return saved_tensors_hooks(self.count, lambda tensor: tensor)
+
+    def count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage not in self.seen:
+            self.seen.add(storage)
+            self.bytes[self.part] += storage.nbytes()
+        return tensor
+
+    def enter(self, part: str) -> Any:
+        """A forward pre-hook that says which part is at work from now on."""
+
+        def hook(module: nn.Module, inputs: Any) -> None:
+            self.part = part
+
+        return hook
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make, until they are freed."""
+
+    def __init__(self, there: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = weakref.WeakSet(tensor.untyped_storage() for tensor in there)
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._see(value.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self.known:
+            self.known.add(storage)
+            self._add(storage.nbytes())
+            weakref.finalize(storage, self._add, -storage.nbytes())
+
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+class _LikeTheDevice(TorchFunctionMode):
+    """Fused attention and, with `amp`, autocast, for the meta device, which has neither."""
+
+    def __init__(self, amp: bool) -> None:
+        super().__init__()
+        self.types = {F.linear: torch.bfloat16, F.conv2d: torch.bfloat16} if amp else {}
+        self.types |= {F.layer_norm: torch.float32} if amp else {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return _FusedAttention.apply(*args[:3])
+        if func in self.types:
+            dtype = self.types[func]
+            args = tuple(_cast(value, dtype) for value in args)
+            kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+class _FusedAttention(torch.autograd.Function):
+    """What the fused kernels save, and an output that lies in memory as theirs does."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        b, heads, n, _ = q.shape
+        out = v.new_empty(b, n, heads, v.shape[-1]).transpose(1, 2)
+        ctx.save_for_backward(q, k, v, out, q.new_empty(b, heads, n, dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
