@@ -16,17 +16,11 @@ from torch import Tensor, nn
 from .config import RunConfig
 from .encoder import VisionTransformer
 from .errors import UserError
-from .timm_encoder import HYBRIDS, PREFIX, HybridTransformer, TimmEncoder, check_name
+from .published import PUBLISHED, VARIANTS
+from .timm_encoder import PREFIX, HybridTransformer, TimmEncoder, check_name
 from .weight_account import Report, near
 from .weight_files import WeightFile, read_weight_file
 from .weights import PLAIN, kind_of
-
-PUBLISHED = {
-    "vit_large_patch16": "jx_vit_large_p16_384-b3be5167.pth",
-    "vit_base_patch16": "jx_vit_base_p16_384-83fb41ba.pth",
-    "deit": "deit_base_distilled_patch16_384-d0272ac0.pth",
-}
-"""The files that the published models started from, by encoder; ``deit`` for its recipes."""
 
 CLASSIFIER = ("norm.", "fc_norm.", "head.", "head_dist.", "attn_pool.", "pre_logits.")
 """Beginnings of the names in a timm ViT that only its classifier needs."""
@@ -49,10 +43,11 @@ def require_source(config: RunConfig) -> None:
 
 def expected_source(config: RunConfig) -> str:
     """What the published model of this run started from, to tell the user."""
-    name = config.model.encoder
-    plain = "deit" if "deit" in config.recipe else HYBRIDS.get(name, name)
-    file = PUBLISHED.get(plain, plain if plain.startswith(PREFIX) else "pretrained weights")
-    return f"{PREFIX}resnet50 and {file}" if name in HYBRIDS else file
+    name, published = config.model.encoder, PUBLISHED.get(config.recipe)
+    if published and VARIANTS[published.variant][0] == name:
+        return published.pretrained
+    sources = {encoder: source for encoder, _, source in reversed(VARIANTS.values())}
+    return name if name.startswith(PREFIX) else sources.get(name, "pretrained weights")
 
 
 def load_first_weights(encoder: nn.Module, source: str) -> list[Report]:
@@ -101,7 +96,7 @@ def open_source(source: str) -> WeightFile:
     try:
         tensors = create_model(name, pretrained=True).state_dict()
     except Exception as error:  # hub, URL, cache: each raises its own kind
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
             f"model.pretrained={source}: could not be fetched ({why}); download the file where "
             "there is a network and give model.pretrained=FILE"

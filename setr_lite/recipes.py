@@ -2,14 +2,26 @@
 
 A recipe states what it trains, for how long, and what it reached, so a run starts from a name:
 ``setr-lite train toytown_pup``. Settings are overridden one by one, ``train.steps=100``.
+
+Every experiment of the paper, of the authors' configs and of mmsegmentation's is one; `published`
+has the table of what they do not share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from .config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from .config import (
+    DataConfig,
+    EvalConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
 from .errors import UserError, nearest
+from .published import PUBLISHED, VARIANTS, Published
 
 
 def _toytown(head: str) -> RunConfig:
@@ -76,10 +88,80 @@ def camvid_mla() -> RunConfig:
     return _camvid("mla")
 
 
+TAPS = {
+    ("naive", "vit_large_patch16"): (9, 14, 19, 23),
+    ("pup", "vit_large_patch16"): (9, 14, 19, 23),
+    ("mla", "vit_large_patch16"): (5, 11, 17, 23),
+    ("naive", "vit_base_patch16"): (2, 5, 8, 11),
+    ("pup", "vit_base_patch16"): (4, 7, 9, 11),
+    ("mla", "vit_base_patch16"): (2, 5, 8, 11),
+    ("naive", "hybrid_base"): (2, 5, 8, 11),  # not published
+}
+"""Blocks that the published configs read, from 0. SETR-Naive on 12 blocks takes other shares of
+the depth than on 24."""
+
+AUX_UNITS = {("naive", "mmseg", "cityscapes"): 1, ("naive", "mmseg", "ade20k"): 2}
+"""Units of an auxiliary head where mmsegmentation's configs differ by data set."""
+
+
+def _published(published: Published) -> RunConfig:
+    """The settings of an experiment; what is not in its row all published recipes share."""
+    task, square = published.task, (published.task.crop, published.task.crop)
+    encoder, steps = VARIANTS[published.variant][0], published.thousands * 1000
+    family = published.head, published.dialect, published.data
+    return RunConfig(
+        recipe=published.name,
+        model=ModelConfig(
+            encoder=encoder, head=published.head, dialect=published.dialect,
+            num_classes=task.classes, img_size=square, taps=TAPS[published.head, encoder],
+            aux_units=AUX_UNITS.get(family),
+            pretrained="none" if published.pretrained == "none" else ""),
+        data=DataConfig(
+            name=task.dataset, base_size=task.base_size, crop_size=square,
+            ratio_range=(0.5, 2.0), cat_max_ratio=0.75, flip=0.5, distort=True),
+        loss=LossConfig(aux_weight=0.4, normalize="all"),
+        optim=OptimConfig(
+            name="sgd", lr=published.lr, head_multiplier=10, momentum=0.9, weight_decay=0,
+            power=0.9, min_lr=1e-4, poly_steps="steps"),
+        train=TrainConfig(
+            steps=steps, batch_size=published.batch, amp="off", eval_every=steps // 10,
+            save_every=steps // 10, log_every=50),
+        eval=EvalConfig(
+            mode="slide", window=square, stride=(task.stride, task.stride),
+            base_size=task.test_size),
+    )
+
+
+def _recipe(published: Published) -> Callable[[], RunConfig]:
+    """A function like those above, documented from the table."""
+
+    def recipe() -> RunConfig:
+        return _published(published)
+
+    recipe.__name__ = recipe.__qualname__ = published.name
+    recipe.__doc__ = "\n".join([published.describe(), "", *commands(_published(published))])
+    return recipe
+
+
+def commands(config: RunConfig) -> list[str]:
+    """Lines that train a recipe on one device, on eight if its batch divides, and score it."""
+    name = config.recipe
+    settings = name if config.data.root else f"{name} data.root=DIR"
+    if not config.model.pretrained:
+        settings += f" model.pretrained={PUBLISHED[name].pretrained}"
+    lines = [f"setr-lite train {settings}"]
+    if config.train.batch_size % 8 == 0:
+        lines.append(f"torchrun --standalone --nproc_per_node=8 -m setr_lite train {settings}")
+    return [*lines, f"setr-lite eval runs/{name}/last"]
+
+
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     f.__name__: f
-    for f in (toytown_naive, toytown_pup, toytown_mla, camvid_naive, camvid_pup, camvid_mla)
-}
+    for f in (
+        toytown_naive, toytown_pup, toytown_mla, camvid_naive, camvid_pup, camvid_mla,
+        *map(_recipe, PUBLISHED.values()),
+    )
+}  # fmt: skip
 
 
 def get_recipe(name: str) -> RunConfig:
@@ -91,3 +173,27 @@ def get_recipe(name: str) -> RunConfig:
     if name not in RECIPES:
         raise UserError(f"no recipe {name!r}{nearest(name, RECIPES)}")
     return RECIPES[name]()
+
+
+def recipe_table() -> str:
+    """All recipes, a line each: data, head, encoder, dialect, crop, batch, steps, mIoU.
+
+    mIoU is the published one, single scale and with six scales and flip; a dash where none was.
+    """
+    rows = [TABLE]
+    for name, recipe in RECIPES.items():
+        config, published = recipe(), PUBLISHED.get(name)
+        scores = (published.miou, published.miou_ms) if published else (None, None)
+        rows.append((
+            name, config.data.name, config.model.head, config.model.encoder, config.model.dialect,
+            "x".join(map(str, config.data.crop_size)), str(config.train.batch_size),
+            str(config.train.steps), *(f"{score:.2f}" if score else "-" for score in scores),
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    form = "  ".join(f"{{:{side}{n}}}" for side, n in zip("<<<<<>>>>>", widths, strict=True))
+    return "\n".join(form.format(*row) for row in rows)
+
+
+TABLE = (
+    "recipe", "data", "head", "encoder", "dialect", "crop", "batch", "steps", "mIoU", "ms+flip",
+)  # fmt: skip

@@ -14,11 +14,11 @@ FLOORS = [
     ["errors", "config", "transforms", "losses", "metrics", "optim", "inference", "distributed",
      "visualize", "interactive"],
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
-     "datasets", "recipes", "weight_files", "weight_tables"],
+     "datasets", "published", "recipes", "weight_files", "weight_tables"],
     ["checkpoint", "weight_account", "weights", "weights_out"],
     ["model", "pretrained"],
-    ["evaluate", "convert"],
-    ["train"],
+    ["evaluate", "convert", "memory"],
+    ["train", "describe"],
     ["cli", "__main__"],
 ]  # fmt: skip
 
