@@ -34,7 +34,8 @@ class ModelConfig:
     timm's patch size and, unless `data.mean` and `data.std` are given, timm's normalisation."""
     pretrained: str = "none"
     """Where the encoder's first weights come from: ``none``, random; FILE, a ViT as timm, DeiT,
-    AugReg or mmsegmentation store it (.pth .safetensors .npz); ``timm:NAME``, timm's download.
+    AugReg or mmsegmentation store it (.pth .safetensors .npz); ``timm:NAME``, timm's download;
+    for ``hybrid_base`` two of these, ``RESNET,VIT``.
     Empty: the recipe needs weights and nobody has said which, so training refuses to start. Only
     the start of a fresh run reads it; a checkpoint has its own weights."""
     head: Literal["naive", "pup", "mla"] = "pup"
