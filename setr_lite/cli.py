@@ -45,16 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_recipes(options: argparse.Namespace) -> None:
-    """List the recipes, or print one with all its settings."""
-    from .config import settings_table
-    from .recipes import RECIPES, get_recipe
-
+    """List the recipes, or print one in full."""
     if options.name:
-        print(settings_table(get_recipe(options.name)))
+        from .describe import describe_recipe
+
+        for section in describe_recipe(options.name):
+            print(section, flush=True)
         return
-    width = max(map(len, RECIPES))
-    for name, recipe in RECIPES.items():
-        print(f"{name:{width}}  {(recipe.__doc__ or '').strip().splitlines()[0]}")
+    from .recipes import recipe_table
+
+    print(recipe_table())
+    print("\nmIoU as published. `setr-lite recipes NAME` prints one in full.")
 
 
 def run_toytown(options: argparse.Namespace) -> None:
@@ -140,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    verb = _verb(verbs, "recipes", run_recipes, "list the recipes, or one with all its settings")
+    verb = _verb(verbs, "recipes", run_recipes, "list the recipes, or print one in full")
     verb.add_argument("name", nargs="?", help="recipe to show in full")
 
     verb = _verb(verbs, "toytown", run_toytown, "draw the embedded data set of street scenes")

@@ -37,7 +37,7 @@ def describe_recipe(name: str) -> Iterator[str]:
         model = SETR.from_config(config.model)
     yield _section("Parameters", parameter_table(model))
     yield _section("Parameter groups", group_table(model, config.optim))
-    yield _section("Memory of a training step, estimated", memory_table(config))
+    yield _section("Memory of a training step (estimated, not measured)", memory_table(config))
 
 
 def _section(title: str, text: str) -> str:

@@ -26,7 +26,7 @@ VARIANTS: dict[str, tuple[str, str, str]] = {
     "random": ("vit_large_patch16", "T-Large from random weights", "none"),
     "base": ("vit_base_patch16", "T-Base", JX_BASE),
     "deit": ("vit_base_patch16", "T-Base from DeiT", DEIT),
-    "hybrid": ("hybrid_base", "ResNet-50 and T-Base from random weights", RESNET),
+    "hybrid": ("hybrid_base", "pretrained ResNet-50 and random T-Base", RESNET),
     "hybrid_21k": ("hybrid_base", "ResNet-50 and T-Base", f"{RESNET},{JX_BASE}"),
     "hybrid_deit": ("hybrid_base", "ResNet-50 and T-Base from DeiT", f"{RESNET},{DEIT}"),
 }
@@ -83,7 +83,7 @@ class Published:
     """Images a step, over all cards."""
     lr: float
     """Base learning rate; the heads train at ten times it."""
-    miou: float | None
+    miou: float
     """Single scale."""
     miou_ms: float | None = None
     """Average over six scales and their mirror images."""
@@ -103,7 +103,7 @@ class Published:
 
     @property
     def name(self) -> str:
-        """Name of the recipe: head, variant, data, crop, steps, batch if unusual, dialect."""
+        """Name of the recipe: ``pup_deit_ade20k_512_160k``, ``mla_ade20k_512_160k_b8_mmseg``."""
         words = [self.head, *self.variant.split("_"), self.data, str(self.task.crop)]
         if words[1] == "hybrid":
             words[:2] = words[1::-1]
@@ -157,10 +157,10 @@ class Published:
     def describe(self) -> str:
         """All of this as text, without the settings."""
         crop, scores = self.task.crop, {
-            "mIoU {}": self.miou,
-            "{} with six scales and flip": self.miou_ms,
-            "{} GB a card in training": self.memory_gb,
-            "{} images/s with windows": self.fps,
+            "mIoU {:.2f}": self.miou,
+            "{:.2f} with six scales and flip": self.miou_ms,
+            "{:.2f} GB a card in training": self.memory_gb,
+            "{:.2f} images/s with windows": self.fps,
         }
         lines = [
             f"SETR-{HEADS[self.head]}, {VARIANTS[self.variant][1]}, on {self.task.title}: "

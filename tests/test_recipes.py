@@ -369,11 +369,11 @@ def test_notes_go_to_recipes_that_exist():
 def test_a_recipe_says_where_it_comes_from(name):
     text, known = RECIPES[name].__doc__, PUBLISHED[name]
     assert RECIPES[name].__name__ == name
-    assert f"mIoU {known.miou}" in text
+    assert f"mIoU {known.miou:.2f}" in text
     assert f"Source: {known.source}" in text
     assert f"Released weights: {known.checkpoint}" in text
-    assert known.miou_ms is None or f"{known.miou_ms} with six scales and flip" in text
-    assert known.memory_gb is None or f"{known.memory_gb} GB a card" in text
+    assert known.miou_ms is None or f"{known.miou_ms:.2f} with six scales" in text
+    assert known.memory_gb is None or f"{known.memory_gb:.2f} GB a card" in text
     assert re.search(rf"^setr-lite train {name} data.root=DIR", text, flags=re.M)
     assert max(map(len, text.split("setr-lite train")[0].splitlines())) <= 120
 
