@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def run_toytown(options: argparse.Namespace) -> None:
 
     write_toytown(
         options.out, train=options.train, val=options.val, size=options.size, seed=options.seed,
-        layout=options.layout,
+        layout=options.layout, workers=os.cpu_count() or 1,
     )
 
 

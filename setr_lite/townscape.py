@@ -21,12 +21,11 @@ from .canvas import (
     SIDEWALK,
     SKY,
     TERRAIN,
-    UNITS,
     VEGETATION,
     Color,
     Dice,
     View,
-    first,
+    mixed,
     pack,
 )
 from .figures import CARS, LEAVES, Look
@@ -69,15 +68,15 @@ class House:
 
     def kinds(self, u: np.ndarray, v: np.ndarray, z: int) -> np.ndarray:
         """What each point of a wall is, _WALL ... _AWNING, for u cm along it and v cm up."""
-        col, fu = u // self.pitch, u % self.pitch
-        row, fv = v // self.storey, v % self.storey
+        col, row = u // self.pitch, v // self.storey
+        fu, fv = u - col * self.pitch, v - row * self.storey  # the remainders, quicker than %
         a, b = (self.pitch - self.pane) // 2, (self.pitch + self.pane) // 2
         kind = np.where((v // 16 + u // 40) & 1, _WALL, _COURSE if self.brick and z < 2600
                         else _WALL)
         top = self.sill + self.tall
         frame = (fu >= a - 9) & (fu < b + 9) & (fv >= self.sill - 12) & (fv < top + 9)
         kind = np.where(frame | (fv < 14), _TRIM, kind)
-        lit = ((col * 7919 ^ row * 104729) + self.salt) * 2654435761 >> 9 & 15 < self.lit
+        lit = mixed((col * 7919 ^ row * 104729) + self.salt, 9, 15) < self.lit
         glass = np.where(fv > self.sill + self.tall // 2, _GLASS, _DARK)
         pane = np.where(np.abs(fu - self.pitch // 2) < 4, _TRIM, np.where(lit, _LIT, glass))
         window = (fu >= a) & (fu < b) & (fv >= self.sill) & (fv < top)
@@ -140,8 +139,8 @@ class Street(View):
         part = np.clip(canvas.y * 256 // self.hz, 0, 256)
         packed = np.zeros(canvas.h, np.uint32)
         for top, low in zip(self.top, self.low, strict=True):
-            mixed = (top * (256 - part) + low * part) >> 8
-            packed = packed << np.uint32(8) | mixed.astype(np.uint32)
+            blend = (top * (256 - part) + low * part) >> 8
+            packed = packed << np.uint32(8) | blend.astype(np.uint32)
         canvas.pixels[:] = packed[:, None]
         if self.night:
             for _ in range(40):
@@ -186,7 +185,7 @@ class Street(View):
                 box = canvas.box(x, self.hz - h, x + w, self.hz + 200)
                 u, v = canvas.x[box[1]] - x, (canvas.y[box[0]] - self.hz + h)[:, None]
                 glazed = (u % 150 > 76) & (u < w - 50) & (v % 160 > 76)
-                dim = (u // 150 * 7919 ^ v // 160 * 104729) * 2654435761 >> 9 & 7 == 0
+                dim = mixed(u // 150 * 7919 ^ v // 160 * 104729, 9, 7) == 0
                 canvas.pixels[box] = np.where(glazed & ~dim, np.uint32(pane), np.uint32(wall))
             x += w
         for _ in range(dice.between(4, 12)):
@@ -197,7 +196,7 @@ class Street(View):
     def ground(self) -> None:
         """Road, markings, kerbs, pavement and lawn: every pixel below the horizon traced back."""
         canvas = self.canvas
-        top = first(self.hz + 40, canvas.h, UNITS)
+        top = canvas.row(self.hz + 40)
         d = (canvas.y[top:] - self.hz)[:, None]
         z = self.focal * self.cam // d
         x = (canvas.x - self.vx) * self.cam // d
@@ -218,14 +217,14 @@ class Street(View):
     def _paving(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         """What lies at each ground point, by its distance from the middle of the road."""
         side = np.abs(x)
-        tuft = (x // 60 * 37 + z // 90 * 101) * 2654435761 >> 9 & 3 == 0
+        tuft = mixed(x // 60 * 37 + z // 90 * 101, 9, 3) == 0
         kind = np.where(tuft, _TUFT, _LAWN)
         joint = ((z % 120 < 7) | ((side - self.road) % 110 < 6)) & (z < 3000)
         slabs = np.where(joint, _JOINT, _SLAB + ((z // 120 + x // 110) & 1))
         kind = np.where(side < self.walk, slabs, kind)
         kind[side < self.road + self.kerb] = _KERB
         kind[side < self.road + 4] = _EDGE
-        rough = ((x // 9 * 71 + z // 14 * 131) * 2654435761 >> 11 & 7 == 0) & (z < 1600)
+        rough = (mixed(x // 9 * 71 + z // 14 * 131, 11, 7) == 0) & (z < 1600)
         kind = np.where(side < self.road, np.where(rough, _ROUGH, _ASPHALT), kind)
         kind[(side < self.road) & (side >= self.road - 24)] = _GUTTER
         return kind

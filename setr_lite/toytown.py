@@ -8,9 +8,13 @@ Shape legend: H, W  size of a picture in pixels.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,13 +99,14 @@ def write_toytown(
     seed: int = 0,
     layout: str = "cityscapes",
     progress: bool = True,
+    workers: int = 1,
 ) -> None:
     """Write `train` + `val` scenes of `size` (H, W) into the folder `out`.
 
     The folders, file names and mask values are those of the real data set of that `layout`
     (`LAYOUTS`). No scene of one split or seed occurs in another. An interrupted run is completed
     by the same call; a completed one is left as it is. `toytown.json` in `out` keeps the
-    arguments. `progress` shows a bar. Raises UserError for arguments out of range, and for an
+    arguments. `progress` shows a bar; `workers` processes draw at once. Raises UserError for arguments out of range, and for an
     `out` that is a file, holds other files, or holds a town made with other arguments.
     """
     from tqdm import tqdm
@@ -115,18 +120,42 @@ def write_toytown(
     if layout == "pascal_context":
         _write_lists(out, train, val)
     jobs = [
-        (scene_seed(seed, split, index), *_paths(out, layout, split, index))
+        (scene_seed(seed, split, index), size, ids, *_paths(out, layout, split, index))
         for split, count in (("train", train), ("val", val))
         for index in range(count)
     ]
-    for scene, image_path, mask_path in tqdm(
-        jobs, desc=f"ToyTown in {out}", unit="scene", disable=not progress
-    ):
-        if image_path.exists() and mask_path.exists():
-            continue
-        image, label = render_scene(scene, size)
-        _save(image, image_path)
-        _save(ids[label], mask_path)
+    with _map_over(workers) as run:
+        for _ in tqdm(
+            run(_write_scene, jobs), total=len(jobs), desc=f"ToyTown in {out}", unit="scene",
+            disable=not progress,
+        ):
+            pass
+
+
+@contextlib.contextmanager
+def _map_over(workers: int) -> Iterator[Callable]:
+    """A `map` that shares its calls between processes; with one worker, Python's own."""
+    if workers == 1:
+        yield map
+        return
+    # Ctrl-C reaches every process of the terminal; a worker that dies of it can hold a lock
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=ignore) as pool:
+        try:
+            yield partial(pool.map, chunksize=8)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write_scene(job: tuple[int, tuple[int, int], np.ndarray, Path, Path]) -> None:
+    """Draw and save one scene, unless it is there."""
+    scene, size, ids, image_path, mask_path = job
+    if image_path.exists() and mask_path.exists():
+        return
+    image, label = render_scene(scene, size)
+    _save(image, image_path)
+    _save(ids[label], mask_path)
 
 
 def _check_size(size: tuple[int, int]) -> None:
