@@ -58,8 +58,9 @@ def _grouped(names: Iterable[str]) -> str:
     """Names with their numbers as N and their last parts together, each group once."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        stem, dot, last = re.sub(r"(?<=[._])\d+(?=[._])", "N", name).rpartition(".")
-        parts = groups.setdefault(stem + dot, [])
+        name = re.sub(r"(?<=[._])\d+(?=[./_])", "N", name)
+        cut = 1 + max(name.rfind("."), name.rfind("/"))
+        parts, last = groups.setdefault(name[:cut], []), name[cut:]
         parts += [last] if last not in parts else []
     return ", ".join(
         stem + (parts[0] if len(parts) == 1 else f"{{{','.join(parts)}}}")

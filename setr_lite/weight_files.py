@@ -104,7 +104,7 @@ def _read_flax(path: Path) -> dict[str, Tensor]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as arrays:
             found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except Exception as error:  # zip, header or dtype: each raises its own kind
         raise _unreadable(path, error) from error
