@@ -19,6 +19,7 @@ _HOMES = {
     "recipes": ["RECIPES", "get_recipe"],
     "toytown": ["render_scene", "write_toytown"],
     "visualize": ["attention_maps", "colorize", "legend", "overlay", "panel"],
+    "weights": ["load_pretrained", "load_setr"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

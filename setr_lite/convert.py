@@ -371,11 +371,13 @@ def _write(out: Path, tensors: dict[str, Tensor], content: Any) -> None:
     part = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".safetensors":
-            save_file({name: value.contiguous() for name, value in tensors.items()}, part)
-        else:
-            torch.save(content, part)
-        part.replace(out)
+        try:
+            if out.suffix == ".safetensors":
+                save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+            else:
+                torch.save(content, part)
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
         raise UserError(f"could not write {out}: {error}") from error

@@ -116,9 +116,12 @@ def _check_names(path: Path, source: str, wanted: Shapes, found: Shapes) -> None
             f"{near(name, extra)}{_more(missing)}"
         )
     for name, shape in extra.items():
+        close = near(name, wanted)
+        if not close and source.startswith("plain"):
+            close = "; a ViT with other layers runs behind SETR's heads as model.encoder=timm:NAME"
         raise UserError(
             f"{path}: has {name!r} {tuple(shape)}, for which the model has no place ({source}); it "
-            f"is not dropped silently{near(name, wanted)}{_more(extra)}"
+            f"is not dropped silently{close}{_more(extra)}"
         )
 
 
@@ -133,7 +136,7 @@ def _check_shapes(path: Path, wanted: Shapes, found: Mapping[str, Tensor]) -> No
 
 def near(name: str, choices: Shapes) -> str:
     """``"; nearest is NAME SHAPE"`` for the closest of `choices`, or nothing."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.8)
     return f"; nearest is {close[0]!r} {tuple(choices[close[0]])}" if close else ""
 
 
@@ -179,8 +182,8 @@ def _resize_position_table(
         grid = (side, side) if side * side == rows else encoder.grid
     if grid[0] * grid[1] != rows:
         raise UserError(
-            f"{report.path}: {name!r} has {rows} rows besides the class token's, no square and not "
-            f"{grid[0]} x {grid[1]}; give the size in pixels that it was made for"
+            f"{report.path}: {name!r} has {rows} rows besides the class token's, not {grid[0]} x "
+            f"{grid[1]}; give the size of image that it was made for"
         )
     if grid != encoder.grid:
         left[name] = resample_pos_embed(left[name], grid, encoder.grid, mode)

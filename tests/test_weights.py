@@ -327,7 +327,7 @@ def test_position_tables_are_resized_as_published_or_as_timm_does(tmp_path, new)
 def test_a_table_that_is_no_square_needs_its_size(tmp_path):
     path = save(jx_state(15), tmp_path / "vit.pth")
     with pytest.raises(UserError, match=r"vit.pth: 'pos_embed' has 15 rows besides the class "
-                                        r"token's, no square and not 4 x 4"):
+                                        r"token's, not 4 x 4; give the size"):
         weights.load_pretrained(vit(), path)
     weights.load_pretrained(vit((48, 80)), path)  # its own grid
 
@@ -553,6 +553,13 @@ def test_a_deeper_file_is_counted(tmp_path):
     with pytest.raises(UserError, match=r"has 'blocks.3.norm1.weight' \(32,\), for which the model "
                                         r"has no place \(plain ViT.*\(and 11 more like that\)"):
         weights.load_pretrained(vit(depth=3), save(jx_state(), tmp_path / "deep.pth"))
+
+
+def test_a_vit_with_other_layers_is_sent_to_timm(tmp_path):
+    gammas = {f"blocks.{i}.ls1.gamma": torch.zeros(DIM) for i in range(2)}
+    with pytest.raises(UserError, match=r"has 'blocks.0.ls1.gamma' \(32,\), .* runs behind SETR's "
+                                        r"heads as model.encoder=timm:NAME \(and 1 more"):
+        weights.load_pretrained(vit(), save(jx_state() | gammas, tmp_path / "dino.pth"))
 
 
 def test_a_lost_patch_bias_is_explained_and_never_guessed(tmp_path):
