@@ -36,7 +36,7 @@ def _toytown(head: str) -> RunConfig:
             name="adamw", lr=1.5e-3, beta2=0.98, head_multiplier=1, weight_decay=0.05, warmup=100,
             min_lr=1e-6, clip_norm=1.0),
         train=TrainConfig(
-            steps=2450, batch_size=2, eval_every=1225, save_every=200, log_every=20, workers=0),
+            steps=2200, batch_size=2, eval_every=1100, save_every=200, log_every=20, workers=0),
         eval=EvalConfig(mode="whole"),
     )
 
@@ -68,7 +68,7 @@ def _camvid(head: str) -> RunConfig:
             name="adamw", lr=1e-3, beta2=0.98, head_multiplier=1, weight_decay=0.05, warmup=100,
             min_lr=1e-6, clip_norm=1.0),
         train=TrainConfig(
-            steps=1200, batch_size=4, eval_every=0, save_every=200, log_every=20, workers=1),
+            steps=1800, batch_size=4, eval_every=0, save_every=200, log_every=20, workers=1),
         eval=EvalConfig(mode="slide", window=(224, 224), stride=(149, 149)),
     )
 
