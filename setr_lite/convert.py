@@ -7,6 +7,7 @@ square: options say what the published rule does not.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ class Found:
 
     def __str__(self) -> str:
         size, model = PRESETS[self.model.encoder], self.model
-        grid = " x ".join(str(side // size["patch_size"]) for side in model.img_size)
+        grid = " x ".join(str(-(-side // size["patch_size"])) for side in model.img_size)
         encoder = (
             f"{model.encoder} (depth {size['depth']}, width {size['embed_dim']}), grid {grid} for "
             f"images of {model.img_size[0]} x {model.img_size[1]}"
@@ -63,8 +64,8 @@ class Found:
             return f"a plain ViT ({self.kind}): {encoder}"
         aux = "with" if model.aux else "without"
         return (
-            f"SETR-{LABELS[model.head]} of {PROGRAMS[self.kind]}, {aux} auxiliary heads, "
-            f"{model.num_classes} classes: {encoder}"
+            f"SETR-{LABELS[model.head]} of {PROGRAMS[self.kind]} (dialect {model.dialect}), {aux} "
+            f"auxiliary heads, {model.num_classes} classes: {encoder}"
         )
 
 
@@ -97,7 +98,7 @@ def identify(
         raise UserError(f"{file.path}: a SETR ({kind}) with none of the heads Naive, PUP and MLA")
     table = _table(kind, head)
     encoder = _preset(file, table)
-    img_size = img_size or _square(file, table, PRESETS[encoder]["patch_size"], kind)
+    img_size = img_size or _square(file, table, PRESETS[encoder]["patch_size"])
     model = ModelConfig(encoder=encoder, head=head, img_size=img_size, taps=taps)
     return Found(file, kind, model if kind in PLAIN else _with_heads(file, kind, model, aux))
 
@@ -199,11 +200,10 @@ def _preset(file: WeightFile, table: Mapping[str, str]) -> str:
     )
 
 
-def _square(
-    file: WeightFile, table: Mapping[str, str], patch: int, kind: str
-) -> tuple[int, int]:
+def _square(file: WeightFile, table: Mapping[str, str], patch: int) -> tuple[int, int]:
+    """(H, W) in pixels of a square position table."""
     rows = _shape(file, table, "encoder.pos_embed")[1] - 1 - ("dist_token" in file.tensors)
-    side = round(max(rows, 0) ** 0.5)
+    side = math.isqrt(max(rows, 0))
     if side * side != rows:
         raise UserError(
             f"{file.path}: its position table has {rows} rows, which is no square; say what size "
@@ -278,11 +278,13 @@ def _class_names(found: Found) -> tuple[list[str], list[list[int]]]:
 def _run_config(model: ModelConfig) -> RunConfig:
     """Settings round `model`: data and evaluation of the recipe that is most like it."""
     config, size = RunConfig(model=model), model.img_size
+    keys = ("encoder", "img_size", "head", "dialect")
     alike = [
-        (sum(getattr(recipe.model, key) == value for key, value in vars(model).items()), recipe)
+        ([getattr(recipe.model, key) == getattr(model, key) for key in keys], recipe)
         for recipe in (make() for make in RECIPES.values())
         if recipe.model.num_classes == model.num_classes in PUBLISHED_SETS
     ]
+    alike = [(same, recipe) for same, recipe in alike if same[0] or not recipe.data.root]
     if alike:
         _, recipe = max(alike, key=lambda pair: pair[0])
         config = replace(config, data=recipe.data, eval=recipe.eval)
@@ -301,10 +303,11 @@ def _save_folder(
 ) -> str:
     config, (classes, palette) = _run_config(found.model), names
     save_checkpoint(out, model, config, classes=classes, palette=palette)
-    said = "no class names are known, and data.* and eval.* are defaults: set them to evaluate"
-    if classes:
-        said = f"classes {classes[0]} .. {classes[-1]}, data and windows of {config.data.name}"
-    return f"wrote {out}: {said}"
+    named = f"classes {classes[0]} .. {classes[-1]}" if classes else "no class names are known"
+    settings = "data.* and eval.* are defaults: set them to evaluate"
+    if PUBLISHED_SETS.get(found.model.num_classes) == config.data.name:
+        settings = f"data and windows as for {config.data.name}"
+    return f"wrote {out}: {named}, {settings}"
 
 
 def _export_folder(
@@ -356,7 +359,8 @@ def _export(
         notes.append("mmsegmentation 1.x needs patch_bias=True in its backbone")
     if to != "timm":
         classes, palette = names
-        content = {"meta": {"CLASSES": classes, "PALETTE": palette}, "state_dict": tensors}
+        meta = {"CLASSES": classes, "PALETTE": palette} if classes else {}
+        content = {"meta": meta, "state_dict": tensors}
     _write(out, tensors, content)
     taps = config.taps or default_taps(PRESETS[config.encoder]["depth"], config.head)
     notes.append(f"its heads read the blocks {', '.join(map(str, taps))}")

@@ -51,8 +51,10 @@ def test_a_published_checkpoint_becomes_a_folder_that_loads(tmp_path, capsys, ca
     assert (code, err) == (0, "")
     whose = {"official": "the authors' code", "mmseg": "mmsegmentation"}[dialect]
     name = {"naive": "Naive", "pup": "PUP", "mla": "MLA"}[head]
-    assert f"SETR-{name} of {whose}, with auxiliary heads, 5 classes: golden (depth 4" in out
-    assert "no class names are known, and data.* and eval.* are defaults" in out
+    assert f"SETR-{name} of {whose} (dialect {dialect}), with auxiliary heads, 5 classes: " in out
+    grid = "4 x 4 for images of 64 x 64" if dialect == "official" else "4 x 6 for images of 64 x 96"
+    assert f"golden (depth 4, width 32), grid {grid}" in out
+    assert "no class names are known, data.* and eval.* are defaults" in out
     loaded = SETR.from_pretrained(tmp_path / "folder")
     size = (64, 64) if dialect == "official" else (64, 96)
     units = 2 if (head, dialect) == ("naive", "mmseg") else None
@@ -74,7 +76,9 @@ def test_to_mmseg_and_back_through_files(tmp_path, capsys, head):
     assert main(["convert", str(first), str(tmp_path / "a"), *GOLDEN]) == 0
     assert main(["convert", str(tmp_path / "a"), str(tmp_path / "b.pth"), "--to", "mmseg"]) == 0
     assert "note: mmsegmentation 1.x needs patch_bias=True" in capsys.readouterr().out
-    state = read_weight_file(tmp_path / "b.pth").tensors
+    file = read_weight_file(tmp_path / "b.pth")
+    state = file.tensors
+    assert file.meta == {}  # mmsegmentation would take an empty list of classes for the truth
     rounded = {k: v.to(state[k].dtype) for k, v in published("mmseg", f"model_{head}").items()}
     assert state.keys() == rounded.keys()
     assert all(torch.equal(state[k], rounded[k]) for k in state)
@@ -163,6 +167,9 @@ def test_classes_and_settings_by_their_number(tmp_path, capsys, changes, classes
     assert (f"classes {classes[0]} .. {classes[-1]}" if classes else "no class names") in out
     config = checkpoint.read_config(tmp_path / "folder")
     assert config.data.name == data
+    assert config.data.root == ""
+    known = changes["num_classes"] in (19, 60, 150)
+    assert (f"data and windows as for {data}" if known else "data.* and eval.* are defa") in out
     assert config.data.crop_size == config.eval.window == (64, 64)
     assert config.eval.stride == (42, 42)
 
