@@ -13,7 +13,7 @@ from .errors import UserError
 EPILOG = """\
 examples:
   setr-lite toytown toytown                          draw the embedded data set
-  setr-lite train toytown_pup                        train on it, six minutes on two cores
+  setr-lite train toytown_pup                        train on it, five minutes on two cores
   setr-lite train camvid_pup data.root=DIR train.steps=500
   setr-lite eval runs/toytown_pup/last               table of scores per class
   setr-lite predict runs/toytown_pup/last photo.jpg --out pictures
@@ -25,7 +25,7 @@ A mistake in the input ends with one line and exit code 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code (0 done, 2 a user's mistake, 130 stopped by Ctrl-C)."""
+    """Run one verb; the exit code (0 done, 2 a user's mistake, 130 Ctrl-C, 141 pipe closed)."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse gives up on settings that follow an option, `train NAME --resume train.steps=9`
@@ -36,13 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         options.settings += rest
     try:
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"setr-lite {options.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"setr-lite {options.verb}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of `setr-lite recipes | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit's flush fails
+        return 141
 
 
 def run_recipes(options: argparse.Namespace) -> None:

@@ -106,8 +106,11 @@ def write_toytown(
     The folders, file names and mask values are those of the real data set of that `layout`
     (`LAYOUTS`). No scene of one split or seed occurs in another. An interrupted run is completed
     by the same call; a completed one is left as it is. `toytown.json` in `out` keeps the
-    arguments. `progress` shows a bar; `workers` processes draw at once. Raises UserError for arguments out of range, and for an
-    `out` that is a file, holds other files, or holds a town made with other arguments.
+    arguments. `progress` shows a bar; `workers` processes draw at once.
+
+    Raises:
+        UserError: arguments out of range; an `out` that is a file, holds other files, or holds a
+            town made with other arguments.
     """
     from tqdm import tqdm
 

@@ -1,6 +1,7 @@
 """The command line: verbs end to end on the committed sample, mistakes in one line, exit code 2."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,15 @@ def test_bad_data_ends_training_with_the_files_name(tmp_path, capsys, file, chan
     assert error.startswith("setr-lite train: ")
     assert message in error
     assert "toytown_00000" in error
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "setr_lite", "recipes"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_an_unknown_option_is_refused(capsys):
