@@ -193,10 +193,12 @@ def _preset(file: WeightFile, table: Mapping[str, str]) -> str:
     for name, preset in PRESETS.items():
         if sizes == {key: preset[key] for key in sizes}:
             return name
-    known = ", ".join(f"{n} ({p['embed_dim']}, {p['depth']})" for n, p in PRESETS.items())
+    known = ", ".join(
+        f"{n} ({p['embed_dim']}, {p['depth']}, {p['patch_size']})" for n, p in PRESETS.items())
     raise UserError(
         f"{file.path}: no encoder of width {width}, depth {depth} and patch size {patch}; known "
-        f"(width, depth) are {known}. Add its sizes, with its number of heads, to encoder.PRESETS"
+        f"are {known}. Add it, with its number of heads, to encoder.PRESETS; a plain ViT of timm "
+        "needs no conversion, model.encoder=timm:NAME"
     )
 
 

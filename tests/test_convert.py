@@ -304,7 +304,7 @@ def test_other_heads_and_sizes(tmp_path):
         identify(save({k: v for k, v in state.items() if "decode_head" not in k}, path))
     shallow = {k: v for k, v in state.items() if "blocks.3." not in k}
     with pytest.raises(UserError, match=r"no encoder of width 32, depth 3 and patch size 16; known "
-                                        r"\(width, depth\) are .*vit_base_patch16 \(768, 12\)"):
+                                        r"are .*vit_base_patch16 \(768, 12, 16\), .*timm:NAME"):
         identify(save(shallow, path))
 
 
