@@ -84,9 +84,9 @@ def run_train(options: argparse.Namespace) -> int:
         config = get_recipe(options.recipe).override(*options.settings)
         result = train(config, resume=options.resume)
         if distributed.rank() == 0 and result["confusion"] is not None:
-            from .datasets import DATASETS
+            from .datasets import load_dataset
 
-            print(result["confusion"].table(DATASETS[config.data.name].classes))
+            print(result["confusion"].table(load_dataset(config.data, "val").classes))
         return 0 if result["finished"] else 130
     finally:
         distributed.stop()

@@ -84,6 +84,9 @@ class DataConfig:
     """Data set, a key of `datasets.DATASETS`."""
     root: str = ""
     """Its folder; empty takes ``$SETR_DATA/<name>``, else ``data/<name>``."""
+    classes: str = ""
+    """For ``name=folder``: a text with one class name a line, ``NAME`` or ``NAME #rrggbb``;
+    empty takes ``classes.txt`` in the folder. The other data sets have their own classes."""
     base_size: Size = (512, 2048)
     """Short and long side that an image is fitted into before the random ratio is applied."""
     crop_size: Size = (512, 512)

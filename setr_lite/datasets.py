@@ -1,32 +1,31 @@
 """Real data sets as they lie on disk, and the endless stream of training crops.
 
-Each class reads the folders of its official download and gives :class:`Sample`: the image
-(3,H,W) uint8 RGB and the label (H,W) uint8 in 0..K-1, 255 where ignored. One table of 256 entries
-per kind of mask turns the ids in the file into these labels, once, here and nowhere else.
+Each class reads the folders of its official download; `dataset_base` has what they share,
+`folder_data` the reader of your own folders.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from . import pascal_json
 from .config import DataConfig
+from .dataset_base import Listing, SegmentationDataset, label_table, pair_by_stem
 from .errors import UserError, nearest
-from .transforms import IGNORE, Sample, TrainTransform
+from .folder_data import Folder
+from .image_files import read_image as read_image  # re-exported: readers are looked for here
+from .image_files import read_label as read_label
+from .transforms import IGNORE, TrainTransform
 
 _TABLES = json.loads(Path(__file__).with_name("class_tables.json").read_text(encoding="utf-8"))
-_BAD = 254
-"""Marks an id that no class has; no data set here comes near so many classes."""
-_GUIDE = "data/README.md says how to get it"
 
 
 def _classes(name: str) -> tuple[str, ...]:
@@ -35,108 +34,6 @@ def _classes(name: str) -> tuple[str, ...]:
 
 def _palette(name: str) -> np.ndarray:
     return np.array([row[1:] for row in _TABLES[name]], dtype=np.uint8)
-
-
-def _label_table(pairs: dict[int, int]) -> np.ndarray:
-    """The label of each id in a file; 255 stays ignored, ids not in `pairs` become `_BAD`."""
-    table = np.full(256, _BAD, dtype=np.uint8)
-    for file_id, label in {255: IGNORE, **pairs}.items():
-        table[file_id] = label
-    return table
-
-
-class SegmentationDataset(Dataset[Sample]):
-    """Images with one label per pixel, in the folders of a known data set.
-
-    Args:
-        root: the data set's folder, or one of those above it that `roots` allows.
-        split: a key of `splits`.
-
-    Raises:
-        UserError: no such split; `root` is not this data set; no image in the split; images
-            without label (the first is named). Reading a sample raises it for a file that
-            cannot be read, an id that no class has, and a label of another size than its image.
-    """
-
-    name: ClassVar[str]
-    """Key in `DATASETS`."""
-    classes: ClassVar[tuple[str, ...]]
-    """Names, by label."""
-    palette: ClassVar[np.ndarray]
-    """(K,3) uint8 RGB, the colours in which the data set is usually shown."""
-    splits: ClassVar[dict[str, str]] = {"train": "train", "val": "val"}
-    """Our names of the parts, and the data set's own."""
-    roots: ClassVar[tuple[str, ...]] = (".",)
-    """Where the data set may lie below `root`; the first place that fits is taken."""
-    marker: ClassVar[str]
-    """What there must be for a place to fit; ``{}`` stands for the data set's split."""
-    table: ClassVar[np.ndarray]
-    """(256,) uint8: label of each id in a mask file."""
-    in_toytown: ClassVar[bool] = True
-    """Whether `toytown` writes this layout."""
-    ignore_index: ClassVar[int] = IGNORE
-
-    def __init__(self, root: str | Path, split: str = "train") -> None:
-        if split not in self.splits:
-            where = f"{type(self).__name__} has no split {split!r}"
-            raise UserError(f"{where}{nearest(split, self.splits)}")
-        self.split = split
-        self.root = self._find_root(Path(root))
-        self.files = self._find_files(self.root, self.splits[split])
-        """(image, label) paths in the order of their names."""
-
-    def _find_root(self, root: Path) -> Path:
-        marker = self.marker.format(self.splits[self.split])
-        places = [root / below for below in self.roots]
-        for place in places:
-            if (place / marker).exists():
-                return place
-        kind, seen = type(self).__name__, " or ".join(str(place / marker) for place in places)
-        problem = "holds no" if root.is_dir() else "is no folder, so no"
-        draw = f"; `setr-lite toytown DIR --layout {self.name}` draws a small one"
-        raise UserError(
-            f"{str(root)!r} {problem} {kind} {self.split} split: looked for {seen};"
-            f" set data.root to the right folder ({_GUIDE}{draw if self.in_toytown else ''})"
-        )
-
-    def _find_files(self, root: Path, split: str) -> list[tuple[Path, Path]]:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Number `index`, decoded: see :class:`Sample`."""
-        image_path, label_path = self.files[index]
-        image, label = read_image(image_path), self._read_label(label_path)
-        if image.shape[1:] != label.shape:
-            raise UserError(
-                f"{label_path}: label of {_size(label)} for an image of {_size(image)}"
-                f" ({image_path}); a label needs the size of its image"
-            )
-        return Sample(image, label, self._sample_name(image_path))
-
-    def _sample_name(self, image_path: Path) -> str:
-        return image_path.stem
-
-    def _read_label(self, path: Path) -> Tensor:
-        ids = read_label(path).numpy()
-        label = self._table_of(path)[ids]
-        bad = label == _BAD
-        if bad.any():
-            values = np.unique(ids[bad])
-            raise UserError(
-                f"{path}: label id {values[0]} ({np.count_nonzero(bad)} pixels out of range);"
-                f" {self._id_hint(path)}"
-            )
-        return torch.from_numpy(label)
-
-    def _table_of(self, path: Path) -> np.ndarray:
-        return self.table
-
-    def _id_hint(self, path: Path) -> str:
-        known = np.flatnonzero(self.table[:IGNORE] != _BAD)
-        return f"{type(self).__name__} masks hold {known[0]}..{known[-1]}, and 255 to ignore"
 
 
 class Cityscapes(SegmentationDataset):
@@ -149,16 +46,20 @@ class Cityscapes(SegmentationDataset):
     name = "cityscapes"
     classes, palette = _classes(name), _palette(name)
     splits: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "test"}
-    marker = "leftImg8bit/{}"
+    markers = ("leftImg8bit/{}",)
+    layout = "cityscapes"
     #: labelIds of the 19 classes in their order (cityscapesscripts, labels.py)
     label_ids = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-    table = _label_table(
+    table = label_table(
         dict.fromkeys(range(34), IGNORE) | {file_id: k for k, file_id in enumerate(label_ids)}
     )
-    train_id_table = _label_table({k: k for k in range(19)})
+    train_id_table = label_table({k: k for k in range(19)})
 
-    def _find_files(self, root: Path, split: str) -> list[tuple[Path, Path]]:
-        folder, masks = root / "leftImg8bit" / split, root / "gtFine" / split
+    @classmethod
+    def list_files(cls, root: Path, split: str) -> Listing:
+        """Images of every city with `labelIds`, or `labelTrainIds` if there are more of them."""
+        folder = root / "leftImg8bit" / cls.splits[split]
+        masks = root / "gtFine" / cls.splits[split]
         ending = "_leftImg8bit.png"
         images = sorted(folder.glob(f"*/*{ending}"))
         found = {
@@ -170,12 +71,13 @@ class Cityscapes(SegmentationDataset):
             (path, masks / path.parent.name / path.name.replace(ending, f"_gtFine_{kind}.png"))
             for path in images
         ]
-        return _checked(pairs, found[kind], folder, f"CITY/*{ending}")
+        return Listing(pairs, found[kind], folder, f"CITY/*{ending}")
 
     def _sample_name(self, image_path: Path) -> str:
         return image_path.stem.removesuffix("_leftImg8bit")
 
-    def _table_of(self, path: Path) -> np.ndarray:
+    def table_of(self, path: Path) -> np.ndarray:
+        """By the file's name: of `labelIds` or of `labelTrainIds`."""
         return self.train_id_table if path.stem.endswith("labelTrainIds") else self.table
 
     def _id_hint(self, path: Path) -> str:
@@ -195,31 +97,68 @@ class ADE20K(SegmentationDataset):
     classes, palette = _classes(name), _palette(name)
     splits: ClassVar[dict[str, str]] = {"train": "training", "val": "validation"}
     roots = (".", "ADEChallengeData2016")
-    marker = "images/{}"
-    table = _label_table({0: IGNORE} | {k + 1: k for k in range(150)})
+    markers = ("images/{}",)
+    layout = "ade20k"
+    table = label_table({0: IGNORE} | {k + 1: k for k in range(150)})
 
-    def _find_files(self, root: Path, split: str) -> list[tuple[Path, Path]]:
-        return _pair_by_stem(root / "images" / split, root / "annotations" / split)
+    @classmethod
+    def list_files(cls, root: Path, split: str) -> Listing:
+        """Images and masks of the same name."""
+        part = cls.splits[split]
+        return pair_by_stem(root / "images" / part, root / "annotations" / part)
 
 
 class PascalContext(SegmentationDataset):
     """Pascal Context on the images of VOC 2010, 60 classes (Mottaghi et al., CVPR 2014).
 
-    4998 / 5105 images. Class 0 is background and counts as a class, as in SETR's figures.
+    4998 / 5105 images. Class 0 is background and counts as a class, as in SETR's figures. Labels
+    come from the PNGs and lists that mmsegmentation's converter writes, else straight from
+    `trainval_merged.json`; both give the same label maps, see `pascal_json`.
     """
 
     name = "pascal_context"
     classes, palette = _classes(name), _palette(name)
     roots = (".", "VOCdevkit/VOC2010", "VOC2010")
-    marker = "ImageSets/SegmentationContext/{}.txt"
-    table = _label_table({k: k for k in range(60)})
+    markers = ("ImageSets/SegmentationContext/{}.txt", pascal_json.FILE_NAME)
+    table = label_table({k: k for k in range(60)})
+    layout = name
 
-    def _find_files(self, root: Path, split: str) -> list[tuple[Path, Path]]:
-        listing = root / self.marker.format(split)
-        images, masks = root / "JPEGImages", root / "SegmentationClassContext"
-        stems = listing.read_text(encoding="utf-8").split()
-        pairs = [(images / f"{stem}.jpg", masks / f"{stem}.png") for stem in stems]
-        return _checked(pairs, set(masks.glob("*.png")), listing, "names of images")
+    @classmethod
+    def list_files(cls, root: Path, split: str) -> Listing:
+        """By the split's list, else by the phases of the JSON file. A label in there has the
+        path ``trainval_merged.json/STEM``, which `read_ids` understands."""
+        images, listing = root / "JPEGImages", root / cls.markers[0].format(cls.splits[split])
+        if listing.exists():
+            masks = root / "SegmentationClassContext"
+            stems = listing.read_text(encoding="utf-8").split()
+            pairs = [(images / f"{stem}.jpg", masks / f"{stem}.png") for stem in stems]
+            return Listing(pairs, set(masks.glob("*.png")), listing, "names of images")
+        source = root / pascal_json.FILE_NAME
+        found = pascal_json.read_annotations(source).get(cls.splits[split], {})
+        pairs = [(images / found[stem].file_name, source / stem) for stem in sorted(found)]
+        labels = {source / stem for stem in found if found[stem].regions}
+        return Listing(pairs, labels, source, f"images of the phase {cls.splits[split]!r}")
+
+    def read_ids(self, path: Path) -> np.ndarray:
+        """(H,W) uint8 of a PNG, or of an image in `trainval_merged.json`."""
+        if path.parent.name != pascal_json.FILE_NAME:
+            return super().read_ids(path)
+        phases = pascal_json.read_annotations(path.parent)
+        return pascal_json.draw(phases[self.splits[self.split]][path.name], path)
+
+
+class PascalContext59(PascalContext):
+    """Pascal Context without its background: 59 classes, pixels of none are ignored.
+
+    The other protocol of the literature. In the files 0 is background and class k has the id
+    k + 1. Scores are 5 to 7 points higher than with 60 classes and cannot be compared with them
+    (HRNet-W48: 51.7 and 46.2 mIoU, open-mmlab/mmsegmentation#459).
+    """
+
+    name = "pascal_context_59"
+    classes, palette = PascalContext.classes[1:], PascalContext.palette[1:]
+    table = label_table({0: IGNORE} | {k + 1: k for k in range(59)})
+    folder = PascalContext.name
 
 
 class CamVid(SegmentationDataset):
@@ -233,120 +172,44 @@ class CamVid(SegmentationDataset):
     classes, palette = _classes(name), _palette(name)
     splits: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "test"}
     roots = (".", "CamVid")
-    marker = "{}annot"
-    table = _label_table({k: k for k in range(11)} | {11: IGNORE})
-    in_toytown = False
+    markers = ("{}annot",)
+    table = label_table({k: k for k in range(11)} | {11: IGNORE})
 
-    def _find_files(self, root: Path, split: str) -> list[tuple[Path, Path]]:
-        return _pair_by_stem(root / split, root / f"{split}annot")
+    @classmethod
+    def list_files(cls, root: Path, split: str) -> Listing:
+        """Images and masks of the same name."""
+        return pair_by_stem(root / cls.splits[split], root / f"{cls.splits[split]}annot")
 
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
-    kind.name: kind for kind in (Cityscapes, ADE20K, PascalContext, CamVid)
+    kind.name: kind
+    for kind in (Cityscapes, ADE20K, PascalContext, PascalContext59, CamVid, Folder)
 }
 """Every data set by the name that `data.name` takes."""
 
 
 def load_dataset(data: DataConfig, split: str) -> SegmentationDataset:
-    """The data set that `data.name` and `data.root` ask for.
+    """The data set that `data.name`, `data.root` and `data.classes` ask for.
 
-    An empty root takes ``$SETR_DATA/<name>`` where that variable is set, else ``data/<name>``.
+    An empty root takes ``$SETR_DATA/<name>`` where that variable is set, else ``data/<name>``
+    (of Pascal Context, one folder for both of its names).
 
     Raises:
-        UserError: unknown name, or what :class:`SegmentationDataset` raises.
+        UserError: unknown name, `data.classes` for a data set that has its own, or what
+            :class:`SegmentationDataset` raises.
     """
     if data.name not in DATASETS:
         raise UserError(f"no data set data.name={data.name!r}{nearest(data.name, DATASETS)}")
-    root = data.root or Path(os.environ.get("SETR_DATA", "data")) / data.name
-    return DATASETS[data.name](root, split)
-
-
-def _pair_by_stem(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    found = sorted(path for path in images.glob("*") if _is_image(path))
-    pairs = [(path, masks / f"{path.stem}.png") for path in found]
-    return _checked(pairs, set(masks.glob("*.png")), images, "*.jpg or *.png")
-
-
-def _is_image(path: Path) -> bool:
-    # Names with a dot in front are left by some unpackers and hold no picture.
-    return path.suffix.lower() in (".jpg", ".jpeg", ".png") and not path.name.startswith(".")
-
-
-def _checked(
-    pairs: list[tuple[Path, Path]], masks: set[Path], where: Path, wanted: str
-) -> list[tuple[Path, Path]]:
-    """`pairs`, if there are any and each label is among the `masks` that were listed."""
-    if not pairs:
-        raise UserError(f"{where}: empty split, expected {wanted} there ({_GUIDE})")
-    missing = [pair for pair in pairs if pair[1] not in masks]
-    if missing:
-        image, mask = missing[0]
+    kind = DATASETS[data.name]
+    root = data.root or Path(os.environ.get("SETR_DATA", "data")) / (kind.folder or kind.name)
+    if kind is Folder:
+        return Folder(root, split, data.classes)
+    if data.classes:
         raise UserError(
-            f"{image}: image without label, {mask} is missing ({len(missing)} of {len(pairs)}"
-            " images have none); add the labels or remove the images"
+            f"data.classes={data.classes}: {data.name} has its own classes; a list goes with"
+            " data.name=folder"
         )
-    return pairs
-
-
-def read_image(path: str | Path) -> Tensor:
-    """(3,H,W) uint8 RGB of an image file, whatever its mode.
-
-    Grey and palette images become RGB, transparency is dropped, 16 bits are cut to the upper 8.
-    An EXIF rotation is ignored: a label file has none, and the two must stay aligned. The tensor
-    is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it back.
-
-    Raises:
-        UserError: no such file, or not a readable image.
-    """
-    return torch.from_numpy(_decode(path, _rgb)).permute(2, 0, 1)
-
-
-def _rgb(file: Image.Image) -> np.ndarray:
-    if file.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255
-        grey = (np.asarray(file).astype(np.int64) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if "transparency" in file.info:
-        file = file.convert("RGBA")  # Pillow warns where this step is left out
-    return np.array(file.convert("RGB"))
-
-
-def read_label(path: str | Path) -> Tensor:
-    """(H,W) uint8 of a mask file, the ids as they are in it (of a palette image: the indices).
-
-    Raises:
-        UserError: no such file, not a readable image, or not one channel of 8 bits.
-    """
-    return torch.from_numpy(_decode(path, _ids))
-
-
-def _ids(file: Image.Image) -> np.ndarray:
-    if file.mode not in ("L", "P"):
-        raise UserError(
-            f"{file.filename}: mask of mode {file.mode}, expected 8-bit grey or palette (L or P)"
-            " whose values are class ids; convert colour-coded and 16-bit masks first"
-        )
-    return np.array(file)
-
-
-def _decode(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    """`to_array` of the opened file. Pillow, not OpenCV: as fast, and it does not keep silent
-    about half a file; it also leaves the indices of palette images as they are."""
-    try:
-        with Image.open(path) as file:
-            return to_array(file)
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # OSError, SyntaxError, ValueError, ...: Pillow has many
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{path}: cannot be read as an image ({reason}); replace the file"
-        ) from error
-
-
-def _size(tensor: Tensor) -> str:
-    return f"{tensor.shape[-2]}x{tensor.shape[-1]}"
+    return kind(root, split)
 
 
 class TrainStream(Dataset[tuple[Tensor, Tensor]]):

@@ -102,7 +102,8 @@ class _Run:
         if len(self.train_set.classes) != config.model.num_classes:
             raise UserError(
                 f"model.num_classes={config.model.num_classes}: {config.data.name} has "
-                f"{len(self.train_set.classes)} classes"
+                f"{len(self.train_set.classes)} classes; "
+                f"set model.num_classes={len(self.train_set.classes)}"
             )
         self.step, self.miou, self.best, self.confusion = 0, math.nan, -1.0, None
         seed_everything(config.train.seed, 0)

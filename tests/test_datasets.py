@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from setr_lite.datasets import (
     CamVid,
     Cityscapes,
     PascalContext,
+    PascalContext59,
     TrainStream,
     load_dataset,
     rank_counters,
@@ -25,6 +27,7 @@ from setr_lite.datasets import (
     read_label,
 )
 from setr_lite.errors import UserError
+from setr_lite.folder_data import Folder
 from setr_lite.transforms import TrainTransform
 
 SIZE = (4, 6)
@@ -163,6 +166,135 @@ def test_pascal_context_follows_its_list(tmp_path: Path, inner: str) -> None:
     assert data[0].label[:, 0].tolist() == [0, 19, 38, 57]
 
 
+@pytest.mark.smoke
+def test_pascal_context_59_ignores_background(tmp_path: Path) -> None:
+    """One folder serves both protocols; a class has the next smaller label and the same name."""
+    save(tmp_path / "JPEGImages/a.jpg", gradient())
+    mask = np.array([[0, 1, 2, 58, 59, 255]] * 4, dtype=np.uint8)
+    save(tmp_path / "SegmentationClassContext/a.png", mask)
+    (tmp_path / "ImageSets/SegmentationContext").mkdir(parents=True)
+    (tmp_path / "ImageSets/SegmentationContext/train.txt").write_text("a")
+    data = PascalContext59(tmp_path)
+    assert data[0].label[0].tolist() == [255, 0, 1, 57, 58, 255]
+    whole = PascalContext(tmp_path)[0].label
+    for label, full in zip(data[0].label[0, 1:5], whole[0, 1:5], strict=True):
+        assert data.classes[label] == PascalContext.classes[full]
+        assert (data.palette[label] == PascalContext.palette[full]).all()
+    assert len(data.classes) == len(data.palette) == 59
+
+
+def pascal_json(root: Path, regions: list[tuple[int, str]], size=(5, 7)) -> Path:
+    image = {"image_id": 2008000002, "file_name": "2008_000002.jpg", "phase": "train"}
+    other = {"image_id": 2008000003, "file_name": "2008_000003.jpg", "phase": "test"}
+    parts = [
+        {"image_id": 2008000002, "category_id": k, "segmentation": {"size": size, "counts": c}}
+        for k, c in regions
+    ]
+    text = json.dumps({"images": [image, other], "annos_segmentation": parts})
+    (root / "trainval_merged.json").write_text(text)
+    picture = np.zeros((*size, 3), np.uint8)
+    save(root / "JPEGImages/2008_000002.jpg", picture)
+    return root
+
+
+# A mask and how pycocotools 2.0 encodes it.
+REGION = "3110001020O0N31M11O"
+INSIDE = [
+    [0, 1, 1, 1, 0, 0, 0],
+    [0, 0, 0, 0, 1, 0, 1],
+    [0, 1, 0, 0, 1, 1, 1],
+    [1, 0, 0, 0, 1, 0, 0],
+    [0, 0, 0, 1, 1, 0, 0],
+]
+
+
+@pytest.mark.smoke
+def test_pascal_context_from_its_json(tmp_path: Path) -> None:
+    """458 is wood, the last class, and 59 is car; a later region covers an earlier one."""
+    data = PascalContext(pascal_json(tmp_path, [(458, REGION)]), "train")
+    assert (len(data), data[0].name) == (1, "2008_000002")
+    assert data[0].label.tolist() == (59 * np.array(INSIDE)).tolist()
+    everything = "0S1"  # no pixel outside, then 35 inside
+    (tmp_path / "covered").mkdir()
+    covered = pascal_json(tmp_path / "covered", [(458, REGION), (59, everything)])
+    assert PascalContext(covered, "train")[0].label.unique().tolist() == [14]
+    assert PascalContext.classes[14] == "car"
+    assert PascalContext59(tmp_path)[0].label[0].tolist() == [255, 58, 58, 58, 255, 255, 255]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        ([(3, REGION)], "2008_000002: category 3 is none of Pascal Context's 60"),
+        ([(458, REGION[:-1])], "run lengths do not add up to 5x7"),
+        ([(458, "")], "run lengths do not add up"),
+        ([], r"image without label, .*trainval_merged\.json.2008_000002 is missing"),
+    ],
+)
+def test_pascal_json_damaged(tmp_path: Path, regions: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PascalContext(pascal_json(tmp_path, regions), "train")[0]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
+def test_pascal_json_of_something_else(tmp_path: Path, text: str) -> None:
+    (tmp_path / "trainval_merged.json").write_text(text)
+    with pytest.raises(UserError, match=r"not Pascal Context's trainval_merged\.json"):
+        PascalContext(tmp_path, "train")
+
+
+# Your own folders
+
+
+def folder(root: Path, masks: str = "labels", classes: str = "sky\nroad #804080\n\ncar\n") -> Path:
+    for split in ("train", "val"):
+        save(root / f"images/{split}/a.jpg", gradient())
+        save(root / f"{masks}/{split}/a.png", np.array([[0, 1, 2, 255, 1, 0]] * 4, np.uint8))
+    (root / "classes.txt").write_text(classes)
+    return root
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("masks", ["labels", "annotations"])
+def test_folder(tmp_path: Path, masks: str) -> None:
+    data = load_dataset(DataConfig(name="folder", root=str(folder(tmp_path, masks))), "val")
+    assert data.classes == ("sky", "road", "car")
+    assert data.palette.tolist() == [[128, 0, 0], [128, 64, 128], [128, 128, 0]]  # VOC's 1 and 3
+    assert data[0].label[0].tolist() == [0, 1, 2, 255, 1, 0]
+    (tmp_path / "list.txt").write_text("a\nb")
+    config = DataConfig(name="folder", root=str(tmp_path), classes=str(tmp_path / "list.txt"))
+    message = r"label id 2 \(4 pixels.*list of classes has 2, so masks hold 0\.\.1"
+    with pytest.raises(UserError, match=message):
+        load_dataset(config, "train")[0]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lists 0 classes; give 1 to 254"),
+        ("\n".join(map(str, range(255))), "lists 255 classes"),
+        ("road\ncar\nroad", "'road' is listed twice"),
+        ("road\ncar #80408", "line 2: 'car #80408' is no class; write NAME or NAME #rrggbb"),
+        ("#804080", "line 1: '#804080' is no class"),
+    ],
+)
+def test_list_of_classes(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Folder(folder(tmp_path, classes=text))
+
+
+@pytest.mark.smoke
+def test_folder_without_a_list(tmp_path: Path) -> None:
+    (folder(tmp_path) / "classes.txt").unlink()
+    with pytest.raises(UserError, match=r"classes\.txt: no list .*give it as data\.classes=FILE"):
+        Folder(tmp_path)
+    with pytest.raises(UserError, match="camvid has its own classes; a list goes with"):
+        load_dataset(DataConfig(name="camvid", root=str(tmp_path), classes="a.txt"), "train")
+
+
 @pytest.mark.parametrize("kind", [Cityscapes, ADE20K, PascalContext])
 def test_a_town_is_read_back_exactly(tmp_path: Path, kind: type) -> None:
     size = (48, 64)
@@ -259,6 +391,9 @@ def test_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETR_DATA", str(tmp_path / "elsewhere"))
     assert len(load_dataset(DataConfig(name="camvid"), "train")) == 3
     assert len(load_dataset(DataConfig(name="camvid", root="data/camvid"), "train")) == 2
+    for name in ("pascal_context", "pascal_context_59"):
+        with pytest.raises(UserError, match=r"elsewhere.pascal_context' is no folder"):
+            load_dataset(DataConfig(name=name), "train")
 
 
 @pytest.mark.smoke
@@ -325,12 +460,22 @@ def test_label_of_another_size(tmp_path: Path) -> None:
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(
-    ("mask", "mode"), [(gradient(), "RGB"), (np.zeros(SIZE, np.uint16), "I;16")]
+    ("mask", "mode", "remedy"),
+    [
+        (gradient(), "RGB", r"colour-coded \(24 colours\): save the class id of each colour"),
+        (np.repeat(ROWS[:, :, None], 3, 2), "RGB", "three channels are equal: save one of them"),
+        (np.repeat(ROWS[:, :, None], 4, 2), "RGBA", "three channels are equal"),
+        (ROWS.astype(np.uint16), "I;16", "its values fit in 8 bits: save them as uint8"),
+        (ROWS.astype(np.uint16) * 1000, "I;16", "its values reach 3000, as instance ids do"),
+        (ROWS > 1, "1", "save it as 8-bit grey with 0 and 1"),
+    ],
 )
-def test_mask_of_colours_or_16_bits(tmp_path: Path, mask: np.ndarray, mode: str) -> None:
+def test_mask_of_colours_or_16_bits(
+    tmp_path: Path, mask: np.ndarray, mode: str, remedy: str
+) -> None:
     camvid(tmp_path)
     save(tmp_path / "trainannot/02.png", mask)
-    with pytest.raises(UserError, match=rf"02\.png: mask of mode {mode}, expected 8-bit"):
+    with pytest.raises(UserError, match=rf"02\.png: mask of mode {mode}, expected 8-bit.*{remedy}"):
         CamVid(tmp_path)[2]
 
 

@@ -12,9 +12,10 @@ import setr_lite
 HOUSE = Path(setr_lite.__file__).parent
 FLOORS = [
     ["errors", "config", "transforms", "losses", "metrics", "optim", "inference", "distributed",
-     "visualize", "interactive"],
+     "visualize", "interactive", "image_files", "pascal_json"],
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
-     "datasets", "published", "recipes", "weight_files", "weight_tables"],
+     "dataset_base", "folder_data", "datasets", "published", "recipes", "weight_files",
+     "weight_tables"],
     ["checkpoint", "weight_account", "weights", "weights_out"],
     ["model", "pretrained"],
     ["evaluate", "convert", "memory"],

@@ -137,7 +137,7 @@ def test_mistakes_are_one_line(tmp_path):
         run(tmp_path / "new", resume=True)
     with pytest.raises(UserError, match=r"train.batch_size=3: not a multiple of 1 processes x"):
         run(tmp_path / "new", "train.batch_size=3", "train.accumulate=2")
-    with pytest.raises(UserError, match=r"model.num_classes=5: cityscapes has 19 classes"):
+    with pytest.raises(UserError, match=r"cityscapes has 19 classes; set model.num_classes=19"):
         run(tmp_path / "new", "model.num_classes=5")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written"):

@@ -1,0 +1,92 @@
+"""Image and mask files as arrays, whatever their mode, and plain words for those that are none.
+
+Shape legend: H, W  size of a picture in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .errors import UserError
+
+
+def read_image(path: str | Path) -> Tensor:
+    """(3,H,W) uint8 RGB of an image file, whatever its mode.
+
+    Grey and palette images become RGB, transparency is dropped, 16 bits are cut to the upper 8.
+    An EXIF rotation is ignored: a label file has none, and the two must stay aligned. The tensor
+    is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it back.
+
+    Raises:
+        UserError: no such file, or not a readable image.
+    """
+    return torch.from_numpy(_decode(path, _rgb)).permute(2, 0, 1)
+
+
+def _rgb(file: Image.Image) -> np.ndarray:
+    if file.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255
+        grey = (np.asarray(file).astype(np.int64) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if "transparency" in file.info:
+        file = file.convert("RGBA")  # Pillow warns where this step is left out
+    return np.array(file.convert("RGB"))
+
+
+def read_label(path: str | Path) -> Tensor:
+    """(H,W) uint8 of a mask file, the ids as they are in it (of a palette image: the indices).
+
+    Raises:
+        UserError: no such file, not a readable image, or not one channel of 8 bits. Masks in
+            colour, of three equal channels, of 16 bits and of 1 bit are told apart, because each
+            has another remedy.
+    """
+    return torch.from_numpy(_decode(path, _ids))
+
+
+def _ids(file: Image.Image) -> np.ndarray:
+    if file.mode not in ("L", "P"):
+        raise UserError(
+            f"{file.filename}: mask of mode {file.mode}, expected 8-bit grey or palette (L or P)"
+            f" whose values are class ids; {_remedy(file)}"
+        )
+    return np.array(file)
+
+
+def _remedy(file: Image.Image) -> str:
+    values = np.asarray(file)
+    if values.ndim == 3:
+        rgb = values[:, :, :3]
+        if values.shape[2] > 2 and (rgb == rgb[:, :, :1]).all():
+            return "its three channels are equal: save one of them"
+        colours = len(np.unique(rgb.reshape(-1, rgb.shape[2]), axis=0))
+        return f"it is colour-coded ({colours} colours): save the class id of each colour instead"
+    if file.mode == "1":
+        return "save it as 8-bit grey with 0 and 1"
+    if values.max(initial=0) <= 255:
+        return "its values fit in 8 bits: save them as uint8"
+    return (
+        f"its values reach {values.max():.0f}, as instance ids do: save the class of each instead"
+    )
+
+
+def _decode(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """`to_array` of the opened file. Pillow, not OpenCV: as fast, and it does not keep silent
+    about half a file; it also leaves the indices of palette images as they are."""
+    try:
+        with Image.open(path) as file:
+            return to_array(file)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # OSError, SyntaxError, ValueError, ...: Pillow has many
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{path}: cannot be read as an image ({reason}); replace the file"
+        ) from error
