@@ -229,11 +229,12 @@ class View:
     def ink(self, label: int, color: Color, z: int = 0, shade: int = 256) -> int:
         """Packed pixel of an object at z: its colour in the scene's light, then in its haze."""
         veil = min(150, z * self.haze // 10000)
-        packed = label
-        for value, light, far in zip(color, self.light, self.low, strict=True):
-            value = min(255, value * light * shade >> 16)
-            packed = packed << 8 | (value * (256 - veil) + far * veil) >> 8
-        return packed
+        clear = 256 - veil
+        (r, g, b), (lr, lg, lb), (fr, fg, fb) = color, self.light, self.low  # a loop took twice
+        r = (min(255, r * lr * shade >> 16) * clear + fr * veil) >> 8  # as long, 600 times a scene
+        g = (min(255, g * lg * shade >> 16) * clear + fg * veil) >> 8
+        b = (min(255, b * lb * shade >> 16) * clear + fb * veil) >> 8
+        return label << 24 | r << 16 | g << 8 | b
 
     def quad(self, label: int, color: Color, corners: Sequence[tuple[int, int, int]],
              shade: int = 256) -> None:
