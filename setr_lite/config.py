@@ -212,10 +212,18 @@ class EvalConfig:
 
     mode: Literal["whole", "slide"] = "slide"
     """The whole image at once, or overlapping windows whose logits are averaged."""
+    protocol: Literal[
+        "none", "paper", "paper+ms", "official", "official+ms",
+        "mmseg-0.x", "mmseg-0.x+ms", "mmseg-1.x", "mmseg-1.x+ms",
+    ] = "none"  # fmt: skip
+    """A published test protocol, see `protocols`: how images are scaled and what is averaged.
+    ``+ms`` averages several scales and mirror images. ``none`` goes by `ratios` and `flip`."""
     window: Size = (512, 512)
     """Height and width of a window."""
     stride: Size = (341, 341)
     """Steps from window to window."""
+    window_batch: int = 4
+    """Windows of an image that go through the model together; changes memory and speed only."""
     base_size: Size | None = None
     """Short and long side that an image is fitted into at test time; None takes
     `data.base_size`. The published Pascal Context recipes train and test at different ones."""
@@ -234,6 +242,7 @@ class EvalConfig:
         if not self.ratios or min(self.ratios) <= 0:
             raise UserError(f"eval.ratios={self.ratios}: give one or more positive numbers")
         _at_least("eval.limit", self.limit, 0)
+        _at_least("eval.window_batch", self.window_batch, 1)
 
 
 @dataclass(frozen=True)

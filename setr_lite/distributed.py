@@ -6,6 +6,7 @@ Everything works unchanged in a single process, where the functions do nothing.
 from __future__ import annotations
 
 import os
+import signal
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,15 @@ def choose_device(device: str = "auto") -> torch.device:
     return chosen
 
 
+def one_thread(worker: int) -> None:
+    """What a loader process does first: it must not compete with the computation for cores."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
 def stop() -> None:
     """Leave the group, so that torchrun ends without a warning."""
     if dist.is_initialized():
@@ -90,6 +100,13 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(value)
         value /= world_size()
+    return value
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, in place; it must suit the backend (NCCL: CUDA)."""
+    if world_size() > 1:
+        dist.all_reduce(value)
     return value
 
 

@@ -1,15 +1,16 @@
 """Data set + model -> a confusion matrix, over all ranks.
 
 Labels keep their original resolution: logits are brought to it before the argmax, as the
-published evaluation does.
+published evaluation does. `protocols` decides which sizes of an image are looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
@@ -18,72 +19,116 @@ from .checkpoint import read_info
 from .config import RunConfig
 from .datasets import read_image
 from .errors import UserError
-from .inference import Window, predict
+from .inference import Window, predict_views
 from .metrics import ConfusionMatrix
 from .model import SETR
-from .transforms import TestTransform
+from .protocols import protocol_of, view_sizes
+from .transforms import test_view
 from .visualize import colorize, overlay
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 class _Views(Dataset):
-    """Each image prepared at the size it is evaluated at, with its untouched label."""
+    """Each image in the views that are scored, with its untouched label."""
 
-    def __init__(self, dataset, transform: TestTransform) -> None:
-        self.dataset, self.transform = dataset, transform
+    def __init__(self, dataset, config: RunConfig) -> None:
+        self.dataset, self.config = dataset, config
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple[list[Tensor], Tensor]:
         sample = self.dataset[index]
-        return self.transform(sample.image), sample.label
+        return image_views(sample.image, self.config), sample.label
 
 
-def predictor(
+def image_views(image: Tensor, config: RunConfig) -> list[Tensor]:
+    """The views of an image that the run's protocol averages, without the mirrored ones.
+
+    Each is resized from the 8-bit image, as published, and normalised by `config.data`, where
+    None stands for ImageNet's numbers (`predictor` takes the encoder's).
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+
+    Returns:
+        (3, h, w) float32 each, in the order of the protocol's ratios.
+    """
+    data = config.test_data()
+    return [test_view(image, size, data) for size in view_sizes(config, tuple(image.shape[-2:]))]
+
+
+def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
+    """``image (3, H, W) uint8 RGB -> label (H, W)`` by the run's `EvalConfig`."""
+    config = _with_normalization(model, config)
+    label_of = _labeller(model, config)
+    return lambda image: label_of(image_views(image, config), tuple(image.shape[-2:]))
+
+
+def _with_normalization(model: SETR, config: RunConfig) -> RunConfig:
+    return replace(config, data=model.normalization(config.data))
+
+
+def _labeller(
     model: SETR, config: RunConfig
-) -> Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]:
-    """``(image (3, h, w) normalised, size (H, W)) -> label (H, W)`` by the run's `EvalConfig`."""
-    settings = config.eval
+) -> Callable[[Sequence[Tensor], tuple[int, int]], Tensor]:
+    """``(views, size (H, W)) -> label (H, W)``."""
+    settings, protocol, device = config.eval, protocol_of(config), model.device
     window = Window(settings.window, settings.stride) if settings.mode == "slide" else None
 
-    def run(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        return predict(
-            model.logits, image, window=window, size=size,
-            flip=settings.flip, ratios=settings.ratios,
-        )
+    def label_of(views: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        return predict_views(
+            lambda image: model(image).full(protocol.odd),
+            [view[None].to(device) for view in views],
+            size, window=window, flip=protocol.flip, batch=settings.window_batch,
+        )[0]  # fmt: skip
 
-    return run
+    return label_of
 
 
 def evaluate(
-    model: SETR, dataset, config: RunConfig, *, workers: int = 0, progress: bool = False
+    model: SETR,
+    dataset,
+    config: RunConfig,
+    *,
+    workers: int = 0,
+    progress: bool = False,
+    indices: Sequence[int] | None = None,
+    on_image: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> ConfusionMatrix:
-    """Score `model` on `dataset`.
+    """Score `model` on `dataset`. Under torchrun each rank takes every so-manieth image.
 
     Args:
         model: its mode is put back afterwards.
-        dataset: a `datasets.SegmentationDataset`; only its first ``eval.limit`` images if set.
+        dataset: a `datasets.SegmentationDataset`.
         config: the run; `eval` says how an image is predicted, `data` how it is prepared.
         workers: loader processes.
         progress: show a bar.
+        indices: images to score; None takes all, or the first ``eval.limit``.
+        on_image: called as ``on_image(index, prediction, label)`` with both (H, W) after every
+            image of this rank.
 
     Returns:
         The `ConfusionMatrix`, summed over all ranks, of the model's device.
     """
-    device = model.device
-    total = min(len(dataset), config.eval.limit or len(dataset))
-    mine = range(distributed.rank(), total, distributed.world_size())
-    views = _Views(Subset(dataset, mine), TestTransform(model.normalization(config.test_data())))
-    loader = DataLoader(views, batch_size=None, num_workers=workers)
-    confusion = ConfusionMatrix(len(dataset.classes), device=device)
-    run, training = predictor(model, config), model.training
+    if indices is None:
+        indices = range(min(len(dataset), config.eval.limit or len(dataset)))
+    mine = indices[distributed.rank() :: distributed.world_size()]
+    config = _with_normalization(model, config)
+    label_of, training = _labeller(model, config), model.training
+    confusion = ConfusionMatrix(len(dataset.classes), device=model.device)
+    loader = DataLoader(
+        _Views(Subset(dataset, mine), config), batch_size=None, num_workers=workers,
+        worker_init_fn=distributed.one_thread,
+    )
     model.eval()
     bar = tqdm(loader, desc="evaluate", unit="image", leave=False, disable=not progress)
-    for image, label in bar:
-        prediction = run(image.to(device), tuple(label.shape))
-        confusion.update(prediction.to(device), label.to(device))
+    for index, (views, label) in zip(mine, bar, strict=True):
+        prediction = label_of(views, tuple(label.shape))
+        confusion.update(prediction, label)
+        if on_image:
+            on_image(index, prediction, label)
     model.train(training)
     confusion.all_reduce()
     return confusion
@@ -119,7 +164,7 @@ def predict_files(
     palette, run = read_info(checkpoint)["palette"], predictor(model, config)
     for file in tqdm(files, desc="predict", unit="image", disable=not progress):
         image = read_image(file)
-        label = run(model.preprocess(image)[0], tuple(image.shape[-2:]))
+        label = run(image)
         target = out / (file.relative_to(images).parent if images.is_dir() else "")
         try:
             target.mkdir(parents=True, exist_ok=True)

@@ -322,17 +322,8 @@ def _batches(config: RunConfig, run: _Run) -> DataLoader:
     )
     return DataLoader(
         stream, batch_size=run.batch, sampler=counters, num_workers=config.train.workers,
-        pin_memory=run.device.type == "cuda", worker_init_fn=_one_thread,
+        pin_memory=run.device.type == "cuda", worker_init_fn=distributed.one_thread,
     )
-
-
-def _one_thread(worker: int) -> None:
-    """A loader process must not compete with the computation for cores."""
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
 
 
 def _local_batch(config: RunConfig) -> int:

@@ -41,7 +41,7 @@ class Sample(NamedTuple):
     """Names the image in results; unique within a split."""
 
 
-def fit_size(size: Size, base_size: Size) -> Size:
+def fit_size(size: Size, base_size: tuple[float, float]) -> Size:
     """The largest (h, w) with the aspect of `size` that fits into `base_size`.
 
     The short side of `base_size` bounds the short side of the image, the long side the long
@@ -242,7 +242,12 @@ class TestTransform:
     def __call__(self, image: Tensor) -> Tensor:
         """(3,H,W) uint8 to (3,h,w) float32, fitted into ``base_size * ratio``; never padded."""
         size = fit_size(image.shape[-2:], scale_base(self.data.base_size, self.ratio))
-        return normalize(resize_image(_as_hwc(image), size), self.data.mean, self.data.std)
+        return test_view(image, size, self.data)
+
+
+def test_view(image: Tensor, size: Size, data: DataConfig) -> Tensor:
+    """(3,H,W) uint8 to (3,h,w) float32: resized to `size` as bytes, then normalised."""
+    return normalize(resize_image(_as_hwc(image), size), data.mean, data.std)
 
 
 def _as_hwc(image: Tensor) -> np.ndarray:

@@ -81,7 +81,7 @@ def write_labels(model, folder):
     folder.mkdir()
     run = predictor(model, model.config)
     for sample in Cityscapes(SAMPLE, "val"):
-        label = run(model.preprocess(sample.image)[0], tuple(sample.label.shape))
+        label = run(sample.image)
         Image.fromarray(np.asarray(label)).save(folder / f"{sample.name}.png", optimize=True)
 
 
