@@ -14,6 +14,7 @@ EPILOG = """\
 examples:
   setr-lite toytown toytown                          draw the embedded data set
   setr-lite train toytown_pup                        train on it, five minutes on two cores
+  setr-lite check-data camvid DIR                    is anything wrong with my files?
   setr-lite train camvid_pup data.root=DIR train.steps=500
   setr-lite eval runs/toytown_pup/last               table of scores per class
   setr-lite predict runs/toytown_pup/last photo.jpg --out pictures
@@ -25,7 +26,10 @@ A mistake in the input ends with one line and exit code 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code (0 done, 2 a user's mistake, 130 Ctrl-C, 141 pipe closed)."""
+    """Run one verb; the exit code.
+
+    0 done, 1 `check-data` found faults, 2 a user's mistake, 130 Ctrl-C, 141 pipe closed.
+    """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse gives up on settings that follow an option, `train NAME --resume train.steps=9`
@@ -72,6 +76,17 @@ def run_toytown(options: argparse.Namespace) -> None:
         options.out, train=options.train, val=options.val, size=options.size, seed=options.seed,
         layout=options.layout, workers=os.cpu_count() or 1,
     )
+
+
+def run_check_data(options: argparse.Namespace) -> int:
+    """Look for faults in a data set."""
+    from .check_data import check_data
+
+    health = check_data(options.name, options.root, classes=options.classes, fast=options.fast)
+    files = health.write(options.out or f"runs/check_{options.name}")
+    print(health.text(most=10))
+    print(f"written: {', '.join(map(str, files))}")
+    return 0 if health.healthy else 1
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -160,6 +175,17 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--layout", default="cityscapes",
         help="folders and ids of cityscapes (default), ade20k or pascal_context")
+
+    verb = _verb(
+        verbs, "check-data", run_check_data,
+        "read a data set and name what is wrong with it; exit code 0 healthy, 1 not")
+    verb.add_argument("name", help="data set, as for data.name")
+    verb.add_argument(
+        "root", nargs="?", default="", help="its folder (default $SETR_DATA/NAME or data/NAME)")
+    verb.add_argument("--classes", default="", metavar="FILE", help="list of classes, for folder")
+    verb.add_argument("--fast", action="store_true", help="read 200 images, evenly spread")
+    verb.add_argument(
+        "--out", metavar="FOLDER", help="report and pictures go there (default runs/check_NAME)")
 
     verb = _verb(verbs, "train", run_train, "train a recipe")
     verb.add_argument("recipe", help="a name that `setr-lite recipes` lists")

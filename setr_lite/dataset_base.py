@@ -51,6 +51,7 @@ class SegmentationDataset(Dataset[Sample]):
     Args:
         root: the data set's folder, or one of those above it that `roots` allows.
         split: a key of `splits`.
+        strict: False leaves images without label out, and takes an empty split.
 
     Raises:
         UserError: no such split; `root` is not this data set; no image in the split; images
@@ -76,11 +77,20 @@ class SegmentationDataset(Dataset[Sample]):
     """Its folder in ``$SETR_DATA``, where that is not `name`."""
     layout: ClassVar[str] = ""
     """The layout in which `toytown` writes for this reader."""
+    never_255: ClassVar[bool] = False
+    """Whether the masks of the download hold no 255, so that one in a mask tells of a change."""
     ignore_index: ClassVar[int] = IGNORE
 
-    def __init__(self, root: str | Path, split: str = "train") -> None:
+    def __init__(
+        self, root: str | Path, split: str = "train", *, strict: bool = True
+    ) -> None:
         self.root, self.split = self.find_root(root, split), split
-        self.files = _checked(self.list_files(self.root, split))
+        self.listing = self.list_files(self.root, split)
+        """What the folders hold, gaps included."""
+        if strict:
+            _refuse_gaps(self.listing)
+        pairs, labels = self.listing.pairs, self.listing.labels
+        self.files = [pair for pair in pairs if pair[1] in labels]
         """(image, label) paths in the order of their names."""
 
     @classmethod
@@ -92,11 +102,9 @@ class SegmentationDataset(Dataset[Sample]):
         """
         if split not in cls.splits:
             raise UserError(f"{cls.__name__} has no split {split!r}{nearest(split, cls.splits)}")
-        root = Path(root)
-        markers = [marker.format(cls.splits[split]) for marker in cls.markers]
-        wanted = [root / below / marker for below in cls.roots for marker in markers]
+        root, wanted = Path(root), cls.wanted(Path(root), split)
         for below in cls.roots:
-            if any((root / below / marker).exists() for marker in markers):
+            if any(path.exists() for path in cls.wanted(root, split, (below,))):
                 return root / below
         problem = "holds no" if root.is_dir() else "is no folder, so no"
         draw = f"; `setr-lite toytown DIR --layout {cls.layout}` draws a small one"
@@ -105,6 +113,12 @@ class SegmentationDataset(Dataset[Sample]):
             f" {' or '.join(map(str, wanted))}; set data.root to the right folder"
             f" ({GUIDE}{draw if cls.layout else ''})"
         )
+
+    @classmethod
+    def wanted(cls, root: Path, split: str, roots: tuple[str, ...] = ()) -> list[Path]:
+        """What `find_root` looks for; one of these has to be there."""
+        markers = [marker.format(cls.splits[split]) for marker in cls.markers]
+        return [root / below / marker for below in roots or cls.roots for marker in markers]
 
     @classmethod
     def list_files(cls, root: Path, split: str) -> Listing:
@@ -178,8 +192,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in (".jpg", ".jpeg", ".png") and not path.name.startswith(".")
 
 
-def _checked(listing: Listing) -> list[tuple[Path, Path]]:
-    """The pairs, if there are any and each label is among those that are there."""
+def _refuse_gaps(listing: Listing) -> None:
     if not listing.pairs:
         raise UserError(
             f"{listing.where}: empty split, expected {listing.wanted} there ({GUIDE})"
@@ -191,7 +204,6 @@ def _checked(listing: Listing) -> list[tuple[Path, Path]]:
             f"{image}: image without label, {mask} is missing ({len(missing)} of"
             f" {len(listing.pairs)} images have none); add the labels or remove the images"
         )
-    return listing.pairs
 
 
 def _size(tensor: Tensor | np.ndarray) -> str:

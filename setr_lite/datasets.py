@@ -99,6 +99,7 @@ class ADE20K(SegmentationDataset):
     roots = (".", "ADEChallengeData2016")
     markers = ("images/{}",)
     layout = "ade20k"
+    never_255 = True
     table = label_table({0: IGNORE} | {k + 1: k for k in range(150)})
 
     @classmethod
@@ -122,6 +123,7 @@ class PascalContext(SegmentationDataset):
     markers = ("ImageSets/SegmentationContext/{}.txt", pascal_json.FILE_NAME)
     table = label_table({k: k for k in range(60)})
     layout = name
+    never_255 = True
 
     @classmethod
     def list_files(cls, root: Path, split: str) -> Listing:
@@ -188,28 +190,37 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
 """Every data set by the name that `data.name` takes."""
 
 
-def load_dataset(data: DataConfig, split: str) -> SegmentationDataset:
-    """The data set that `data.name`, `data.root` and `data.classes` ask for.
+def data_root(data: DataConfig) -> Path:
+    """The folder that `data.name` and `data.root` ask for.
 
     An empty root takes ``$SETR_DATA/<name>`` where that variable is set, else ``data/<name>``
     (of Pascal Context, one folder for both of its names).
 
     Raises:
-        UserError: unknown name, `data.classes` for a data set that has its own, or what
-            :class:`SegmentationDataset` raises.
+        UserError: unknown name.
     """
     if data.name not in DATASETS:
         raise UserError(f"no data set data.name={data.name!r}{nearest(data.name, DATASETS)}")
-    kind = DATASETS[data.name]
-    root = data.root or Path(os.environ.get("SETR_DATA", "data")) / (kind.folder or kind.name)
+    home = Path(os.environ.get("SETR_DATA", "data")) / (DATASETS[data.name].folder or data.name)
+    return Path(data.root) if data.root else home
+
+
+def load_dataset(data: DataConfig, split: str, *, strict: bool = True) -> SegmentationDataset:
+    """The data set that `data.name`, `data.root` (see `data_root`) and `data.classes` ask for.
+
+    Raises:
+        UserError: unknown name, `data.classes` for a data set that has its own, or what
+            :class:`SegmentationDataset` raises.
+    """
+    root, kind = data_root(data), DATASETS[data.name]
     if kind is Folder:
-        return Folder(root, split, data.classes)
+        return Folder(root, split, data.classes, strict=strict)
     if data.classes:
         raise UserError(
             f"data.classes={data.classes}: {data.name} has its own classes; a list goes with"
             " data.name=folder"
         )
-    return kind(root, split)
+    return kind(root, split, strict=strict)
 
 
 class TrainStream(Dataset[tuple[Tensor, Tensor]]):

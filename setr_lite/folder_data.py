@@ -22,6 +22,7 @@ class Folder(SegmentationDataset):
         root: the folder that holds ``images``.
         split: train, val or test.
         classes: the list, see :func:`read_classes`; empty takes ``classes.txt`` in `root`.
+        strict: as for every data set.
 
     Raises:
         UserError: as for every data set, and for a list that cannot be used.
@@ -32,9 +33,10 @@ class Folder(SegmentationDataset):
     markers = ("images/{}",)
 
     def __init__(
-        self, root: str | Path, split: str = "train", classes: str | Path = ""
-    ) -> None:
-        super().__init__(root, split)
+        self, root: str | Path, split: str = "train", classes: str | Path = "",
+        *, strict: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(root, split, strict=strict)
         self.classes, self.palette = read_classes(classes or self.root / "classes.txt")
         self.table = label_table({k: k for k in range(len(self.classes))})
 

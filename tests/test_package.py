@@ -16,7 +16,7 @@ FLOORS = [
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "dataset_base", "folder_data", "datasets", "published", "recipes", "weight_files",
      "weight_tables"],
-    ["checkpoint", "weight_account", "weights", "weights_out"],
+    ["checkpoint", "check_data", "weight_account", "weights", "weights_out"],
     ["model", "pretrained"],
     ["evaluate", "convert", "memory"],
     ["train", "describe"],

@@ -1,0 +1,261 @@
+"""The data-set doctor: every kind of fault is planted in a town, and a healthy town has none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from setr_lite import check_data as doctor
+from setr_lite import toytown
+from setr_lite.check_data import Health, check_data
+from setr_lite.cli import main
+from setr_lite.datasets import DATASETS
+from setr_lite.errors import UserError
+
+SIZE = (48, 64)
+LABELS = {
+    "cityscapes": "gtFine/{}/toytown/toytown_{:06d}_000000_gtFine_labelIds.png",
+    "ade20k": "annotations/{}/ADE_{}_{:08d}.png",
+    "pascal_context": "VOCdevkit/VOC2010/SegmentationClassContext/{}_{:06d}.png",
+}
+
+
+@pytest.fixture(scope="module")
+def towns(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("towns")
+    for layout in toytown.LAYOUTS:
+        toytown.write_toytown(
+            root / layout, train=3, val=2, size=SIZE, seed=7, layout=layout, progress=False
+        )
+    return root
+
+
+@pytest.fixture(params=toytown.LAYOUTS)
+def town(towns: Path, tmp_path: Path, request) -> tuple[str, Path]:
+    return request.param, Path(shutil.copytree(towns / request.param, tmp_path / "town"))
+
+
+def check(name: str, root: Path, **options) -> Health:
+    return check_data(name, root, progress=False, **options)
+
+
+def second_pair(name: str, root: Path) -> tuple[Path, Path]:
+    return DATASETS[name](root, "train").files[1]
+
+
+def change_labels(root: Path, table: np.ndarray) -> list[Path]:
+    files = sorted(p for p in root.rglob("*.png") if "leftImg8bit" not in p.name)
+    for path in files:
+        Image.fromarray(table[np.asarray(Image.open(path))]).save(path)
+    return files
+
+
+def run(capsys, *words: str | Path) -> tuple[int, str]:
+    code = main(["check-data", *map(str, words)])
+    return code, capsys.readouterr().out
+
+
+def test_a_healthy_town(town, tmp_path: Path, capsys) -> None:
+    name, root = town
+    health = check(name, root)
+    assert health.healthy
+    assert health.splits == {"train": (3, 3, 3), "val": (2, 2, 2)}
+    road = DATASETS[name].classes.index("road")
+    labels = [DATASETS[name](root, split)[i].label for split, i in (("train", 0), ("val", 1))]
+    assert health.pixels.sum() == 5 * SIZE[0] * SIZE[1]
+    assert health.pixels[road] > sum(int((label == road).sum()) for label in labels) > 0
+    assert health.images[road] == 5
+    code, text = run(capsys, name, root, "--out", tmp_path / "out")
+    assert code == 0
+    assert "healthy" in text.splitlines()
+    for file in ("histogram.png", "samples.png"):
+        assert np.asarray(Image.open(tmp_path / "out" / file).convert("L")).std() > 10
+
+
+@pytest.mark.smoke
+def test_pixels_are_counted_by_label(towns: Path) -> None:
+    """Against a count of the scenes themselves, which no mask file has gone through."""
+    health = check("cityscapes", towns / "cityscapes")
+    scenes = [("train", i) for i in range(3)] + [("val", i) for i in range(2)]
+    seeds = [toytown.scene_seed(7, *scene) for scene in scenes]
+    drawn = np.stack([toytown.render_scene(seed, SIZE)[1] for seed in seeds])
+    for k, toy in enumerate(toytown.CLASSES):
+        label = DATASETS["cityscapes"].classes.index(toy.name)
+        assert health.pixels[label] == (drawn == k).sum()
+        assert health.images[label] == (drawn == k).any(axis=(1, 2)).sum()
+
+
+def remove_label(image: Path, label: Path) -> Path:
+    label.unlink()
+    return image
+
+
+def add_label(image: Path, label: Path) -> Path:
+    extra = label.with_name(label.name.replace("0000", "0009"))
+    shutil.copy(label, extra)
+    return extra
+
+
+def cut_image(image: Path, label: Path) -> Path:
+    image.write_bytes(image.read_bytes()[:300])
+    return image
+
+
+def cut_label(image: Path, label: Path) -> Path:
+    label.write_bytes(label.read_bytes()[:60])
+    return label
+
+
+def shrink_label(image: Path, label: Path) -> Path:
+    Image.open(label).crop((0, 0, 60, 48)).save(label)
+    return label
+
+
+def colour_label(image: Path, label: Path) -> Path:
+    shutil.copy(image, label) if image.suffix == ".png" else Image.open(image).save(label)
+    return label
+
+
+def deepen_label(image: Path, label: Path) -> Path:
+    Image.fromarray(np.asarray(Image.open(label)).astype(np.uint16) * 1000).save(label)
+    return label
+
+
+def spoil_label(image: Path, label: Path) -> Path:
+    ids = np.array(Image.open(label))
+    ids[0, :3] = 200
+    Image.fromarray(ids).save(label)
+    return label
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind", "words"),
+    [
+        (remove_label, "image without label", "is missing"),
+        (add_label, "label without image", "no image has this name"),
+        (cut_image, "unreadable image", "cannot be read as an image"),
+        (cut_label, "unusable label", "cannot be read as an image"),
+        (shrink_label, "size mismatch", "label of 48x60 for an image of 48x64"),
+        (colour_label, "unusable label", "colour-coded"),
+        (deepen_label, "unusable label", "as instance ids do"),
+        (spoil_label, "id out of range", "label id 200 (3 pixels out of range)"),
+    ],
+)
+def test_a_planted_fault_is_found_and_named(town, plant, kind: str, words: str) -> None:
+    name, root = town
+    path = plant(*second_pair(name, root))
+    health = check(name, root)
+    assert [(fault.kind, fault.path) for fault in health.faults] == [(kind, path)]
+    assert words in health.faults[0].text
+    assert f"{kind} (1):\n  {health.faults[0].text}" in health.text()
+    assert health.text().endswith("NOT healthy: 1 faults")
+    assert len(health.samples) == (5 if kind == "label without image" else 4)
+
+
+@pytest.mark.smoke
+def test_pascal_image_that_only_the_list_knows(towns: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(towns / "pascal_context", tmp_path / "town")
+    image, _ = second_pair("pascal_context", root)
+    image.unlink()
+    faults = check("pascal_context", root).faults
+    assert [(fault.kind, fault.path) for fault in faults] == [("label without image", image)]
+
+
+@pytest.mark.smoke
+def test_label_ids_under_the_name_of_train_ids(towns: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(towns / "cityscapes", tmp_path / "town")
+    for path in list(root.rglob("*_labelIds.png")):
+        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+    faults = check("cityscapes", root).faults
+    assert {fault.kind for fault in faults} == {"labelIds taken for trainIds"}
+    assert len(faults) == 5
+    assert "if these are labelIds, name them so" in faults[0].text
+
+
+@pytest.mark.smoke
+def test_train_ids_under_the_name_of_label_ids(towns: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(towns / "cityscapes", tmp_path / "town")
+    first = change_labels(root, DATASETS["cityscapes"].table)[0]
+    health = check("cityscapes", root)
+    assert [(f.kind, f.path) for f in health.faults] == [("trainIds taken for labelIds", first)]
+
+
+@pytest.mark.parametrize("name", ["ade20k", "pascal_context", "pascal_context_59"])
+def test_labels_reduced_before(towns: Path, tmp_path: Path, name: str) -> None:
+    root = shutil.copytree(towns / name.removesuffix("_59"), tmp_path / "town")
+    reduced = np.arange(256, dtype=np.int64) - 1
+    reduced[0] = 255
+    files = change_labels(root, reduced.astype(np.uint8))
+    touched = sum((np.asarray(Image.open(path)) == 255).any() for path in files)
+    if name == "ade20k":  # every pixel of a town has a class there: leave some out
+        assert touched == 0
+        Image.fromarray(np.full(SIZE, 255, np.uint8)).save(files[0])
+        touched = 1
+    faults = check(name, root).faults
+    assert [fault.kind for fault in faults] == ["zero label reduced twice"]
+    assert f"255 occurs in {touched} masks" in faults[0].text
+
+
+@pytest.mark.smoke
+def test_classes_that_do_not_occur_are_noted(towns: Path) -> None:
+    health = check("cityscapes", towns / "cityscapes")
+    note = next(note for note in health.notes if "do not occur" in note)
+    assert note.startswith("8 classes do not occur in any image: wall, traffic light, rider")
+    assert "wall" not in health.text(most=3).split("note:")[0]
+    assert "wall" in health.text().split("note:")[0]
+
+
+@pytest.mark.smoke
+def test_fast_reads_some_and_lists_all(towns: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "FAST", 2)
+    root = shutil.copytree(towns / "ade20k", tmp_path / "town")
+    image, label = second_pair("ade20k", root)
+    label.unlink()
+    health = check("ade20k", root, fast=True)
+    assert health.splits == {"train": (3, 2, 1), "val": (2, 2, 1)}
+    assert [fault.path for fault in health.faults] == [image]
+    assert health.notes[0] == "2 of 4 pairs were read; all were listed"
+    assert "in the images read" in health.notes[1]
+
+
+@pytest.mark.smoke
+def test_missing_and_empty_splits(towns: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(towns / "ade20k", tmp_path / "town")
+    shutil.rmtree(root / "images/training")
+    shutil.rmtree(root / "annotations/training")
+    health = check("ade20k", root)
+    assert health.healthy
+    assert health.notes[0].startswith("split 'train' is not there: looked for ")
+    (root / "images/training").mkdir()
+    assert [fault.kind for fault in check("ade20k", root).faults] == ["empty split"]
+
+
+@pytest.mark.smoke
+def test_mistakes(tmp_path: Path, capsys) -> None:
+    with pytest.raises(UserError, match=r"no data set .*'camvit'; did you mean 'camvid'"):
+        check("camvit", tmp_path)
+    with pytest.raises(UserError, match="holds no CamVid train split"):
+        check("camvid", tmp_path)
+    assert main(["check-data", "camvid", str(tmp_path)]) == 2
+    assert "holds no CamVid train split" in capsys.readouterr().err
+
+
+def test_own_folder_from_the_command_line(towns: Path, tmp_path: Path, capsys) -> None:
+    """Ids of ADE20K with a list that is too short: every mask has ids out of range."""
+    root = tmp_path / "mine"
+    for split, part in (("train", "training"), ("val", "validation")):
+        shutil.copytree(towns / f"ade20k/images/{part}", root / f"images/{split}")
+        shutil.copytree(towns / f"ade20k/annotations/{part}", root / f"labels/{split}")
+    (tmp_path / "names.txt").write_text("\n".join(f"class {k}" for k in range(20)))
+    words = ("folder", root, "--classes", tmp_path / "names.txt", "--out", tmp_path / "out")
+    code, text = run(capsys, *words)
+    assert code == 1
+    assert "id out of range (5):" in text
+    assert (tmp_path / "out/report.txt").read_text().endswith("NOT healthy: 5 faults\n")
+    assert not (tmp_path / "out/samples.png").exists()  # no pair without fault
+    (tmp_path / "names.txt").write_text("\n".join(f"class {k}" for k in range(100)))
+    assert run(capsys, *words)[0] == 0
