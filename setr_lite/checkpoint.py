@@ -14,6 +14,7 @@ opened with ``weights_only=True``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -88,6 +89,12 @@ def read_config(folder: str | Path) -> RunConfig:
 def read_state(folder: str | Path) -> dict[str, Any]:
     """Step, sample counter and scores at the time of writing."""
     return _read_json(_complete(folder) / "state.json")
+
+
+def sha256(folder: str | Path) -> str:
+    """SHA-256 of ``model.safetensors``, in hexadecimal: says which weights made a score."""
+    with open(_complete(folder) / "model.safetensors", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weights(folder: str | Path, model: nn.Module) -> None:

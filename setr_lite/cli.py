@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from .errors import UserError
 
@@ -109,23 +108,22 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_eval(options: argparse.Namespace) -> None:
     """Score a checkpoint on a split."""
-    import json
-
     from . import distributed
-    from .datasets import load_dataset
-    from .evaluate import evaluate
-    from .model import SETR
+    from .scores import score_checkpoint, summary, write_csv, write_json
 
-    model = SETR.from_pretrained(options.checkpoint)
-    config = model.config.override(*options.settings)
-    model.to(distributed.start(config.train.device))
-    dataset = load_dataset(config.data, options.split)
-    confusion = evaluate(model, dataset, config, progress=distributed.rank() == 0)
-    if distributed.rank() == 0:
-        print(confusion.table(dataset.classes))
-        if options.json:
-            Path(options.json).write_text(json.dumps(confusion.to_dict(dataset.classes), indent=1))
-    distributed.stop()
+    try:
+        confusion, scores = score_checkpoint(
+            options.checkpoint, options.settings, split=options.split, images=options.images,
+            save_predictions=options.save_predictions, progress=True,
+        )
+        if distributed.rank() == 0:
+            print(f"{confusion.table(scores['names'])}\n{summary(scores)}")
+            if options.json:
+                write_json(scores, options.json)
+            if options.csv:
+                write_csv(scores, options.csv)
+    finally:
+        distributed.stop()
 
 
 def run_predict(options: argparse.Namespace) -> None:
@@ -196,7 +194,14 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("checkpoint", help="checkpoint folder, such as runs/toytown_pup/last")
     _add_settings(verb)
     verb.add_argument("--split", default="val", help="split to score (default val)")
-    verb.add_argument("--json", metavar="FILE", help="write the scores there too")
+    verb.add_argument("--json", metavar="FILE", help="write the scores there too, with everything")
+    verb.add_argument("--csv", metavar="FILE", help="write a line per class there")
+    verb.add_argument(
+        "--images", type=int, default=0, metavar="N",
+        help="a quick look at N images drawn by a fixed seed, with a confidence interval")
+    verb.add_argument(
+        "--save-predictions", default="", metavar="DIR",
+        help="write a label file per image, with the ids the data set's server wants")
 
     verb = _verb(verbs, "predict", run_predict, "segment an image file or a folder of them")
     verb.add_argument("checkpoint", help="checkpoint folder")

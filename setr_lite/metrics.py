@@ -75,12 +75,12 @@ class ConfusionMatrix:
 
         NaN where a class is neither labelled nor predicted; 0 where it is only predicted.
         """
-        hit, labelled, predicted = self._sums()
+        hit, labelled, predicted = self.sums()
         return hit / (labelled + predicted - hit)
 
     def accuracy(self) -> Tensor:
         """(K,) float64: share of each class's pixels that were found; NaN where it has none."""
-        hit, labelled, _ = self._sums()
+        hit, labelled, _ = self.sums()
         return hit / labelled
 
     def miou(self) -> float:
@@ -93,7 +93,7 @@ class ConfusionMatrix:
 
     def pixel_accuracy(self) -> float:
         """Share of all valid pixels that were predicted right; NaN before any pixel."""
-        hit, labelled, _ = self._sums()
+        hit, labelled, _ = self.sums()
         return (hit.sum() / labelled.sum()).item()
 
     def table(self, classes: Sequence[str]) -> str:
@@ -151,11 +151,11 @@ class ConfusionMatrix:
             "matrix": matrix,
         }
 
-    def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels per class: rightly predicted, labelled, predicted; each (K,) float64."""
+    def sums(self) -> Tensor:
+        """(3, K) float64, pixels per class: rightly predicted, labelled, predicted."""
         matrix = self.matrix.cpu()
         hit, labelled, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-        return hit.double(), labelled.double(), predicted.double()
+        return torch.stack([hit, labelled, predicted]).double()
 
     def _check(self, what: str, ids: Tensor) -> None:
         wrong = ids[(ids < 0) | (ids >= self.num_classes)]
@@ -164,6 +164,40 @@ class ConfusionMatrix:
                 f"{what} id {int(wrong[0])} where there are {self.num_classes} classes: "
                 f"ids must be 0..{self.num_classes - 1}"
             )
+
+
+def bootstrap_miou(
+    sums: Tensor, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """A confidence interval of mIoU: what other draws of as many images could have given.
+
+    Images are drawn with replacement, `draws` times; each time mIoU is that of the summed counts.
+    The interval leaves out equal shares of the lowest and highest values (percentile bootstrap).
+    It speaks for images like these; with few of them, rare classes make it too narrow.
+
+    Args:
+        sums: (N, 3, K), `ConfusionMatrix.sums` of every image.
+        level: share of the values that lie in the interval.
+        seed: of the draws.
+
+    Returns:
+        (low, high), fractions.
+
+    Raises:
+        UserError: fewer than two images.
+    """
+    if len(sums) < 2:
+        raise UserError(f"a confidence interval of {len(sums)} image(s): give two or more")
+    generator = torch.Generator().manual_seed(seed)
+    picked = torch.randint(len(sums), (draws, len(sums)), generator=generator)
+    times = torch.zeros(draws, len(sums), dtype=torch.float64)
+    times.scatter_add_(1, picked, torch.ones_like(times))
+    drawn = (times @ sums.cpu().double().flatten(1)).unflatten(1, sums.shape[1:])
+    hit, labelled, predicted = drawn.unbind(1)
+    values = (hit / (labelled + predicted - hit)).nanmean(dim=1)
+    tail = (1 - level) / 2
+    low, high = values.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def _count(values: Tensor, bins: int) -> Tensor:

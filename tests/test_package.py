@@ -12,13 +12,13 @@ import setr_lite
 HOUSE = Path(setr_lite.__file__).parent
 FLOORS = [
     ["errors", "config", "transforms", "losses", "metrics", "optim", "inference", "distributed",
-     "visualize", "interactive", "image_files", "pascal_json"],
+     "protocols", "visualize", "interactive", "image_files", "pascal_json"],
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "dataset_base", "folder_data", "datasets", "published", "recipes", "weight_files",
      "weight_tables"],
     ["checkpoint", "check_data", "weight_account", "weights", "weights_out"],
     ["model", "pretrained"],
-    ["evaluate", "convert", "memory"],
+    ["evaluate", "scores", "convert", "memory"],
     ["train", "describe"],
     ["cli", "__main__"],
 ]  # fmt: skip

@@ -1,0 +1,212 @@
+"""`setr-lite eval`: what it prints and writes, quick looks, files for the servers, ranks."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from setr_lite.cli import main
+from setr_lite.datasets import ADE20K, CamVid, Cityscapes, PascalContext
+from setr_lite.errors import UserError
+from setr_lite.evaluate import predictor
+from setr_lite.metrics import ConfusionMatrix, bootstrap_miou
+from setr_lite.model import SETR
+from setr_lite.scores import file_ids, score_checkpoint, summary, write_prediction
+
+DATA = Path(__file__).parents[1] / "data"
+TRAINED = DATA / "runs" / "toytown_pup" / "model"
+SAMPLE = DATA / "sample" / "toytown_cityscapes"
+SETTINGS = (f"data.root={SAMPLE}", "train.device=cpu", "train.workers=0")
+
+
+@pytest.mark.smoke
+def test_eval_prints_and_saves_everything(tmp_path, capsys):
+    table, file = tmp_path / "new" / "scores.csv", tmp_path / "new" / "scores.json"
+    command = ["eval", str(TRAINED), "--json", str(file), "--csv", str(table), *SETTINGS]
+    assert main([*command, "eval.limit=3", "eval.protocol=official"]) == 0
+    printed, scores = capsys.readouterr().out, json.loads(file.read_text())
+    sha = hashlib.sha256((TRAINED / "model.safetensors").read_bytes()).hexdigest()
+    assert scores["sha256"] == sha
+    assert f"sha256 {sha}" in printed
+    assert "protocol official: ratios 1.0 (base), no mirror images, whole images" in printed
+    means = [scores[key] for key in ("miou", "mean_accuracy", "pixel_accuracy")]
+    assert "mIoU {:.2f}  mAcc {:.2f}  aAcc {:.2f}".format(*(100 * m for m in means)) in printed
+    total = scores["protocol"]
+    assert (total["name"], total["ratios"], total["flip"]) == ("official", [1.0], False)
+    assert (scores["images"], scores["quick_look"], scores["processes"]) == (3, False, 1)
+    assert 0 < scores["seconds_per_image"] < 60
+    assert "QUICK" not in printed
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["class"] for row in rows[:19]] == list(Cityscapes.classes)
+    for row in rows[:19]:
+        iou = scores["classes"][row["class"]]["iou"]
+        assert row["iou"] == ("" if iou is None else str(iou))
+    assert (rows[19]["iou"], rows[19]["accuracy"]) == (str(means[0]), str(means[1]))
+    assert rows[20]["accuracy"] == str(means[2])
+    assert rows[21]["accuracy"] == sha
+    matrix = torch.tensor(scores["matrix"])
+    assert matrix.sum() == scores["pixels"] == int(rows[20]["pixels"])
+
+
+def test_a_quick_look_says_what_it_is(capsys):
+    assert main(["eval", str(TRAINED), "--images", "3", *SETTINGS]) == 0
+    printed = capsys.readouterr().out
+    count = len(Cityscapes(SAMPLE, "val"))
+    assert f"QUICK LOOK at 3 of {count} images, not a score to report: mIoU" in printed
+    first, second = (score_checkpoint(TRAINED, SETTINGS, images=3)[1] for _ in range(2))
+    low, high = first["interval"]
+    assert 0 < low <= first["miou"] <= high < 1
+    assert second["interval"] == first["interval"]
+    assert second["matrix"] == first["matrix"]
+    assert f"95% interval {100 * low:.2f} to {100 * high:.2f} (bootstrap over images)" in printed
+
+
+def test_the_interval_by_hand():
+    """Two classes: images all right or all wrong make mIoU a share of images."""
+    right = torch.tensor([[4.0, 4.0], [4.0, 4.0], [4.0, 4.0]])
+    wrong = torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, 4.0]])
+    assert bootstrap_miou(torch.stack([right] * 5)) == (1.0, 1.0)
+    mixed = torch.stack([right, wrong] * 50)  # 100 images, each counts 1/100 of the hits
+    low, high = bootstrap_miou(mixed)
+    # with x of 100 images right, a class has I = 4x, U = 800 - 4x, so mIoU = x / (200 - x);
+    # x is binomial with mean 50 and deviation 5, its 95% interval 40..60
+    assert low == pytest.approx(40 / 160, abs=0.012)
+    assert high == pytest.approx(60 / 140, abs=0.012)
+    assert bootstrap_miou(mixed) == (low, high)
+    few = {bootstrap_miou(mixed, draws=10, seed=seed) for seed in range(5)}
+    assert len(few) > 1
+    wider = bootstrap_miou(mixed, level=0.99)
+    assert wider[0] < low
+    assert wider[1] > high
+    with pytest.raises(UserError, match=r"interval of 1 image\(s\): give two or more"):
+        bootstrap_miou(mixed[:1])
+
+
+def test_absent_classes_stay_out_of_the_interval():
+    counts = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
+    assert bootstrap_miou(torch.stack([counts] * 3)) == (1.0, 1.0)
+
+
+def test_sums_of_images_are_the_sums_of_the_matrix():
+    torch.manual_seed(3)
+    whole, parts = ConfusionMatrix(5), []
+    for _ in range(4):
+        one, pair = ConfusionMatrix(5), torch.randint(5, (2, 6, 7))
+        one.update(*pair)
+        whole.update(*pair)
+        parts.append(one.sums())
+    assert torch.equal(sum(parts), whole.sums())
+
+
+def test_ids_of_the_servers():
+    assert file_ids(ADE20K).tolist() == list(range(1, 151))
+    assert file_ids(Cityscapes).tolist() == [
+        7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33,
+    ]  # fmt: skip
+    assert file_ids(PascalContext).tolist() == list(range(60))
+    assert file_ids(CamVid).tolist() == list(range(11))
+
+
+def test_predictions_are_written_for_the_server(tmp_path):
+    out = tmp_path / "predictions"
+    _, scores = score_checkpoint(
+        TRAINED, (*SETTINGS, "eval.limit=2"), save_predictions=out)
+    streets = Cityscapes(SAMPLE, "val")
+    names = [path.name for path, _ in streets.files[:2]]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert all(name.endswith("_leftImg8bit.png") for name in names)
+    model = SETR.from_pretrained(TRAINED)
+    again = ConfusionMatrix(19)
+    for index, name in enumerate(names):
+        with Image.open(out / name) as file:
+            assert file.mode == "L"
+            label_ids = np.array(file)
+        label = torch.from_numpy(Cityscapes.table[label_ids])  # read back as a mask would be
+        assert torch.equal(label, predictor(model, model.config)(streets[index].image))
+        again.update(label, streets[index].label)
+    assert again.matrix.tolist() == scores["matrix"]
+
+
+def test_ade20k_files_are_one_up(tmp_path):
+    class Two:
+        table, classes, ignore_index = ADE20K.table, ADE20K.classes, 255
+        files = ((Path("images/validation/ADE_val_00000007.jpg"), None),)
+
+    path = write_prediction(tmp_path, Two(), 0, torch.tensor([[0, 149]], dtype=torch.uint8))
+    assert path.name == "ADE_val_00000007.png"
+    with Image.open(path) as file:
+        assert np.array(file).tolist() == [[1, 150]]
+
+
+def test_two_processes_count_as_one(tmp_path):
+    """Three images on two ranks: the same matrix, the same interval, every file once."""
+    options = ["--images", "3", *SETTINGS, "eval.protocol=official+ms"]
+    _, alone = score_checkpoint(TRAINED, options[2:], images=3)
+    file, out = tmp_path / "two.json", tmp_path / "labels"
+    command = [
+        sys.executable, "-m", "setr_lite", "eval", str(TRAINED), "--json", str(file),
+        "--save-predictions", str(out), *options,
+    ]  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    ranks = [
+        subprocess.Popen(
+            command, env=environment | {"RANK": str(rank)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]  # fmt: skip
+    printed = [rank.communicate(timeout=300) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], printed
+    assert "QUICK LOOK" in printed[0][0]
+    assert printed[1][0] == ""
+    two = json.loads(file.read_text())
+    assert two["processes"] == 2
+    assert two["matrix"] == alone["matrix"]
+    assert two["interval"] == pytest.approx(alone["interval"], rel=1e-12)
+    assert len(list(out.iterdir())) == 3
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    blocked = str(tmp_path / "file" / "x.json")
+    for options, message in (
+        (["--images", "1"], "--images 1: a confidence interval needs two or more images"),
+        (["--images", "-2"], "--images -2"),
+        (["--save-predictions", f"{tmp_path}/file"], f"{tmp_path}/file: cannot be made"),
+        (["--json", blocked, "eval.limit=1"], "cannot be made"),
+        (["eval.protocol=papr"], "eval.protocol=papr: expected none or paper"),
+        (["eval.protocol=paper", "eval.flip=true"], "has ratios and flip of its own"),
+    ):
+        assert main(["eval", str(TRAINED), *options, *SETTINGS]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("setr-lite eval: ")
+        assert message in error
+
+
+def test_summary_of_no_pixels():
+    """The dummy labels of a test split: no score, but no crash either."""
+    scores = ConfusionMatrix(2).to_dict(["a", "b"]) | {
+        "protocol": {"name": "none", "ratios": [1.0], "flip": False, "sizing": "base",
+                     "odd": "crop", "window": [4, 6], "stride": [2, 3]},
+        "quick_look": False, "images": 1, "of": 1, "split": "test", "checkpoint": "c",
+        "sha256": "0", "seconds_per_image": 1.0, "device": "cpu", "processes": 1,
+    }  # fmt: skip
+    text = summary(scores)
+    assert text.startswith("mIoU -  mAcc -  aAcc -")
+    assert "windows of 4x6 every 2x3" in text
