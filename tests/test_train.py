@@ -1,6 +1,7 @@
 """The loop: it learns, resumes bit for bit, survives being stopped, and refuses mistakes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,23 @@ def test_a_run_leaves_everything_it_promises(tmp_path, head):
     assert names == {"last", "best", "log.csv", "curves.png", "tensorboard"}
     state = checkpoint.read_state(result["checkpoint"])
     assert (state["step"], state["samples"], state["miou"]) == (6, 12, result["miou"])
+
+
+def test_your_own_folder_trains_without_code(tmp_path):
+    """Masks of the sample as they are, labelIds 0..33, under 34 made-up names."""
+    data = tmp_path / "data"
+    for split in ("train", "val"):
+        for kind, names in (("images", "*_leftImg8bit.png"), ("labels", "*_labelIds.png")):
+            (data / kind / split).mkdir(parents=True)
+            for i, path in enumerate(sorted(SAMPLE.glob(f"*/{split}/*/{names}"))[:2]):
+                shutil.copy(path, data / kind / split / f"{i}.png")
+    (data / "classes.txt").write_text("\n".join(f"id {k}" for k in range(34)))
+    own = ("data.name=folder", f"data.root={data}", "model.num_classes=34")
+    result = run(tmp_path / "run", *own, "train.steps=1")
+    info = checkpoint.read_info(result["checkpoint"])
+    assert info["classes"][33] == "id 33"
+    assert len(info["palette"]) == 34
+    assert result["confusion"].matrix.shape == (34, 34)
 
 
 def test_the_loss_falls(tmp_path):
