@@ -11,8 +11,9 @@ from PIL import Image
 
 from setr_lite import check_data as doctor
 from setr_lite import toytown
-from setr_lite.check_data import Health, check_data
+from setr_lite.check_data import check_data
 from setr_lite.cli import main
+from setr_lite.data_report import Health
 from setr_lite.datasets import DATASETS
 from setr_lite.errors import UserError
 
@@ -152,7 +153,7 @@ def test_a_planted_fault_is_found_and_named(town, plant, kind: str, words: str) 
     assert [(fault.kind, fault.path) for fault in health.faults] == [(kind, path)]
     assert words in health.faults[0].text
     assert f"{kind} (1):\n  {health.faults[0].text}" in health.text()
-    assert health.text().endswith("NOT healthy: 1 faults")
+    assert health.text().endswith("NOT healthy: 1 fault")
     assert len(health.samples) == (5 if kind == "label without image" else 4)
 
 
