@@ -165,7 +165,7 @@ def test_ranks_share_the_images(model, streets, monkeypatch):
 
 
 class Loader(torch.utils.data.Dataset):
-    """A data set whose labels say with how many threads they were loaded."""
+    """A data set whose labels say with how many of OpenCV's threads they were loaded."""
 
     classes = tuple(map(str, range(19)))
 
@@ -173,15 +173,15 @@ class Loader(torch.utils.data.Dataset):
         return 2
 
     def __getitem__(self, index):
-        threads = min(torch.get_num_threads(), 18)
+        threads = min(cv2.getNumThreads(), 18)
         return Sample(picture(40, 80), torch.full((40, 80), threads, dtype=torch.uint8), "")
 
 
 def test_loader_processes_have_one_thread(model):
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
     try:
         confusion = evaluate(model, Loader(), CONFIG.override("eval.protocol=none"), workers=1)
     finally:
-        torch.set_num_threads(before)
+        cv2.setNumThreads(before)
     assert confusion.matrix.sum(1).nonzero().flatten().tolist() == [1]
