@@ -77,7 +77,7 @@ class Canvas:
         self.h, self.w = 2 * size[0], 2 * size[1]
         self.width = UNITS * size[1] // size[0]
         self.pixels = np.zeros((self.h, self.w), np.uint32)
-        # centres of the pixels; 32 bits hold every product in use and divide twice as fast as 64
+        # centres of the pixels; 32 bits hold every product in use and divide faster than 64
         self.y = _centres(self.h, UNITS)
         self.x = _centres(self.w, self.width)
         self._ys, self._xs = self.y.tolist(), self.x.tolist()  # bisected faster than an array
@@ -230,8 +230,8 @@ class View:
         """Packed pixel of an object at z: its colour in the scene's light, then in its haze."""
         veil = min(150, z * self.haze // 10000)
         clear = 256 - veil
-        (r, g, b), (lr, lg, lb), (fr, fg, fb) = color, self.light, self.low  # a loop took twice
-        r = (min(255, r * lr * shade >> 16) * clear + fr * veil) >> 8  # as long, 600 times a scene
+        (r, g, b), (lr, lg, lb), (fr, fg, fb) = color, self.light, self.low  # a loop takes
+        r = (min(255, r * lr * shade >> 16) * clear + fr * veil) >> 8  # 1.5 times as long
         g = (min(255, g * lg * shade >> 16) * clear + fg * veil) >> 8
         b = (min(255, b * lb * shade >> 16) * clear + fb * veil) >> 8
         return label << 24 | r << 16 | g << 8 | b

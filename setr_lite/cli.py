@@ -98,9 +98,7 @@ def run_train(options: argparse.Namespace) -> int:
         config = get_recipe(options.recipe).override(*options.settings)
         result = train(config, resume=options.resume)
         if distributed.rank() == 0 and result["confusion"] is not None:
-            from .datasets import load_dataset
-
-            print(result["confusion"].table(load_dataset(config.data, "val").classes))
+            print(result["confusion"].table(result["classes"]))
         return 0 if result["finished"] else 130
     finally:
         distributed.stop()

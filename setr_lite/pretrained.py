@@ -20,7 +20,7 @@ from .published import PUBLISHED, VARIANTS
 from .timm_encoder import PREFIX, HybridTransformer, TimmEncoder, check_name
 from .weight_account import Report, near
 from .weight_files import WeightFile, read_weight_file
-from .weights import PLAIN, kind_of
+from .weights import from_plain
 
 CLASSIFIER = ("norm.", "fc_norm.", "head.", "head_dist.", "attn_pool.", "pre_logits.")
 """Beginnings of the names in a timm ViT that only its classifier needs."""
@@ -75,7 +75,7 @@ def load_first_weights(encoder: nn.Module, source: str) -> list[Report]:
         return [_load_hybrid(encoder, open_source(part.strip())) for part in source.split(",")]
     if isinstance(encoder, TimmEncoder):
         return [_load_timm(encoder, source)]
-    state, report = _read_plain(encoder, open_source(source))
+    state, report = from_plain(open_source(source), encoder)
     encoder.load_state_dict(state)
     return [report]
 
@@ -102,13 +102,6 @@ def open_source(source: str) -> WeightFile:
             "there is a network and give model.pretrained=FILE"
         ) from error
     return WeightFile(Path(source), tensors)
-
-
-def _read_plain(encoder: nn.Module, file: WeightFile) -> tuple[dict[str, Tensor], Report]:
-    kind = kind_of(file)
-    if kind not in PLAIN:
-        raise UserError(f"{file.path}: a whole SETR ({kind}), expected a plain ViT; convert it")
-    return PLAIN[kind](file, encoder)
 
 
 # ---- timm's models -----------------------------------------------------------------------------
@@ -199,7 +192,7 @@ def _load_hybrid(encoder: HybridTransformer, file: WeightFile) -> Report:
             tuple(side * encoder.patch_size for side in encoder.grid), encoder.patch_size,
             encoder.embed_dim, len(blocks), blocks[0].attn.num_heads,
         )
-    state, report = _read_plain(plain, file)
+    state, report = from_plain(file, plain)
     own = {name: v for name, v in encoder.state_dict().items() if name.startswith("patch_embed.")}
     encoder.load_state_dict({**state, **own})
     return _drop(report, ("patch_embed.", "embedding/"), "the hybrid has a ResNet in their place")

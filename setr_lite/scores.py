@@ -66,7 +66,7 @@ def score_checkpoint(
     model.to(distributed.start(config.train.device))
     dataset = load_dataset(config.data, split)
     indices = _chosen(min(len(dataset), config.eval.limit or len(dataset)), images)
-    seen = _Seen(dataset, indices, model.device, save_predictions)
+    seen = _Seen(dataset, indices, model.device, save_predictions, count=bool(images))
     started = time.perf_counter()
     confusion = evaluate(
         model, dataset, config, workers=config.train.workers, indices=indices, on_image=seen,
@@ -108,12 +108,12 @@ def _chosen(total: int, images: int) -> list[int]:
 
 
 class _Seen:
-    """Called after each image of this rank: keeps its counts, writes its labels."""
+    """Called after each image of this rank: keeps its counts, if wanted, and writes its labels."""
 
     def __init__(
-        self, dataset, indices: list[int], device: torch.device, folder: str | Path
+        self, dataset, indices: list[int], device: torch.device, folder: str | Path, count: bool
     ) -> None:
-        self.dataset, self.device = dataset, device
+        self.dataset, self.device, self.count = dataset, device, count
         self.row = {index: row for row, index in enumerate(indices)}
         self.sums = torch.zeros(
             len(indices), 3, len(dataset.classes), dtype=torch.float64, device=device)
@@ -122,9 +122,10 @@ class _Seen:
             _make(self.folder)
 
     def __call__(self, index: int, prediction: Tensor, label: Tensor) -> None:
-        one = ConfusionMatrix(len(self.dataset.classes))
-        one.update(prediction, label)
-        self.sums[self.row[index]] = one.sums().to(self.device)
+        if self.count:  # only an interval needs each image's own
+            one = ConfusionMatrix(len(self.dataset.classes))
+            one.update(prediction, label)
+            self.sums[self.row[index]] = one.sums().to(self.device)
         if self.folder:
             write_prediction(self.folder, self.dataset, index, prediction)
 

@@ -52,7 +52,8 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
 
     Returns:
         ``folder``, ``checkpoint`` (paths), ``step``, ``finished``, ``miou``, ``confusion``
-        (the last evaluation, or None), ``history`` (rows of the log), ``seconds``.
+        (the last evaluation, or None), ``classes`` (their names), ``history`` (rows of the log),
+        ``seconds``.
 
     Raises:
         UserError: unusable settings, data or checkpoint; or a loss that is no longer finite.
@@ -256,7 +257,8 @@ class _Run:
         return {
             "folder": self.folder, "checkpoint": self.folder / "last", "step": self.step,
             "finished": self.step == self.config.train.steps, "miou": self.miou,
-            "confusion": self.confusion, "history": self.log.rows(), "seconds": seconds,
+            "confusion": self.confusion, "classes": self.val_set.classes,
+            "history": self.log.rows(), "seconds": seconds,
         }
 
 

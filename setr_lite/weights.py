@@ -242,6 +242,19 @@ def kind_of(file: WeightFile) -> str:
     )
 
 
+def from_plain(
+    file: WeightFile, encoder: nn.Module, pos_embed: Resampling = "bilinear"
+) -> Converted:
+    """A plain ViT of any layout in `PLAIN`, told by its names.
+
+    Returns and raises as `from_timm`; a whole SETR is refused, too.
+    """
+    kind = kind_of(file)
+    if kind not in PLAIN:
+        raise UserError(f"{file.path}: a whole SETR ({kind}); expected a plain ViT")
+    return PLAIN[kind](file, encoder, pos_embed)
+
+
 def load_pretrained(
     encoder: nn.Module,
     source: str | Path,
@@ -264,11 +277,8 @@ def load_pretrained(
     Raises:
         UserError: what `read_weight_file` and `from_timm` raise; a file of another kind.
     """
-    file = read_weight_file(source, allow_pickle=allow_pickle)
-    kind = kind_of(file)
-    if kind not in PLAIN:
-        raise UserError(f"{file.path}: a whole SETR ({kind}); expected a plain ViT")
-    state, report = PLAIN[kind](file, encoder, pos_embed)
+    state, report = from_plain(
+        read_weight_file(source, allow_pickle=allow_pickle), encoder, pos_embed)
     encoder.load_state_dict(state)
     return report
 
