@@ -6,6 +6,7 @@ links between controls, so a reader without Python can still drag, step and clic
 ==================  ==============================================================================
 `Frames`            one slider (and a Play button) over at most 32 pre-drawn pictures
 `Grid`              two sliders over rows x columns of pre-drawn pictures
+`Sheets`            the same over frames that hold several pictures, each under its own words
 `MatrixExplorer`    choose a patch of a picture, see its row of an N x N matrix (all N rows)
 `Compare`           two pictures on top of each other, with a divider to drag
 `show_source`       the library's own source, in a notebook that is open in Jupyter
@@ -26,7 +27,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -70,15 +71,16 @@ def grab(figure: Any) -> np.ndarray:
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def data_url(rgb: np.ndarray, *, quality: int = 85) -> str:
+def data_url(rgb: np.ndarray, *, quality: int = 85, photo: bool = False) -> str:
     """A picture, uint8 (H, W, 3), as a ``data:`` URL in WebP.
 
-    Lossless up to 20 kB (maps, plots, drawn scenes), else lossy at ``quality`` (1..100). No
+    Lossless up to 20 kB (maps, plots, drawn scenes), else lossy at ``quality`` (1..100), as
+    always for a ``photo``: a small noisy picture is light enough, but many are not. No
     palettes: a median-cut palette merges rare colours, and the rare colour of a heat map is
     its peak.
     """
-    raw = _encoded(rgb, "WEBP", lossless=True, method=4)
-    if len(raw) > LOSSLESS_BYTES:
+    raw = b"" if photo else _encoded(rgb, "WEBP", lossless=True, method=4)
+    if photo or len(raw) > LOSSLESS_BYTES:
         raw = _encoded(rgb, "WEBP", quality=quality, method=4)
     return _url("image/webp", raw)
 
@@ -267,6 +269,98 @@ class Grid(Figure):
         for stack in inner:
             w.jslink((column_slider, "index"), (stack, "selected_index"))
         self.widget = _box([row_slider, column_slider], outer, caption)
+
+
+class Pane(NamedTuple):
+    """One picture of a frame of `Sheets`."""
+
+    picture: Any
+    """See `as_rgb`."""
+    text: str
+    """Stands above it."""
+    alt: str
+    """Its alternative text."""
+    scale: int = 1
+    """Shows each pixel as a square of that many."""
+    photo: bool = False
+    """Lossy: right for photographs and noisy drawings, wrong for label maps."""
+
+
+class Sheets(Figure):
+    """Two sliders over frames of several pictures side by side: at most 32 pairs of values.
+
+    ``panes(row, column)`` gives the `Pane` list of a frame; ``labels``, ``show`` and ``start``
+    hold one entry for rows and one for columns. ``height`` in pixels is kept free for every
+    frame, so that the page does not jump. Everything else as in `Frames`.
+
+    Raises UserError for no or too many frames, and above 200 kB.
+    """
+
+    def __init__(
+        self,
+        panes: Callable[[Any, Any], Sequence[Pane]],
+        rows: Iterable[Any],
+        columns: Iterable[Any],
+        *,
+        labels: tuple[str, str],
+        show: tuple[Callable[[Any], str], Callable[[Any], str]] = (str, str),
+        start: tuple[int, int] = (0, 0),
+        height: int = 0,
+        caption: str = "",
+        data: Iterable[Any] = (),
+        digits: int = 2,
+        quality: int = 85,
+    ):
+        import ipywidgets as w
+
+        rows = _checked(rows, start[0], labels[0])
+        columns = _checked(columns, start[1], labels[1])
+        name = f"{labels[0]} x {labels[1]}"
+        _checked([(r, c) for r in rows for c in columns], 0, name)
+        frames = [[list(panes(r, c)) for c in columns] for r in rows]
+        first = frames[start[0]][start[1]]
+        plain = f"{name!r}, {len(rows)}x{len(columns)} frames"
+        super().__init__(plain, _side_by_side(first), data, digits)
+        pages = [[sheet_html(frame, height, quality) for frame in row] for row in frames]
+        self._check_size(
+            sum(len(page) for row in pages for page in row),
+            "draw fewer frames, smaller ones, or lower quality",
+        )
+        inner = [_stack(row, start[1]) for row in pages]
+        outer = w.Stack(inner, selected_index=start[0])
+        row_slider = _slider(labels[0], [show[0](v) for v in rows], start[0])
+        column_slider = _slider(labels[1], [show[1](v) for v in columns], start[1])
+        w.jslink((row_slider, "index"), (outer, "selected_index"))
+        for stack in inner:
+            w.jslink((column_slider, "index"), (stack, "selected_index"))
+        self.widget = _box([row_slider, column_slider], outer, caption)
+
+
+def sheet_html(panes: Sequence[Pane], height: int = 0, quality: int = 85) -> str:
+    """Pictures side by side, or below each other on a phone, each with its text above it."""
+    parts = []
+    for pane in panes:
+        rgb = as_rgb(pane.picture)
+        url = data_url(rgb, quality=quality, photo=pane.photo)
+        image = _img(url, pane.alt, shape=rgb.shape, scale=pane.scale)
+        text = f'<div style="line-height:1.3;margin-bottom:4px">{html.escape(pane.text)}</div>'
+        parts.append(f'<div style="min-height:{height}px">{text}{image}</div>')
+    columns = "repeat(auto-fit,minmax(min(16em,100%),1fr))"
+    style = f"display:grid;grid-template-columns:{columns};gap:4px 12px"
+    return f'<div class="setr-sheet" style="{style}">{"".join(parts)}</div>'
+
+
+def _side_by_side(panes: Sequence[Pane]) -> np.ndarray:
+    """The pictures of a frame in one, on white."""
+    pictures = [
+        np.kron(as_rgb(p.picture), np.ones((p.scale, p.scale, 1), np.uint8)) for p in panes
+    ]
+    tallest = max(len(rgb) for rgb in pictures)
+    padded = [
+        np.pad(rgb, ((0, tallest - len(rgb)), (0, 8), (0, 0)), constant_values=255)
+        for rgb in pictures
+    ]
+    return np.concatenate(padded, axis=1)
 
 
 class MatrixExplorer(Figure):

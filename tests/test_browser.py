@@ -152,8 +152,9 @@ def eventually(page, condition, seconds=20):
 
 
 def shown(area):
-    pictures = area.locator("img").filter(visible=True)
-    return pictures.evaluate_all("all => all.map(e => e.alt + e.src)")
+    """What each visible frame shows: a picture, or a sheet of them with words."""
+    frames = area.locator(".setr-sheet, :not(.setr-sheet > *) > img").filter(visible=True)
+    return frames.evaluate_all("all => all.map(e => e.outerHTML)")
 
 
 def test_play_buttons_play(visit, path):

@@ -15,7 +15,16 @@ from PIL import Image
 
 from setr_lite import interactive
 from setr_lite.errors import UserError
-from setr_lite.interactive import Compare, Frames, Grid, MatrixExplorer, as_rgb, show_source
+from setr_lite.interactive import (
+    Compare,
+    Frames,
+    Grid,
+    MatrixExplorer,
+    Pane,
+    Sheets,
+    as_rgb,
+    show_source,
+)  # fmt: skip
 
 GRID = (3, 4)
 
@@ -141,6 +150,51 @@ def test_grid_links_columns_to_every_row():
     assert outer.selected_index == 1
     assert [inner.selected_index for inner in outer.children] == [2, 2]
     assert repr(grid) == "Grid('from x to', 2x3 frames)"
+
+
+def sheets(noise=False, **options):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (60, 80, 3), np.uint8) if noise else picture()
+
+    def panes(seed, stage):
+        return [
+            Pane(photo // (seed + 1), f"image {seed} <{stage}>", f"image at {stage}", 3, noise),
+            Pane(picture()[..., 0], "label", "its label"),
+        ]
+
+    options = {"labels": ("seed", "stage"), **options}
+    return Sheets(panes, range(2), ["file", "crop", "flip"], **options)
+
+
+def test_sheets_hold_several_pictures_in_a_frame():
+    figure = sheets(start=(1, 2), data=[np.ones(3)])
+    assert repr(figure) == "Sheets('seed x stage', 2x3 frames, 3 std 0 max 1)"
+    outer = figure.widget.children[1]
+    assert outer.selected_index == 1
+    assert [len(inner.children) for inner in outer.children] == [3, 3]
+    assert all(inner.selected_index == 2 for inner in outer.children)
+    sheet = BeautifulSoup(outer.children[1].children[0].value, "html.parser")
+    left, right = sheet.find_all("img")
+    assert (left["alt"], left["width"], right["width"]) == ("image at file", "96", "32")
+    assert "image 1 <file>" in sheet.get_text()
+    assert np.array_equal(decoded(left["src"]), picture() // 2)
+    still = figure._repr_mimebundle_()["image/png"]
+    assert decoded("," + still).shape == (72, 96 + 8 + 32 + 8, 3)
+
+
+def test_photographs_in_sheets_are_lossy_and_light():
+    exact, light = sheets(noise=False), sheets(noise=True)
+    assert exact.widget is not None
+    first = BeautifulSoup(light.widget.children[1].children[0].children[0].value, "html.parser")
+    photo, label = first.find_all("img")
+    rgb = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    assert not np.array_equal(decoded(photo["src"]), rgb)
+    assert np.array_equal(decoded(label["src"])[..., 0], picture()[..., 0])
+
+
+def test_sheets_refuse_too_many_frames():
+    with pytest.raises(UserError, match="33 frames"):
+        Sheets(lambda a, b: [], range(11), range(3), labels=("a", "b"))
 
 
 @pytest.mark.parametrize(
