@@ -38,8 +38,8 @@ class ModelConfig:
     for ``hybrid_base`` two of these, ``RESNET,VIT``.
     Empty: the recipe needs weights and nobody has said which, so training refuses to start. Only
     the start of a fresh run reads it; a checkpoint has its own weights."""
-    head: Literal["naive", "pup", "mla"] = "pup"
-    """Decoder of the paper's section 3.3."""
+    head: Literal["naive", "pup", "mla", "linear"] = "pup"
+    """Decoder of the paper's section 3.3; ``linear`` is a yardstick, see `heads.LinearHead`."""
     dialect: Literal["official", "mmseg"] = "official"
     """Whose details the heads follow: the authors' code or mmsegmentation's."""
     num_classes: int = 150
@@ -190,6 +190,11 @@ class TrainConfig:
     """bfloat16 autocast; auto uses it on CUDA only (it is slow on most CPUs)."""
     compile: bool = False
     """Compile each encoder block."""
+    freeze_encoder: bool = False
+    """The encoder keeps its first weights; neck and heads learn."""
+    feature_cache: str = ""
+    """Folder that keeps a frozen encoder's tokens of every image and its mirror image, so that
+    they are computed once, also for later runs. Needs `data` settings that leave only the flip."""
     workers: int = 2
     """Loader processes; the result does not depend on it."""
     eval_every: int = 16_000

@@ -37,6 +37,7 @@ TAP_FRACTIONS = {
     "naive": (10 / 24, 15 / 24, 20 / 24, 1.0),
     "pup": (10 / 24, 15 / 24, 20 / 24, 1.0),
     "mla": (6 / 24, 12 / 24, 18 / 24, 1.0),
+    "linear": (10 / 24, 15 / 24, 20 / 24, 1.0),  # only the last is looked at
 }
 """Depths at which the heads read the encoder, as shares of all blocks (paper, section 4.1)."""
 

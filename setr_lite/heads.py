@@ -108,6 +108,23 @@ class NaiveHead(UpsampleHead):
         super().__init__(in_channels, channels, num_classes, 1, steps, bias=dialect == "official")
 
 
+class LinearHead(nn.Module):
+    """A linear probe: LayerNorm and one 1x1 classifier. No head of the paper's.
+
+    What it reaches on a frozen encoder tells how much the tokens know already; a decoder must
+    beat it.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(in_channels)
+        self.classifier = nn.Conv2d(in_channels, num_classes, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The last of `features`, (B, D, h, w) -> (B, K, h, w)."""
+        return self.classifier(self.norm(features[-1]))
+
+
 class PUPHead(UpsampleHead):
     """SETR-PUP, progressive upsampling: 3x3 units with 2x steps between (section 3.3.2).
 

@@ -20,6 +20,7 @@ from .config import DataConfig, ModelConfig, RunConfig
 from .encoder import PRESETS, VisionTransformer, default_taps
 from .errors import UserError, nearest
 from .heads import (
+    LinearHead,
     MLAAuxHead,
     MLAHead,
     MultiLevelAggregation,
@@ -70,7 +71,7 @@ class SETR(nn.Module):
 
     Args:
         num_classes: K.
-        head: ``naive``, ``pup`` or ``mla``.
+        head: ``naive``, ``pup`` or ``mla``; ``linear`` is a yardstick, see `heads.LinearHead`.
         encoder: a key of `encoder.PRESETS`, ``hybrid_base``, or ``timm:NAME``, any plain ViT of
             timm, which brings its own patch size.
         dialect: ``official`` or ``mmseg``, see `heads`.
@@ -100,14 +101,14 @@ class SETR(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_name("head", head, ("naive", "pup", "mla"))
+        _check_name("head", head, ("naive", "pup", "mla", "linear"))
         _check_name("dialect", dialect, ("official", "mmseg"))
         self.config: RunConfig | None = None  # of the run that trained it, see `from_pretrained`
         self.encoder = _encoder(encoder, head, img_size=img_size, taps=taps, drop_path=drop_path)
         dim = self.encoder.embed_dim
         self.neck = MultiLevelAggregation(dim, channels) if head == "mla" else nn.Identity()
         self.head = _main_head(head, dim, channels, num_classes, dialect, self.encoder.patch_size)
-        self.aux_streams = AUX_STREAMS[head, dialect] if aux else ()
+        self.aux_streams = AUX_STREAMS.get((head, dialect), ()) if aux else ()
         self.aux_heads = nn.ModuleList(
             _aux_head(head, dim, channels, num_classes, dialect, aux_units)
             for _ in self.aux_streams
@@ -207,6 +208,8 @@ def _main_head(
         return NaiveHead(dim, channels, num_classes, dialect)
     if head == "mla":
         return MLAHead(channels, num_classes, dialect)
+    if head == "linear":
+        return LinearHead(dim, num_classes)
     stages = max(1, round(math.log2(patch_size)))
     return PUPHead(dim, channels, num_classes, dialect, stages)
 

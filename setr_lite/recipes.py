@@ -88,6 +88,48 @@ def camvid_mla() -> RunConfig:
     return _camvid("mla")
 
 
+def _camvid_dinov2(head: str) -> RunConfig:
+    """Whole images and their mirror images only, so that `train.feature_cache` can serve."""
+    return RunConfig(
+        recipe=f"camvid_dinov2_{head}",
+        model=ModelConfig(
+            encoder="timm:vit_small_patch14_dinov2.lvd142m", head=head, num_classes=11,
+            img_size=(360, 480), channels=64, taps=(2, 5, 8, 11), aux=head == "mla",
+            pretrained=""),
+        data=DataConfig(
+            name="camvid", base_size=(360, 480), crop_size=(360, 480), ratio_range=(1, 1),
+            cat_max_ratio=1, distort=False),
+        optim=OptimConfig(
+            name="adamw", lr=1e-3, beta2=0.98, head_multiplier=1, weight_decay=0.05, warmup=50,
+            min_lr=1e-6, clip_norm=1.0),
+        train=TrainConfig(
+            steps=600, batch_size=4, eval_every=0, save_every=200, log_every=20, workers=1,
+            freeze_encoder=True),
+        eval=EvalConfig(mode="whole"),
+    )
+
+
+def camvid_dinov2_linear() -> RunConfig:
+    """A linear probe on CamVid, DINOv2 ViT-S/14 frozen: the yardstick for the three heads."""
+    return _camvid_dinov2("linear")
+
+
+def camvid_dinov2_naive() -> RunConfig:
+    """SETR-Naive on CamVid, DINOv2 ViT-S/14 frozen. Without auxiliary heads: they have layers of
+    their own, so with a frozen encoder they could not change the main head."""
+    return _camvid_dinov2("naive")
+
+
+def camvid_dinov2_pup() -> RunConfig:
+    """SETR-PUP on CamVid, DINOv2 ViT-S/14 frozen; without auxiliary heads, as Naive."""
+    return _camvid_dinov2("pup")
+
+
+def camvid_dinov2_mla() -> RunConfig:
+    """SETR-MLA on CamVid, DINOv2 ViT-S/14 frozen. Its auxiliary heads stay: they train the neck."""
+    return _camvid_dinov2("mla")
+
+
 TAPS = {
     ("naive", "vit_large_patch16"): (9, 14, 19, 23),
     ("pup", "vit_large_patch16"): (9, 14, 19, 23),
@@ -148,7 +190,8 @@ def commands(config: RunConfig) -> list[str]:
     name = config.recipe
     settings = name if config.data.root else f"{name} data.root=DIR"
     if not config.model.pretrained:
-        settings += f" model.pretrained={PUBLISHED[name].pretrained}"
+        source = PUBLISHED[name].pretrained if name in PUBLISHED else config.model.encoder
+        settings += f" model.pretrained={source}"
     lines = [f"setr-lite train {settings}"]
     if config.train.batch_size % 8 == 0:
         lines.append(f"torchrun --standalone --nproc_per_node=8 -m setr_lite train {settings}")
@@ -159,6 +202,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     f.__name__: f
     for f in (
         toytown_naive, toytown_pup, toytown_mla, camvid_naive, camvid_pup, camvid_mla,
+        camvid_dinov2_linear, camvid_dinov2_naive, camvid_dinov2_pup, camvid_dinov2_mla,
         *map(_recipe, PUBLISHED.values()),
     )
 }  # fmt: skip

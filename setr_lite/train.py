@@ -29,6 +29,7 @@ from .config import RunConfig
 from .datasets import TrainStream, load_dataset, rank_counters
 from .errors import UserError
 from .evaluate import evaluate
+from .frozen import freeze_encoder
 from .losses import loss_divisor, segmentation_loss
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
@@ -122,6 +123,7 @@ class _Run:
         else:
             self.sources = load_first_weights(self.model.encoder, config.model.pretrained)
         self.config = self.model.config = config
+        freeze_encoder(self.model.encoder, config)
         self.model.to(device).train()
         if device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
@@ -342,7 +344,8 @@ def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
     """A resumed run may change where and how long it runs, not what it computes."""
     free = {
         "train.steps", "train.out", "train.device", "train.workers", "train.compile",
-        "train.eval_every", "train.save_every", "train.log_every", "data.root",
+        "train.eval_every", "train.save_every", "train.log_every", "train.feature_cache",
+        "data.root",
     }
     before, now = saved.to_dict(), asked.to_dict()
     for section in ("model", "data", "loss", "optim", "train"):
