@@ -88,19 +88,18 @@ def camvid_mla() -> RunConfig:
     return _camvid("mla")
 
 
-def _camvid_dinov2(head: str) -> RunConfig:
+def _camvid_dinov2(head: str, lr: float = 2e-3) -> RunConfig:
     """Whole images and their mirror images only, so that `train.feature_cache` can serve."""
     return RunConfig(
         recipe=f"camvid_dinov2_{head}",
         model=ModelConfig(
             encoder="timm:vit_small_patch14_dinov2.lvd142m", head=head, num_classes=11,
-            img_size=(360, 480), channels=64, taps=(2, 5, 8, 11), aux=head == "mla",
-            pretrained=""),
+            img_size=(360, 480), channels=64, taps=(2, 5, 8, 11), aux=head == "mla"),
         data=DataConfig(
             name="camvid", base_size=(360, 480), crop_size=(360, 480), ratio_range=(1, 1),
             cat_max_ratio=1, distort=False),
         optim=OptimConfig(
-            name="adamw", lr=1e-3, beta2=0.98, head_multiplier=1, weight_decay=0.05, warmup=50,
+            name="adamw", lr=lr, beta2=0.98, head_multiplier=1, weight_decay=0.05, warmup=50,
             min_lr=1e-6, clip_norm=1.0),
         train=TrainConfig(
             steps=600, batch_size=4, eval_every=0, save_every=200, log_every=20, workers=1,
@@ -111,7 +110,7 @@ def _camvid_dinov2(head: str) -> RunConfig:
 
 def camvid_dinov2_linear() -> RunConfig:
     """A linear probe on CamVid, DINOv2 ViT-S/14 frozen: the yardstick for the three heads."""
-    return _camvid_dinov2("linear")
+    return _camvid_dinov2("linear", lr=1e-2)
 
 
 def camvid_dinov2_naive() -> RunConfig:

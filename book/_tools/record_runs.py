@@ -3,11 +3,13 @@
     python book/_tools/record_runs.py toytown_naive toytown_pup toytown_mla \\
         --keep-model toytown_pup
     python book/_tools/record_runs.py camvid_pup data.root=DIR
+    python book/_tools/record_runs.py camvid_dinov2_pup data.name=camvid_unseen --suffix _unseen \\
+        data.root=DIR model.pretrained=FILE train.feature_cache=DIR
 
 For each recipe: record.json (command, machine, versions, seed, seconds, scores per class and the
-confusion matrix), log.csv and, for toytown_*, the label maps of the sample's held-out scenes;
---keep-model NAME, last on the line, adds that recipe's weights in half precision, without
-auxiliary heads.
+confusion matrix), log.csv and the predicted label maps of some held-out images: of the sample's
+scenes for toytown_*, else of four images evenly spread over val. --keep-model NAME, last on the
+line, adds that recipe's weights in half precision, without auxiliary heads.
 """
 
 import argparse
@@ -23,7 +25,7 @@ import torch
 from PIL import Image
 
 from setr_lite.checkpoint import read_info, save_checkpoint
-from setr_lite.datasets import Cityscapes
+from setr_lite.datasets import Cityscapes, load_dataset
 from setr_lite.evaluate import predictor
 from setr_lite.model import SETR, count_parameters
 from setr_lite.recipes import get_recipe
@@ -31,6 +33,8 @@ from setr_lite.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample" / "toytown_cityscapes"
+PLACES = {"data.root": "data.root=DIR", "train.out": "", "model.pretrained": "model.pretrained=FILE",
+          "train.feature_cache": "train.feature_cache=DIR"}  # a reader's own; not part of the result
 
 
 def main():
@@ -52,9 +56,9 @@ def record(recipe, settings, options):
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     model = SETR.from_pretrained(result["checkpoint"])
-    shown = [word for word in settings if not word.startswith(("data.root", "train.out"))]
+    shown = [PLACES.get(word.split("=")[0], word) for word in settings]
     facts = {
-        "command": " ".join(["setr-lite train", recipe, *shown]),
+        "command": " ".join(["setr-lite train", recipe, *filter(None, shown)]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "device": machine(config), "seed": config.train.seed,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -64,8 +68,11 @@ def record(recipe, settings, options):
     }
     (out / "record.json").write_text(json.dumps(facts, indent=1) + "\n")
     shutil.copy(result["folder"] / "log.csv", out / "log.csv")
-    if recipe.startswith("toytown"):
-        write_labels(model, out / "labels")
+    toytown = recipe.startswith("toytown")
+    dataset = Cityscapes(SAMPLE, "val") if toytown else load_dataset(config.data, "val")
+    count = len(dataset) if toytown else 4
+    spread = [(2 * i + 1) * len(dataset) // (2 * count) for i in range(count)]
+    write_labels(model, [dataset[i] for i in spread], out / "labels")
     if recipe == options.keep_model:
         keep(model, result["checkpoint"], out / "model")
     print(f"{out}: mIoU {facts['miou']:.3f} in {facts['seconds']} s")
@@ -74,13 +81,13 @@ def record(recipe, settings, options):
 def machine(config):
     if torch.cuda.is_available() and config.train.device != "cpu":
         return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    return f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})"
 
 
-def write_labels(model, folder):
+def write_labels(model, samples, folder):
     folder.mkdir()
     run = predictor(model, model.config)
-    for sample in Cityscapes(SAMPLE, "val"):
+    for sample in samples:
         label = run(sample.image)
         Image.fromarray(np.asarray(label)).save(folder / f"{sample.name}.png", optimize=True)
 
