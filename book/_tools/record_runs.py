@@ -33,8 +33,9 @@ from setr_lite.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample" / "toytown_cityscapes"
-PLACES = {"data.root": "data.root=DIR", "train.out": "", "model.pretrained": "model.pretrained=FILE",
-          "train.feature_cache": "train.feature_cache=DIR"}  # a reader's own; not part of the result
+PLACES = {  # a reader's own, no part of the result
+    "data.root": "", "train.out": "", "model.pretrained": "model.pretrained=FILE",
+    "train.feature_cache": "train.feature_cache=DIR"}
 
 
 def main():
