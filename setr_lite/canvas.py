@@ -13,9 +13,7 @@ light or a shade of 256 leaves a colour as it is.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
-from math import isqrt
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,6 +21,7 @@ import numpy as np
 SKY, TERRAIN, ROAD, SIDEWALK, BUILDING, FENCE, VEGETATION, CAR, PERSON, POLE, SIGN = range(11)
 
 UNITS = 7680
+SHADOW = -1  # instead of an ink: three quarters of each colour byte, the class stays
 _MASK = (1 << 64) - 1
 Color = tuple[int, int, int]
 Point = tuple[int, int]
@@ -70,8 +69,15 @@ class Dice:
 
 
 
+# ------------------------------------------------------------------------------------ shapes
 class Canvas:
-    """Packed pixels and the shapes that fill them; a pixel belongs to a shape by its centre."""
+    """Packed pixels and the shapes that fill them; a pixel belongs to a shape by its centre.
+
+    Whatever is painted takes the next number, and a pixel shows the highest number that covers
+    it, so the order of filling is free. Boxes are filled at once. Outlines, ellipses and leaves,
+    some 350 in a scene and most of them tiny, wait for `paint`, which fills them all together:
+    a few calls on long arrays take a tenth of the time of many on short ones.
+    """
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.h, self.w = 2 * size[0], 2 * size[1]
@@ -80,69 +86,153 @@ class Canvas:
         # centres of the pixels; 32 bits hold every product in use and divide faster than 64
         self.y = _centres(self.h, UNITS)
         self.x = _centres(self.w, self.width)
-        self._ys, self._xs = self.y.tolist(), self.x.tolist()  # bisected faster than an array
+        self._top = np.zeros((self.h, self.w), np.int32)  # the number that each pixel shows
+        self._inks = [0]  # by number
+        self._points: list[int] = []  # what waits: x, y of the corners of all outlines
+        self._outlines: list[int] = []  # of each outline: how many corners, number
+        self._ovals: list[int] = []  # of each ellipse or disc: cx, cy, rx, ry, number
+        self._leaves: list[int] = []  # of each disc of leaves: cx, cy, grain, salt, number
+        self._surfaces: list[tuple[int, tuple[slice, slice], Callable]] = []
 
     def row(self, y: int) -> int:
         """The first row whose centre is at y or below it."""
-        return bisect_left(self._ys, y)
+        return min(self.h, max(0, _before(y, self.h, UNITS)))
 
     def column(self, x: int) -> int:
         """The first column whose centre is at x or right of it."""
-        return bisect_left(self._xs, x)
+        return min(self.w, max(0, _before(x, self.w, self.width)))
 
     def box(self, x0: int, y0: int, x1: int, y1: int) -> tuple[slice, slice]:
         """The rows and columns whose centres lie in [y0, y1) and [x0, x1)."""
         top, left = self.row(y0), self.column(x0)
         return slice(top, max(top, self.row(y1))), slice(left, max(left, self.column(x1)))
 
+    def fill(self, box: tuple[slice, slice], inks: int | np.ndarray) -> None:
+        """Paint the pixels of a box."""
+        self.pixels[box] = inks
+        self._top[box] = self._number(0)
+
+    def surface(self, box: tuple[slice, slice], inside: np.ndarray | bool,
+                look: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Cover the pixels of a box that are `inside`; `look` gives the inks of those in sight.
+
+        It is called by `paint` with a mask over the box, and not at all for what lies hidden.
+        """
+        number = self._number(0)
+        np.copyto(self._top[box], number, where=inside)
+        self._surfaces.append((number, box, look))
+
     def rect(self, x0: int, y0: int, x1: int, y1: int, ink: int) -> None:
-        self.pixels[self.box(x0, y0, x1, y1)] = ink
+        self.fill(self.box(x0, y0, x1, y1), ink)
 
-    def polygon(self, points: Sequence[Point], ink: int | None) -> None:
-        """Fill an outline that every row crosses twice; without ink it only casts a shadow."""
-        rows = [self.row(y) for _, y in points]
-        top, bottom = min(rows), max(rows)
-        if top >= bottom or max(p[0] for p in points) < 0 or min(points)[0] > self.width:
-            return
-        left, right = [1 << 30] * (bottom - top), [-1 << 30] * (bottom - top)
-        (px, py), a = points[-1], rows[-1]
-        for (qx, qy), b in zip(points, rows, strict=True):
-            x, y, run, rise = (px, py, qx - px, qy - py) if a < b else (qx, qy, px - qx, py - qy)
-            for i, centre in enumerate(self._ys[min(a, b) : max(a, b)], min(a, b) - top):
-                cross = x + (centre - y) * run // rise
-                if cross < left[i]:
-                    left[i] = cross
-                if cross > right[i]:
-                    right[i] = cross
-            px, py, a = qx, qy, b
-        self._spans(top, left, right, ink)
+    # --------------------------------------------------------------------- shapes that wait
+    def _number(self, ink: int) -> int:
+        self._inks.append(ink)
+        return len(self._inks) - 1
 
-    def ellipse(self, cx: int, cy: int, rx: int, ry: int, ink: int | None) -> None:
-        """Fill an ellipse with half axes rx, ry; without ink it only casts a shadow."""
-        top, bottom = self.row(cy - ry), self.row(cy + ry + 1)
-        square = (rx * ry) ** 2
-        halves = [isqrt(square - ((y - cy) * rx) ** 2) // max(ry, 1) for y in self._ys[top:bottom]]
-        self._spans(top, [cx - half for half in halves], [cx + half + 1 for half in halves], ink)
+    def polygon(self, points: Sequence[Point], ink: int) -> None:
+        """Fill an outline that every row crosses twice; the ink SHADOW darkens what is there."""
+        for point in points:
+            self._points += point
+        self._outlines += len(points), self._number(ink)
 
-    def _spans(
-        self, top: int, left: Sequence[int], right: Sequence[int], ink: int | None
-    ) -> None:
-        """Fill the pixels whose centres lie in [left, right), row by row from `top` on."""
-        xs, paint = self._xs, None if ink is None else np.array(ink, np.uint32)
-        for row, x0, x1 in zip(self.pixels[top:], left, right, strict=False):
-            a, b = bisect_left(xs, x0), bisect_left(xs, x1)
-            if paint is None:  # three quarters of each colour byte; the class stays
-                row[a:b] -= (row[a:b] >> 2) & np.uint32(0x3F3F3F)
-            else:
-                row[a:b] = paint
+    def ellipse(self, cx: int, cy: int, rx: int, ry: int, ink: int) -> None:
+        """Fill an ellipse with half axes rx, ry; the ink SHADOW darkens what is there."""
+        self._ovals += cx, cy, rx, ry, self._number(ink)
 
     def leaves(self, cx: int, cy: int, r: int, inks: Sequence[int], grain: int, salt: int) -> None:
         """A disc of leaves: four inks, mixed by a hash of the place in a grid of `grain` units."""
-        box = self.box(cx - r, cy - r, cx + r + 1, cy + r + 1)
-        across, down = self.x[box[1]] - cx, self.y[box[0]] - cy
-        spot = (across // grain + salt) * 7919 ^ ((down // grain) * 104729)[:, None]
-        inside = across * across + (down * down)[:, None] <= r * r
-        np.copyto(self.pixels[box], np.array(inks, np.uint32)[mixed(spot, 13, 3)], where=inside)
+        number = len(self._inks)
+        self._inks += inks  # it takes four numbers, and competes for pixels with the first
+        self._ovals += cx, cy, r, r, number
+        self._leaves += cx, cy, grain, salt, number
+
+    # ------------------------------------------------------------- how they become pixels
+    def paint(self) -> None:
+        """Paint what waits."""
+        inks, pixels, top = np.array(self._inks), self.pixels.reshape(-1), self._top.reshape(-1)
+        spans = np.concatenate((self._outline_spans(), self._oval_spans()), 1)
+        cast = inks[spans[3]] == SHADOW
+        place, number = self._pixels_of(spans[:, ~cast])
+        np.maximum.at(top, place, number)
+        seen = np.flatnonzero(top[place] == number)
+        place, number = place[seen], number[seen]
+        pixels[place] = inks[number + self._leaf(place, number)]
+        self._look_at_surfaces()
+        place, number = self._pixels_of(spans[:, cast])
+        _darken(pixels, place[number > top[place]])
+        for waiting in (self._points, self._outlines, self._ovals, self._leaves, self._surfaces):
+            waiting.clear()
+
+    def _look_at_surfaces(self) -> None:
+        shown = np.zeros(len(self._inks), bool)
+        shown[self._top] = True
+        for number, box, look in self._surfaces:
+            if shown[number]:
+                sight = self._top[box] == number
+                self.pixels[box][sight] = look(sight)
+
+    def _outline_spans(self) -> np.ndarray:
+        """(4,n): for each row of each outline the row, left and right end in units, the number."""
+        x, y = np.array(self._points, np.int64).reshape(-1, 2).T
+        corners, number = np.array(self._outlines, np.int64).reshape(-1, 2).T
+        if not number.size:
+            return np.empty((4, 0), np.int64)
+        end = np.cumsum(corners)
+        first, this = end - corners, np.arange(len(x))
+        following = this + 1
+        following[end - 1] = first
+        row = _before(y, self.h, UNITS).clip(0, self.h)
+        top = np.minimum.reduceat(row, first)
+        rows = np.maximum.reduceat(row, first) - top
+        # where the edges, each from its upper corner to its lower one, cross the rows
+        down = row < row[following]
+        upper, lower = np.where(down, this, following), np.where(down, following, this)
+        crossed = row[lower] - row[upper]
+        at, edge = _runs(row[upper], crossed), np.repeat(this, crossed)
+        x0, y0 = x[upper], y[upper]
+        run, rise = x[lower] - x0, y[lower] - y0
+        cross = x0[edge] + (self.y[at] - y0[edge]) * run[edge] // rise[edge]
+        # ... and the outermost crossings of each row of an outline
+        span = np.repeat(np.cumsum(rows) - rows - top, corners)[edge] + at
+        spans = np.empty((4, rows.sum()), np.int64)
+        spans[0], spans[3] = _runs(top, rows), np.repeat(number, rows)
+        spans[1], spans[2] = 1 << 40, -1 << 40
+        np.minimum.at(spans[1], span, cross)
+        np.maximum.at(spans[2], span, cross)
+        return spans
+
+    def _oval_spans(self) -> np.ndarray:
+        """(4,n): the same for the ellipses."""
+        cx, cy, rx, ry, number = ovals = np.array(self._ovals, np.int64).reshape(-1, 5).T
+        top, bottom = (_before(y, self.h, UNITS).clip(0, self.h) for y in (cy - ry, cy + ry + 1))
+        rows = np.maximum(bottom - top, 0)
+        at, (cx, cy, rx, ry, number) = _runs(top, rows), np.repeat(ovals, rows, axis=1)
+        down = self.y[at] - cy
+        half = _isqrt(rx * rx * (ry * ry - down * down)) // np.maximum(ry, 1)
+        return np.stack((at, cx - half, cx + half + 1, number))
+
+    def _pixels_of(self, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flat indices of the pixels with centres in spans [left, right), and their numbers."""
+        row, left, right, number = spans
+        a, b = (_before(x, self.w, self.width).clip(0, self.w) for x in (left, right))
+        width = np.maximum(b - a, 0)
+        return _runs(row * self.w + a, width), np.repeat(number.astype(np.int32), width)
+
+    def _leaf(self, place: np.ndarray, number: np.ndarray) -> np.ndarray:
+        """Which of its four inks a pixel of leaves takes, 0 .. 3; 0 for other pixels."""
+        cx, cy, grain, salt, own = np.array(self._leaves, np.int32).reshape(-1, 5).T
+        disc_of = np.full(len(self._inks), -1, np.int32)
+        disc_of[own] = np.arange(len(own))
+        disc = disc_of[number]
+        leafy = np.flatnonzero(disc >= 0)
+        disc, at = disc[leafy], place[leafy].astype(np.int32)
+        row, size = at // self.w, grain[disc]
+        across = (self.x[at - row * self.w] - cx[disc]) // size
+        down = (self.y[row] - cy[disc]) // size
+        leaf = np.zeros(len(place), np.int32)
+        leaf[leafy] = mixed((across + salt[disc]) * 7919 ^ down * 104729, 13, 3)
+        return leaf
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Average 2 x 2 colours, and let the four classes vote: (H,W,3) int32, (H,W) uint8.
@@ -150,14 +240,54 @@ class Canvas:
         The third smallest of four has the majority, or the class in front where two share a
         pixel, since classes are numbered from far to near.
         """
+        self.paint()
         p = self.pixels
         quarters = [p[0::2, 0::2], p[0::2, 1::2], p[1::2, 0::2], p[1::2, 1::2]]
-        channels = [sum((q >> s & 255).astype(np.int32) for q in quarters) for s in (16, 8, 0)]
+        # red and blue in one sum: 16 bits apart, they do not touch
+        both = sum(q & np.uint32(0xFF00FF) for q in quarters)
+        green = sum(q & np.uint32(0xFF00) for q in quarters)
+        image = np.empty((*both.shape, 3), np.int32)
+        image[..., 0], image[..., 1], image[..., 2] = both >> 18, green >> 10, both >> 2 & 255
         a, b, c, d = ((q >> 24).astype(np.uint8) for q in quarters)
         low, high = np.minimum(np.maximum(a, b), np.maximum(c, d)), np.maximum(
             np.minimum(a, b), np.minimum(c, d)
         )
-        return np.stack(channels, -1) // 4, np.maximum(low, high)
+        return image, np.maximum(low, high)
+
+
+def _runs(start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """start[i], start[i] + 1, ..., count[i] numbers, for every i in turn."""
+    runs = np.repeat(start + count - np.cumsum(count), count)
+    runs += np.arange(len(runs))
+    return runs
+
+
+def _isqrt(square: np.ndarray) -> np.ndarray:
+    """The whole part of the root of whole numbers below 2**62."""
+    root = np.sqrt(square).astype(np.int64)
+    root -= root * root > square  # a float of 53 bits may be off by one
+    return root + ((root + 1) * (root + 1) <= square)
+
+
+def _darken(pixels: np.ndarray, place: np.ndarray) -> None:
+    """Three quarters of each colour byte, once for each time that `place` names the pixel."""
+    place, times = np.unique(place, return_counts=True)
+    for time in range(1, times.max(initial=0) + 1):
+        here = place[times >= time]
+        pixels[here] = shaded(pixels[here])
+
+
+def shaded(pixels: np.ndarray) -> np.ndarray:
+    """Pixels with three quarters of their colours; the class stays."""
+    return pixels - (pixels >> np.uint32(2) & np.uint32(0x3F3F3F))
+
+
+def _before(at, count: int, length: int):
+    """How many of the centres of `count` pixels over `length` units lie before `at`.
+
+    For a number or an array; pixels that continue the row on either side count too.
+    """
+    return (2 * count * at + length - 1) // (2 * length)
 
 
 def _centres(count: int, length: int) -> np.ndarray:
@@ -167,7 +297,11 @@ def _centres(count: int, length: int) -> np.ndarray:
 
 def mixed(value: np.ndarray, shift: int, mask: int) -> np.ndarray:
     """Bits of a hash of whole numbers, (value * 2654435761 >> shift) & mask; shift < 30."""
-    return value.astype(np.uint32) * np.uint32(2654435761) >> np.uint32(shift) & np.uint32(mask)
+    value = value.astype(np.uint32)
+    value *= np.uint32(2654435761)
+    value >>= np.uint32(shift)
+    value &= np.uint32(mask)
+    return value
 
 
 def pack(label: int, color: Sequence[int]) -> int:
@@ -268,7 +402,7 @@ class View:
             px, py = self.at(x - self.sun * half // 2, 0, z)
             unit = self.depth(z)
             self.canvas.ellipse(px, py, half * 13 // 10 * unit // self.cam,
-                                half // 3 * unit // self.cam, None)
+                                half // 3 * unit // self.cam, SHADOW)
 
     def sky_at(self, y: int) -> Color:
         """Colour of the clear sky, y units below the picture's upper edge."""

@@ -13,6 +13,7 @@ from .canvas import (
     FENCE,
     PERSON,
     POLE,
+    SHADOW,
     SIGN,
     VEGETATION,
     Color,
@@ -55,14 +56,16 @@ def crown(view: View, x: int, y: int, r: int, z: int, leaf: Color) -> None:
     for step, shade in enumerate((176, 216, 256)):
         if far and step == 1:
             continue
-        inks = [view.ink(VEGETATION, leaf, z, shade + k) for k in (-12, 0, 0, 14)]
+        ink = view.ink(VEGETATION, leaf, z, shade)
+        if not far:
+            dim, bright = (view.ink(VEGETATION, leaf, z, shade + k) for k in (-12, 14))
         for bx, by, br in blobs:
             cx, cy = x + bx + r * view.sun * step // 8, y + by - r * step // 6
             size = br * (10 - 3 * step) // 10
             if far:
-                view.canvas.ellipse(cx, cy, size, size, inks[1])
+                view.canvas.ellipse(cx, cy, size, size, ink)
             else:
-                view.canvas.leaves(cx, cy, size, inks, max(40, r // 7), bx)
+                view.canvas.leaves(cx, cy, size, (dim, ink, ink, bright), max(40, r // 7), bx)
 
 
 def tree(view: View, x: int, z: int, tall: int, leaf: Color, conifer: bool) -> None:
@@ -95,17 +98,21 @@ def fence(view: View, x: int, z0: int, z1: int, tall: int, color: Color, rails: 
     top = min(view.at(x, tall, z0)[1], view.at(x, tall, z1)[1])
     box = canvas.box(left, top, right, view.hz + view.depth(z0))
     d = np.maximum(1, np.abs(canvas.x[box[1]] - view.vx) * view.cam // abs(x))
-    u = view.focal * view.cam // d
+    u = (view.focal * view.cam // d)[None]
     v = (view.hz + d - canvas.y[box[0]][:, None]) * view.cam // d
     plank = u % 25
-    if rails:
-        tops, gap = tall, ((v // 28) & 1 == 1) & (u % 200 > 16)
-    else:
-        bars = ((v > 22) & (v < 34)) | ((v > tall - 40) & (v < tall - 28))
-        tops, gap = tall - np.abs(plank - 16), (v < 12) | ((plank < 7) & ~bars)
-    solid, dark = (np.uint32(view.ink(FENCE, color, z0, shade)) for shade in (256, 120))
-    inside = (v >= 0) & (v < tops)
-    canvas.pixels[box] = np.where(inside, np.where(gap, dark, solid), canvas.pixels[box])
+    tops = tall if rails else tall - np.abs(plank - 16)
+
+    def look(sight: np.ndarray) -> np.ndarray:
+        if rails:
+            gap = ((v // 28) & 1 == 1) & (u % 200 > 16)
+        else:
+            bars = ((v > 22) & (v < 34)) | ((v > tall - 40) & (v < tall - 28))
+            gap = (v < 12) | ((plank < 7) & ~bars)
+        solid, dark = (np.uint32(view.ink(FENCE, color, z0, shade)) for shade in (256, 120))
+        return np.where(gap[sight], dark, solid)
+
+    canvas.surface(box, (v >= 0) & (v < tops), look)
 
 
 def post(view: View, x: int, z: int, tall: int, color: Color, least: int = 430) -> Point:
@@ -175,7 +182,7 @@ def car(view: View, x: int, z: int, color: Color, oncoming: bool, van: bool) -> 
     a = near + (60 if oncoming else 12)  # from here to `far` the roof is level
     for _ in range(2):
         view.canvas.polygon([view.at(x + s, 0, w) for s, w in (
-            (-98, z - 20), (98, z - 20), (98, end), (-98, end))], None)
+            (-98, z - 20), (98, z - 20), (98, end), (-98, end))], SHADOW)
     _flank(view, x, color, (z, near, a, far, end), waist, roof)
     if oncoming:
         view.slab(CAR, color, x, (86, waist, z), (86, waist, near), 272)
@@ -225,7 +232,7 @@ def crossing_car(view: View, x: int, z: int, color: Color, flip: int) -> None:
         view.quad(CAR, paint, [(x + flip * along, up, z) for along, up in outline])
 
     view.canvas.polygon([view.at(x + s, 0, w) for s, w in (
-        (-220, z + 30), (220, z + 30), (220, z - 40), (-220, z - 40))], None)
+        (-220, z + 30), (220, z + 30), (220, z - 40), (-220, z - 40))], SHADOW)
     part(color, (-205, 26), (-210, 70), (-195, 84), (110, 90), (200, 76), (208, 50), (205, 26))
     part(color, (-165, 84), (-120, 144), (20, 146), (100, 88))
     part(_glass(view), (-146, 90), (-112, 136), (-46, 137), (-46, 90))

@@ -11,6 +11,7 @@ the canvas that a plane covers; u, v  cm along and up a wall, (1,w) and (h,w).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, reduce
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from .canvas import (
     View,
     mixed,
     pack,
+    shaded,
 )
 from .figures import CARS, LEAVES, Look
 
@@ -37,8 +39,9 @@ _SLABS = ((186, 178, 168), (172, 172, 176), (198, 176, 156), (160, 156, 150))
 _LAWNS = ((104, 156, 72), (126, 164, 80), (150, 158, 88), (92, 142, 76))
 _BANDS = (400, 1200, 2500, 4500, 9000)  # cm
 # What the ground and a wall are made of, rows of their tables of inks.
-_ASPHALT, _ROUGH, _PAINT, _GUTTER, _KERB, _SLAB, _, _JOINT, _LAWN, _TUFT, _EDGE = range(11)
-_WALL, _COURSE, _TRIM, _DARK, _GLASS, _LIT, _ACCENT, _AWNING = range(8)
+_ASPHALT, _ROUGH, _PAINT, _GUTTER, _KERB, _SLAB, _, _JOINT, _LAWN, _TUFT, _EDGE = (
+    np.arange(11, dtype=np.uint8))
+_WALL, _COURSE, _TRIM, _DARK, _GLASS, _LIT, _ACCENT, _AWNING = np.arange(8, dtype=np.uint8)
 
 
 class House:
@@ -71,8 +74,8 @@ class House:
         col, row = u // self.pitch, v // self.storey
         fu, fv = u - col * self.pitch, v - row * self.storey  # the remainders, quicker than %
         a, b = (self.pitch - self.pane) // 2, (self.pitch + self.pane) // 2
-        kind = np.where((v // 16 + u // 40) & 1, _WALL, _COURSE if self.brick and z < 2600
-                        else _WALL)
+        brick = self.brick and z < 2600
+        kind = np.where(v // 16 + u // 40 & 1, _WALL, _COURSE) if brick else _WALL
         top = self.sill + self.tall
         frame = (fu >= a - 9) & (fu < b + 9) & (fv >= self.sill - 12) & (fv < top + 9)
         kind = np.where(frame | (fv < 14), _TRIM, kind)
@@ -184,9 +187,7 @@ class Street(View):
                 pane = self.ink(BUILDING, (250, 220, 140) if self.night else (86, 96, 112), z)
                 box = canvas.box(x, self.hz - h, x + w, self.hz + 200)
                 u, v = canvas.x[box[1]] - x, (canvas.y[box[0]] - self.hz + h)[:, None]
-                glazed = (u % 150 > 76) & (u < w - 50) & (v % 160 > 76)
-                dim = mixed(u // 150 * 7919 ^ v // 160 * 104729, 9, 7) == 0
-                canvas.pixels[box] = np.where(glazed & ~dim, np.uint32(pane), np.uint32(wall))
+                canvas.surface(box, True, partial(_windows, u, v, w, wall, pane))
             x += w
         for _ in range(dice.between(4, 12)):
             figures.crown(self, dice.between(0, canvas.width), self.hz, dice.between(160, 330),
@@ -208,39 +209,46 @@ class Street(View):
             kind[(z >= a) & (z < b) & beside] = _ASPHALT
             kind[(z >= a - 16) & (z < a) & (np.abs(x) >= self.road)] = _KERB
         band = np.searchsorted(np.array(_BANDS[1:]), z)
-        pixels = self._ground_inks()[band, kind]
+        inks = self._ground_inks()
+        pixels = inks.ravel()[band * inks.shape[1] + kind]
         if self.sunny and self.dice.chance(60):  # houses cast their shade over one side
             dark = x * self.sun > self.dice.between(-60, self.walk)
-            pixels = np.where(dark, pixels - (pixels >> 2 & np.uint32(0x3F3F3F)), pixels)
-        canvas.pixels[top:] = pixels
+            pixels = np.where(dark, shaded(pixels), pixels)
+        canvas.fill((slice(top, None), slice(None)), pixels)
 
     def _paving(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         """What lies at each ground point, by its distance from the middle of the road."""
         side = np.abs(x)
         tuft = mixed(x // 60 * 37 + z // 90 * 101, 9, 3) == 0
         kind = np.where(tuft, _TUFT, _LAWN)
+        slabs = (z // 120 + x // 110 & 1).astype(np.uint8) + _SLAB
         joint = ((z % 120 < 7) | ((side - self.road) % 110 < 6)) & (z < 3000)
-        slabs = np.where(joint, _JOINT, _SLAB + ((z // 120 + x // 110) & 1))
-        kind = np.where(side < self.walk, slabs, kind)
-        kind[side < self.road + self.kerb] = _KERB
-        kind[side < self.road + 4] = _EDGE
-        rough = (mixed(x // 9 * 71 + z // 14 * 131, 11, 7) == 0) & (z < 1600)
-        kind = np.where(side < self.road, np.where(rough, _ROUGH, _ASPHALT), kind)
-        kind[(side < self.road) & (side >= self.road - 24)] = _GUTTER
+        np.copyto(slabs, _JOINT, where=joint)
+        np.copyto(kind, slabs, where=side < self.walk)
+        np.copyto(kind, _KERB, where=side < self.road + self.kerb)
+        np.copyto(kind, _EDGE, where=side < self.road + 4)
+        np.copyto(kind, _GUTTER, where=side < self.road)
+        near = z < 1600  # of the farther asphalt no grain is seen
+        rough = near & (mixed(x // 9 * 71 + z // 14 * 131, 11, 7) == 0)
+        asphalt = np.where(rough, _ROUGH, _ASPHALT)
+        np.copyto(kind, asphalt, where=side < self.road - 24)
         return kind
 
     def _markings(self, kind: np.ndarray, x: np.ndarray, z: np.ndarray) -> None:
+        def mark(*where: np.ndarray) -> None:
+            np.copyto(kind, _PAINT, where=reduce(np.logical_and, where))
+
         side, far = np.abs(x), z < 5000
         if self.dashes:
-            kind[(side < 9) & (z % 620 < 340) & far] = _PAINT
+            mark(side < 9, (z % 620 < 340) & far)
         else:
-            kind[(side >= 7) & (side < 18) & far] = _PAINT
+            mark(side >= 7, side < 18, far)
         if self.parking:
-            kind[(np.abs(side - self.road + 210) < 6) & far] = _PAINT
+            mark(np.abs(side - self.road + 210) < 6, far)
         if self.crossing:
             a, road = self.crossing, side < self.road
-            kind[road & (z >= a) & (z < a + 340) & ((x + 5000) % 100 < 52)] = _PAINT
-            kind[road & (z >= a - 130) & (z < a - 90) & (x > 20)] = _PAINT
+            mark(road, (z >= a) & (z < a + 340), (x + 5000) % 100 < 52)
+            mark(road, (z >= a - 130) & (z < a - 90), x > 20)
 
     def _ground_inks(self) -> np.ndarray:
         """uint32 (bands of distance, kinds of ground): the haze grows in five steps."""
@@ -264,12 +272,14 @@ class Street(View):
         def inks(*colors: Color) -> list[int]:
             return [self.ink(BUILDING, color, z, shade) for color in colors]
 
-        table = inks(style.wall, style.course, style.trim, (72, 86, 108), (126, 150, 176))
-        table += [pack(BUILDING, style.glow)] if self.night else inks((168, 184, 196))
-        table += inks(style.accent, style.awning)
-        part = self.canvas.pixels[box]
-        ink = np.array(table, np.uint32)[style.kinds(u, v, z)]
-        self.canvas.pixels[box] = np.where((v >= 0) & (v < style.height), ink, part)
+        def look(sight: np.ndarray) -> np.ndarray:
+            table = inks(style.wall, style.course, style.trim, (72, 86, 108), (126, 150, 176))
+            table += [pack(BUILDING, style.glow)] if self.night else inks((168, 184, 196))
+            table += inks(style.accent, style.awning)
+            across, up = (np.broadcast_to(part, sight.shape)[sight] for part in (u, v))
+            return np.array(table, np.uint32)[style.kinds(across, up, z)]
+
+        self.canvas.surface(box, (v >= 0) & (v < style.height), look)
 
     def house(self, x: int, z0: int, z1: int, style: House) -> None:
         """A building whose street side stands at X = x (either sign) from z0 to z1."""
@@ -456,13 +466,25 @@ class Street(View):
         """Noise of a sensor: four random bytes summed per channel, nearly Gaussian."""
         strength = self.dice.between(1, 4) + (1 if self.night else 0)
         dots = self.dice.array((*image.shape[:2], 2))
-        noise = np.zeros(image.shape, np.int32)
-        for channel in range(3):
-            for part in range(4):
-                bits = 10 * (channel % 2) + 10 * part  # own bits of one of the two words
-                noise[..., channel] += (
-                    (dots[..., channel // 2] >> np.uint64(bits)) & np.uint64(255)
-                ).astype(np.int32)
-        image = image + ((noise - 510) * strength >> 8)
-        return np.clip(image, 0, 255).astype(np.uint8)
+        # Five bytes of each word, 10 bits apart: the sums of four neighbours lie there too, since
+        # 4 * 255 < 1024. Red takes the first of word 0, green the second, blue the first of word 1.
+        dots &= np.uint64(0xFF | 0xFF << 10 | 0xFF << 20 | 0xFF << 30 | 0xFF << 40)
+        dots += dots >> np.uint64(10)
+        dots += dots >> np.uint64(20)
+        noise = np.empty(image.shape, np.int32)
+        noise[..., ::2] = dots & np.uint64(1023)
+        noise[..., 1] = dots[..., 0] >> np.uint64(10) & np.uint64(1023)
+        noise -= 510
+        noise *= strength
+        noise >>= 8
+        noise += image
+        return np.clip(noise, 0, 255).astype(np.uint8)
 
+
+
+def _windows(u: np.ndarray, v: np.ndarray, w: int, wall: int, pane: int,
+             sight: np.ndarray) -> np.ndarray:
+    """The inks of a far house w units wide, u right of its left edge and v below its roof."""
+    glazed = (u % 150 > 76) & (u < w - 50) & (v % 160 > 76)
+    dim = mixed(u // 150 * 7919 ^ v // 160 * 104729, 9, 7) == 0
+    return np.where((glazed & ~dim)[sight], np.uint32(pane), np.uint32(wall))

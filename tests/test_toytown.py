@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image
 
 from setr_lite import toytown
-from setr_lite.canvas import ROAD, SKY, Canvas, Dice, pack
+from setr_lite.canvas import ROAD, SHADOW, SKY, Canvas, Dice, _isqrt, pack
 from setr_lite.errors import UserError
 from setr_lite.toytown import (
     CLASSES,
@@ -147,17 +149,74 @@ def test_vote_of_four(votes, winner):
 def test_triangle_and_disc_by_hand():
     canvas = Canvas((4, 4))
     canvas.polygon([(0, 7680), (7680, 7680), (0, 0)], pack(1, (0, 0, 0)))
+    canvas.paint()
     assert (canvas.pixels >> 24).sum(1).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     canvas = Canvas((4, 4))
     canvas.ellipse(3840, 3840, 1920, 960, pack(1, (0, 0, 0)))  # half axes of 2 and 1 half pixels
+    canvas.paint()
     assert np.argwhere(canvas.pixels).tolist() == [[y, x] for y in (3, 4) for x in (2, 3, 4, 5)]
 
 
 def test_shadow_darkens_and_keeps_the_class():
     canvas = Canvas((4, 4))
     canvas.pixels[:] = pack(ROAD, (100, 201, 3))
-    canvas.polygon([(0, 0), (7680, 0), (7680, 7680), (0, 7680)], None)
+    canvas.polygon([(0, 0), (7680, 0), (7680, 7680), (0, 7680)], SHADOW)
+    canvas.paint()
     assert set(canvas.pixels.ravel().tolist()) == {pack(ROAD, (75, 151, 3))}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_shapes_painted_together_are_those_painted_one_by_one(seed):
+    """Random shapes, painted when all are known, against a canvas that paints after each."""
+    together, one_by_one, dice = Canvas((12, 20)), Canvas((12, 20)), Dice(seed)
+
+    def point() -> tuple[int, int]:
+        return dice.between(-3000, 15000), dice.between(-2000, 9000)
+
+    for step in range(120):
+        (x, y), (right, low), ink = point(), point(), pack(step % 11, (step, 2 * step, 255 - step))
+        paint, *arguments = dice.pick((
+            (Canvas.polygon, [(x, y), (right, y), (x, low)], ink),
+            (Canvas.polygon, [(x, y), (right, y), (right, low), (x, low)], SHADOW),
+            (Canvas.ellipse, x, y, dice.between(0, 3000), dice.between(0, 2000), ink),
+            (Canvas.ellipse, x, y, dice.between(0, 3000), dice.between(0, 2000), SHADOW),
+            (Canvas.leaves, x, y, dice.between(0, 2000), (ink, 1, 2, 3), dice.between(40, 400), x),
+            (Canvas.rect, x, y, right, low, ink),
+            (Canvas.surface, together.box(x, y, right, low), True, partial(marked, ink)),
+        ))
+        for canvas in (together, one_by_one):
+            paint(canvas, *arguments)
+        one_by_one.paint()
+    together.paint()
+    assert len(np.unique(together.pixels)) > 20
+    assert (together.pixels == one_by_one.pixels).all()
+
+
+def marked(ink: int, sight: np.ndarray) -> np.ndarray:
+    """A surface whose ink tells the place in its box, for those pixels that are in sight."""
+    return (ink + np.arange(sight.size).reshape(sight.shape))[sight]
+
+
+def test_what_lies_hidden_is_never_looked_at():
+    canvas = Canvas((4, 4))
+    canvas.surface(canvas.box(0, 0, 3840, 3840), True, lambda sight: pytest.fail("looked at"))
+    canvas.rect(0, 0, 7680, 7680, 5)
+    canvas.paint()
+    assert (canvas.pixels == 5).all()
+
+
+def test_rows_and_columns_are_those_of_the_centres():
+    for size in ((96, 192), (97, 131), (48, 64)):
+        canvas = Canvas(size)
+        for units in range(-300, canvas.width + 300, 7):
+            assert canvas.row(units) == np.searchsorted(canvas.y, units)
+            assert canvas.column(units) == np.searchsorted(canvas.x, units)
+
+
+def test_whole_roots_are_exact_where_floats_are_not():
+    roots = [0, 1, 2, 3, 94906265, 94906266, 94906267, 1 << 30, (1 << 31) - 1]
+    squares = [max(0, r * r + d) for r in roots for d in (-1, 0, 1)]
+    assert _isqrt(np.array(squares)).tolist() == [math.isqrt(s) for s in squares]
 
 
 # ------------------------------------------------------------------------------------ layouts
