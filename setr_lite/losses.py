@@ -19,24 +19,18 @@ With ``"all"`` every rank has the same number of pixels and S_r / pixels_r does 
 
 from __future__ import annotations
 
-import contextlib
-import functools
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .errors import UserError, nearest
+from .resize import no_autocast, strip_height, weights
 
 Normalize = Literal["all", "valid"]
-
-STRIP = {"cpu": 1 << 20, "cuda": 1 << 24}
-"""Full-size logits worked on at a time. 4 MB in float32 are about what a CPU's caches hold: at
-150 classes and 512 x 512 pixels one core took half the time of a whole image at once. A GPU wants
-longer strips, as each costs a dozen kernel launches; that length is a guess, not measured."""
 
 
 class Output(Protocol):
@@ -152,15 +146,13 @@ class _ResizeCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
         total = logits.new_zeros((), dtype=wide)
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        rows, widths = zip(padded, logits.shape[-2:], label.shape[-2:], strict=True)
-        columns = _resize_matrix(*widths, wide, logits.device)
-        length = STRIP.get(logits.device.type, STRIP["cuda"])
-        height = max(1, length // (logits.shape[1] * len(columns)))
-        strips = _row_strips(*rows, height, wide, logits.device)
-        with _no_autocast(logits.device.type):
+        gradient = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None
+        resize = ((logits.shape[-1], padded[1]),)
+        used, columns = weights(0, label.shape[-1], resize, wide, logits.device)
+        strips = _row_strips(logits, padded[0], tuple(label.shape[-2:]), wide)
+        with no_autocast(logits.device.type):
             for i in range(len(logits)):
-                across = logits[i].to(wide) @ columns.T  # (K, h, W)
+                across = logits[i, ..., used].to(wide) @ columns.T  # (K, h, W)
                 slope = torch.zeros_like(across)
                 for outer, inner, matrix in strips:
                     full = matrix @ across[:, inner]  # (K, strip, W)
@@ -169,7 +161,7 @@ class _ResizeCrossEntropy(torch.autograd.Function):
                     if gradient is not None:  # back through the resize: the transposed matrices
                         slope[:, inner] += matrix.T @ error
                 if gradient is not None:
-                    gradient[i] = slope @ columns
+                    gradient[i, ..., used] = slope @ columns
         ctx.save_for_backward(gradient)
         return total
 
@@ -178,13 +170,6 @@ class _ResizeCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * upstream.to(gradient.dtype), None, None, None
-
-
-def _no_autocast(device_type: str) -> contextlib.AbstractContextManager:
-    """Autocast off. The meta device, where memory is estimated, has none to switch off."""
-    if not torch.amp.is_autocast_available(device_type):
-        return contextlib.nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -202,32 +187,16 @@ def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tenso
     return loss, error.scatter_add_(0, target, -valid.to(full.dtype)[None])
 
 
-@functools.lru_cache(maxsize=64)
-def _resize_matrix(
-    padded: int, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Bilinear resizing along one axis as a matrix, (outputs, inputs), cut to the image.
-
-    Resizing the unit vectors gives its columns, so it is PyTorch's own interpolation.
-    """
-    unit = torch.eye(inputs, dtype=torch.float64)[None]
-    matrix = F.interpolate(unit, size=padded, mode="linear")[0].T[:outputs]
-    return matrix.to(device, dtype).contiguous()
-
-
-@functools.lru_cache(maxsize=64)
 def _row_strips(
-    padded: int, inputs: int, outputs: int, height: int, dtype: torch.dtype, device: torch.device
+    logits: Tensor, padded: int, size: tuple[int, int], dtype: torch.dtype
 ) -> list[tuple[slice, slice, Tensor]]:
-    """The row matrix in strips: rows of the image, the rows of logits they mix, their weights."""
-    matrix = _resize_matrix(padded, inputs, outputs, dtype, torch.device("cpu"))
-    strips = []
-    for start in range(0, outputs, height):
-        outer = slice(start, min(start + height, outputs))
-        used = matrix[outer].any(dim=0).nonzero()
-        inner = slice(int(used[0]), int(used[-1]) + 1)
-        strips.append((outer, inner, matrix[outer, inner].to(device).contiguous()))
-    return strips
+    """Rows of the image strip by strip, the rows of logits they mix, the weights."""
+    rows, height = ((logits.shape[-2], padded),), strip_height(logits, size[1])
+    cuts = [*range(0, size[0], height), size[0]]
+    return [
+        (slice(start, stop), *weights(start, stop, rows, dtype, logits.device))
+        for start, stop in pairwise(cuts)
+    ]
 
 
 def _check_label(label: Tensor, output: Output, ignore_index: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,6 +31,7 @@ from .heads import (
     PUPHead,
     init_like_mmseg,
 )
+from .resize import LazyLogits
 from .timm_encoder import HYBRIDS, PREFIX, HybridTransformer, TimmEncoder
 
 
@@ -46,20 +48,32 @@ class SETROutput(NamedTuple):
     """(H', W') after padding to whole patches."""
 
     def full(self, odd: Literal["crop", "squeeze"] = "crop") -> Tensor:
-        """(B, K, H, W): the main logits at the image's size, the one place that resizes.
+        """(B, K, H, W): the main logits at the image's size.
 
         Args:
             odd: for sizes the patch does not divide: ``crop`` resizes to the padded size and cuts
                 the padding off; ``squeeze`` presses the padded map into the image's size, a small
                 distortion, as mmsegmentation does.
         """
-        logits = self.logits
-        if odd == "crop" or logits.shape[-2] * 2 == self.padded[0]:
+        return self.lazy(odd).full()
+
+    def label(self, odd: Literal["crop", "squeeze"] = "crop") -> Tensor:
+        """(B, H, W), the class of the largest logit: ``full(odd).argmax(1)`` strip by strip.
+
+        Takes less time, and the memory of a strip instead of K full-size maps. uint8 for up to
+        256 classes, else int64.
+        """
+        return self.lazy(odd).label()
+
+    def lazy(self, odd: Literal["crop", "squeeze"] = "crop") -> LazyLogits:
+        """The main logits with the resizes that `full` does, not done yet."""
+        sizes = [tuple(self.logits.shape[-2:])]
+        if odd == "crop" or sizes[0][0] * 2 == self.padded[0]:
             # mmsegmentation's PUP, too, takes its last 2x step on the padded grid
-            logits = _resize(logits, self.padded)
+            sizes.append(self.padded)
         if odd == "squeeze":
-            logits = _resize(logits, self.size)
-        return logits[..., : self.size[0], : self.size[1]]
+            sizes.append(self.size)
+        return LazyLogits(self.logits, self.size, tuple(pairwise(sizes)))
 
 
 class SETR(nn.Module):
@@ -222,12 +236,6 @@ def _aux_head(
     if head == "pup":
         return PUPAuxHead(dim, channels, num_classes, dialect)
     return NaiveAuxHead(dim, channels, num_classes, dialect, units)
-
-
-def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    if logits.shape[-2:] == size:
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def _short_long(image: Tensor) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +30,21 @@ def spread():
         return module
 
     return fill
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor that operations make, in values."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.values = max(self.values, tensor.numel())
+        return result
+
+
+@pytest.fixture
+def largest():
+    return Largest

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from setr_lite import losses
+from setr_lite import resize
 from setr_lite.errors import UserError
 from setr_lite.losses import loss_divisor, resize_cross_entropy, segmentation_loss
 
@@ -77,7 +77,7 @@ def test_auxiliary_heads_are_weighted():
 @pytest.mark.parametrize("strip", [1, 200, 1 << 20])  # a row, three rows, the whole image
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_equals_plain_pytorch(dtype, strip, monkeypatch):
-    monkeypatch.setitem(losses.STRIP, "cpu", strip)
+    monkeypatch.setitem(resize.STRIP, "cpu", strip)
     output, label = random_output(heads=2)
     loss = segmentation_loss(output, label.to(dtype), normalize="valid")
     loss.backward()

@@ -11,8 +11,8 @@ import setr_lite
 
 HOUSE = Path(setr_lite.__file__).parent
 FLOORS = [
-    ["errors", "config", "transforms", "losses", "metrics", "optim", "inference", "distributed",
-     "protocols", "visualize", "interactive", "image_files", "pascal_json", "frozen",
+    ["errors", "config", "transforms", "resize", "losses", "metrics", "optim", "inference",
+     "distributed", "protocols", "visualize", "interactive", "image_files", "pascal_json", "frozen",
      "stages"],
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "dataset_base", "data_report", "folder_data", "datasets", "published", "recipes",

@@ -1,0 +1,185 @@
+"""Bilinear resizing in pieces: logits wait at low resolution and are resized a strip at a time.
+
+Resizing is linear along each axis, so any rectangle of the result is ``rows @ logits @ columns.T``
+with two small matrices, and a chain of resizes is the product of theirs. The numbers are
+PyTorch's ``F.interpolate(mode="bilinear", align_corners=False)``.
+
+Shapes: B images, K classes, logits (h, w), result (H, W), strip of s rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+Steps = tuple[tuple[int, int], ...]
+"""Resizes along one axis, in order: (inputs, outputs) of each. A step that takes fewer inputs
+than the one before has put out leaves out the last ones."""
+
+STRIP = {"cpu": 1 << 20, "cuda": 1 << 24}
+"""Full-size logits worked on at a time. 4 MB in float32 are about what a CPU's caches hold: at
+150 classes and 512 x 512 pixels one core took half the time of a whole image at once. A GPU wants
+longer strips, as each costs a dozen kernel launches; that length is a guess, not measured."""
+
+CHUNK = 128
+"""Columns resized by one matrix, which then has few inputs."""
+
+
+class LazyLogits(NamedTuple):
+    """Logits with the resizes that are still to be done."""
+
+    logits: Tensor
+    """(B, K, h, w)."""
+    size: Size
+    """(H, W) of the result."""
+    steps: tuple[tuple[Size, Size], ...] = ()
+    """Resizes in order, from (height, width) to (height, width); what a step, or `size`, does not
+    take of the step before is cut off below and on the right."""
+    origin: Size = (0, 0)
+    """Row and column of ``logits[..., 0, 0]`` where only a part of the logits is there."""
+
+    def resized(self, size: Size) -> LazyLogits:
+        """The same with one more resize."""
+        size = tuple(size)
+        if size == self.size:
+            return self
+        return self._replace(size=size, steps=(*self.steps, (self.size, size)))
+
+    def full(self) -> Tensor:
+        """(B, K, H, W), all at once; needs all of the logits."""
+        logits = self.logits
+        for (height, width), size in self.steps:
+            logits = logits[..., :height, :width]
+            if logits.shape[-2:] != size:
+                logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits[..., : self.size[0], : self.size[1]]
+
+    def label(self, box: Box | None = None) -> Tensor:
+        """(B, H, W) or (B, height, width of a box): the class of the largest logit.
+
+        ``full().argmax(1)`` without the full logits. Where two classes tie but for rounding, it
+        may be the other one. Its type is `label_dtype`.
+        """
+        top, left, bottom, right = box or (0, 0, *self.size)
+        batch, classes = self.logits.shape[:2]
+        label = self.logits.new_empty(
+            batch, bottom - top, right - left, dtype=label_dtype(classes))
+        for image, rows, strip in self.strips(box):
+            label[image, rows] = strip.max(dim=1).indices  # argmax takes twice as long on a CPU
+        return label
+
+    def strips(self, box: Box | None = None) -> Iterator[tuple[int, slice, Tensor]]:
+        """The result, or a box of it, in strips of rows, one image after the other.
+
+        Args:
+            box: (top, left, bottom, right) of the result.
+
+        Yields:
+            Number of the image, rows of the box, and their logits (s, K, width of the box) in
+            float32 or better. The logits may be a view of `self.logits`.
+        """
+        top, left, bottom, right = box or (0, 0, *self.size)
+        height = strip_height(self.logits, right - left)
+        for image in range(len(self.logits)):
+            for first in range(top, bottom, height):
+                last = min(first + height, bottom)
+                strip = self._strip(image, (first, left, last, right))
+                yield image, slice(first - top, last - top), strip
+
+    def _strip(self, image: int, box: Box) -> Tensor:
+        """(s, K, width) of a box, columns first: there are fewer rows before than after."""
+        top, left, bottom, right = box
+        steps, start = self._axis(0), self.origin[0]
+        inner = used(top, bottom, steps)
+        x = self.logits[image, :, inner.start - start : inner.stop - start].transpose(0, 1)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        with no_autocast(x.device.type):
+            x = self._columns(x, left, right)
+            if not steps:
+                return x
+            _, matrix = weights(top, bottom, steps, x.dtype, x.device)
+            return (matrix @ x.flatten(1)).unflatten(1, x.shape[1:])
+
+    def _columns(self, x: Tensor, left: int, right: int) -> Tensor:
+        """(rows, K, w) -> (rows, K, right - left)."""
+        steps, start, parts = self._axis(1), self.origin[1], []
+        if not steps:
+            return x[..., left - start : right - start]
+        for first in range(left, right, CHUNK):
+            last = min(first + CHUNK, right)
+            inner, matrix = weights(first, last, steps, x.dtype, x.device)
+            parts.append(x[..., inner.start - start : inner.stop - start] @ matrix.T)
+        return torch.cat(parts, dim=-1)
+
+    def _axis(self, axis: int) -> Steps:
+        """The resizes along rows (0) or columns (1) that are any."""
+        steps = ((before[axis], after[axis]) for before, after in self.steps)
+        return tuple(step for step in steps if step[0] != step[1])
+
+
+def label_dtype(classes: int) -> torch.dtype:
+    """uint8 for up to 256 classes, else int64."""
+    return torch.uint8 if classes <= 256 else torch.int64
+
+
+def used(first: int, last: int, steps: Steps) -> slice:
+    """Which inputs of a resized axis its outputs `first` to `last` are mixed from."""
+    for inputs, outputs in reversed(steps):
+        if inputs != outputs:
+            below, above, _ = _neighbours(torch.tensor([first, last - 1]), inputs, outputs)
+            first, last = int(below[0]), int(above[1]) + 1
+    return slice(first, last)
+
+
+@functools.lru_cache(maxsize=512)
+def weights(
+    first: int, last: int, steps: Steps, dtype: torch.dtype, device: torch.device
+) -> tuple[slice, Tensor]:
+    """Outputs `first` to `last` of a resized axis, as a mix of its inputs.
+
+    Returns:
+        Which inputs are used, and (last - first, inputs) what each output takes of them.
+    """
+    matrix = torch.eye(last - first, dtype=torch.float64)
+    for inputs, outputs in reversed(steps):
+        if inputs != outputs:
+            part, first = _bilinear(first, last, inputs, outputs)
+            matrix, last = matrix @ part, first + part.shape[1]
+    return slice(first, last), matrix.to(device, dtype)
+
+
+def strip_height(logits: Tensor, width: int) -> int:
+    """Rows of a strip of resized `logits` (B, K, h, w) that is `width` pixels wide."""
+    length = STRIP.get(logits.device.type, STRIP["cuda"])
+    return max(1, length // (logits.shape[1] * width))
+
+
+def _bilinear(first: int, last: int, inputs: int, outputs: int) -> tuple[Tensor, int]:
+    """Rows `first` to `last` of the resize's matrix from the first input used, and its number."""
+    below, above, share = _neighbours(torch.arange(first, last), inputs, outputs)
+    start = int(below[0])
+    matrix = torch.zeros(last - first, int(above[-1]) + 1 - start, dtype=torch.float64)
+    matrix.scatter_add_(1, below[:, None] - start, 1 - share[:, None])
+    return matrix.scatter_add_(1, above[:, None] - start, share[:, None]), start
+
+
+def _neighbours(numbers: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The two inputs that each output lies between, and the share of the second."""
+    centre = ((numbers.double() + 0.5) * (inputs / outputs) - 0.5).clamp(min=0)
+    below = centre.long().clamp(max=inputs - 1)
+    return below, (below + 1).clamp(max=inputs - 1), centre - below
+
+
+def no_autocast(device_type: str) -> contextlib.AbstractContextManager:
+    """Autocast off. The meta device, where memory is estimated, has none to switch off."""
+    if not torch.amp.is_autocast_available(device_type):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)

@@ -1,0 +1,108 @@
+"""Resizing in pieces, held to PyTorch's own interpolation of the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from setr_lite import resize
+from setr_lite.model import SETROutput
+from setr_lite.resize import LazyLogits, used, weights
+
+CPU = torch.device("cpu")
+
+
+def random_logits(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [
+    (5, 80), (7, 14), (9, 31), (31, 9), (6, 6), (1, 4)
+])
+def test_weights_are_those_of_interpolate(inputs, outputs):
+    unit = torch.eye(inputs, dtype=torch.float64)[None]
+    matrix = F.interpolate(unit, size=outputs, mode="linear")[0].T
+    for first, last in [(0, outputs), (1, outputs - 1), (outputs - 1, outputs)]:
+        inner, part = weights(first, last, ((inputs, outputs),), torch.float64, CPU)
+        assert used(first, last, ((inputs, outputs),)) == inner
+        torch.testing.assert_close(part, matrix[first:last, inner], rtol=0, atol=1e-12)
+        assert matrix[first:last].sum() == pytest.approx(part.sum().item())  # nothing is left out
+
+
+def test_a_chain_of_resizes_is_one_matrix():
+    """6 -> 24, of which 21 are kept, -> 50."""
+    x = random_logits(1, 3, 6, 8)
+    lazy = LazyLogits(x, (21, 30), (((6, 8), (24, 32)),)).resized((50, 40))
+    by_hand = F.interpolate(x, size=(24, 32), mode="bilinear")[..., :21, :30]
+    by_hand = F.interpolate(by_hand, size=(50, 40), mode="bilinear")
+    assert torch.equal(lazy.full(), by_hand)
+    inner, _ = weights(0, 50, ((6, 24), (21, 50)), torch.float64, CPU)
+    assert inner == slice(0, 6)
+    pieced = torch.cat([strip for _, _, strip in lazy.strips()]).transpose(0, 1)
+    torch.testing.assert_close(pieced, by_hand[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("strip", [1, 300, 1 << 20])
+@pytest.mark.parametrize("box", [(0, 0, 37, 53), (3, 5, 30, 12), (36, 52, 37, 53), (20, 0, 37, 53)])
+def test_strips_of_a_box_are_cut_from_the_whole(strip, box, monkeypatch):
+    monkeypatch.setitem(resize.STRIP, "cpu", strip)
+    monkeypatch.setattr(resize, "CHUNK", 7)
+    lazy = LazyLogits(random_logits(2, 4, 5, 9), (37, 53), (((5, 9), (40, 72)),))
+    top, left, bottom, right = box
+    expected = lazy.full()[..., top:bottom, left:right]
+    result = torch.full_like(expected, torch.nan)
+    for image, rows, logits in lazy.strips(box):
+        result[image, :, rows] = logits.transpose(0, 1)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_logits_may_be_a_part():
+    whole = random_logits(1, 3, 20, 30)
+    lazy = LazyLogits(whole, (20, 30)).resized((31, 70))
+    rows, columns = used(10, 25, ((20, 31),)), used(50, 66, ((30, 70),))
+    part = lazy._replace(logits=whole[..., rows, columns], origin=(rows.start, columns.start))
+    assert torch.equal(part.label((10, 50, 25, 66)), lazy.label()[:, 10:25, 50:66])
+
+
+@pytest.mark.parametrize("strip", [500, 1 << 20])
+@pytest.mark.parametrize("odd", ["crop", "squeeze"])
+@pytest.mark.parametrize("factor", [16, 4, 2, 1])
+@pytest.mark.parametrize("size", [(64, 96), (49, 83), (3, 5)])
+def test_label_is_the_argmax_of_full(size, factor, odd, strip, monkeypatch):
+    monkeypatch.setitem(resize.STRIP, "cpu", strip)
+    padded = tuple(-(-n // 16) * 16 for n in size)
+    logits = random_logits(2, 11, padded[0] // factor, padded[1] // factor)
+    output = SETROutput(logits, (), size, padded)
+    label = output.label(odd)
+    assert label.dtype == torch.uint8
+    assert torch.equal(label, output.full(odd).argmax(1).to(torch.uint8))
+    assert len(label.unique()) == 11 or size == (3, 5)
+
+
+def test_first_of_equal_classes_and_many_classes():
+    logits = torch.zeros(1, 300, 2, 2)
+    lazy = LazyLogits(logits, (8, 8), (((2, 2), (8, 8)),))
+    assert lazy.label().dtype == torch.int64
+    assert not lazy.label().any()
+
+
+def test_half_precision_is_resized_in_float32_also_under_autocast():
+    lazy = LazyLogits(random_logits(1, 9, 4, 4).bfloat16(), (33, 33), (((4, 4), (64, 64)),))
+    wide = lazy._replace(logits=lazy.logits.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lazy.label(), wide.label())
+
+
+@pytest.mark.parametrize("factor", [16, 2])
+def test_full_logits_never_exist(factor, largest, monkeypatch):
+    monkeypatch.setitem(resize.STRIP, "cpu", 1 << 14)
+    size, small = (128, 192), (128 // factor, 192 // factor)
+    lazy = LazyLogits(random_logits(1, 20, *small), size, ((small, size),))
+    with largest() as seen:
+        lazy.label()
+    assert seen.values <= max(1 << 14, 128 * 192, lazy.logits.numel())
+    with largest() as seen:
+        lazy.full()
+    assert seen.values == 20 * 128 * 192
