@@ -79,7 +79,7 @@ def _labeller(
 
     def label_of(views: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         return predict_views(
-            lambda image: model(image).full(protocol.odd),
+            lambda image: model(image).lazy(protocol.odd),
             [view[None].to(device) for view in views],
             size, window=window, flip=protocol.flip, batch=settings.window_batch,
         )[0]  # fmt: skip

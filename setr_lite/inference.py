@@ -1,26 +1,45 @@
 """From logits to label maps: whole images, sliding windows, several scales and mirror images.
 
 Pure functions round a `logits_fn`: any callable from an image batch (B, 3, h, w) to logits
-(B, K, h, w) of the same height and width, such as ``model.logits``.
+(B, K, h, w) of the same height and width, such as ``model.logits``. Where it returns
+`resize.LazyLogits` or a model's output, such as `model` itself does, the logits are resized in
+strips and never there at full size.
 
 Protocol (the published one): windows average *logits*; scales and mirror images average
 *probabilities*, after resizing each view's logits to the final size.
+
+Memory. Beside the images and the label map, what is there at a time does not grow with the image:
+`predict_views` works on one tile of the result after the other, so large that its scores take
+`TILE`. An image of usual size is one tile. In a larger one, the windows that lie across the edge
+of two tiles are run for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby, islice, pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import UserError
+from .resize import Box, LazyLogits, Size, label_dtype, used
 
-LogitsFn = Callable[[Tensor], Tensor]
-Size = tuple[int, int]
-Box = tuple[int, int, int, int]
+
+class Output(Protocol):
+    """What a model returns, as far as predicting needs it (`model.SETROutput`)."""
+
+    def lazy(self) -> LazyLogits: ...
+
+
+LogitsFn = Callable[[Tensor], Tensor | LazyLogits | Output]
+
+TILE = 1 << 28
+"""Scores, classes x pixels, of a tile: 1 GiB in float32, or 1.8 million pixels at 150 classes."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +104,9 @@ def sliding_window(
     Raises:
         UserError: `logits_fn` returns another height and width than it was given.
     """
-    boxes = window.boxes(image.shape[-2:])
-    count = image.new_zeros(image.shape[-2:], dtype=torch.float32)
-    total = None
-    for first in range(0, len(boxes), batch):
-        group = boxes[first : first + batch]
-        crops = torch.cat([image[..., y0:y1, x0:x1] for y0, x0, y1, x1 in group])
-        logits = _call(logits_fn, crops)
-        if total is None:
-            shape = (len(image), logits.shape[1], *image.shape[-2:])
-            wide = torch.promote_types(logits.dtype, torch.float32)
-            total = logits.new_zeros(shape, dtype=wide)
-        for (y0, x0, y1, x1), part in zip(group, logits.split(len(image)), strict=True):
-            total[..., y0:y1, x0:x1] += part
-            count[y0:y1, x0:x1] += 1
-    return total.div_(count)
+    boxes, whole = window.boxes(image.shape[-2:]), (0, 0, *image.shape[-2:])
+    crops = (image[..., y0:y1, x0:x1] for y0, x0, y1, x1 in boxes)
+    return _average(_parts(logits_fn, crops, batch), boxes, whole)
 
 
 def multi_scale_probabilities(
@@ -118,17 +125,15 @@ def multi_scale_probabilities(
     Args:
         images: views (B, 3, h_i, w_i), normalised.
         size: (H, W) of the result.
+        batch: windows, or whole images where there are none, that go through `logits_fn`
+            together, for each of the B images. Views share a batch where their windows have one
+            size.
 
     Returns:
         (B, K, H, W), every pixel sums to 1.
     """
-    total, views = None, 0
-    for logits, mirrored in _views(logits_fn, images, size, window, flip, batch):
-        view = logits.softmax(dim=1)
-        view = view.flip(-1) if mirrored else view
-        total = view if total is None else total.add_(view)
-        views += 1
-    return total.div_(views)
+    views, whole = _views(images, size, window, flip), (0, 0, *size)
+    return _probabilities(views, whole, _view_parts(logits_fn, views, whole, batch))
 
 
 def predict_views(
@@ -146,19 +151,23 @@ def predict_views(
     change the order of the classes.
 
     Returns:
-        (B, H, W) on the CPU, uint8 for up to 256 classes, else int64.
+        (B, H, W) on the device of the logits, uint8 for up to 256 classes, else int64.
     """
     if not images:
         raise UserError("no view to predict from: give at least one image")
     with torch.inference_mode():
-        if len(images) == 1 and not flip:
-            scores, _ = next(_views(logits_fn, images, size, window, False, batch))
-        else:
-            scores = multi_scale_probabilities(
-                logits_fn, images, size, window=window, flip=flip, batch=batch
-            )
-        kind = torch.uint8 if scores.shape[1] <= 256 else torch.int64
-        label = scores.argmax(dim=1).to("cpu", kind)
+        views, whole = _views(images, size, window, flip), (0, 0, *size)
+        parts = _view_parts(logits_fn, views, whole, batch)
+        first = next(parts)  # says how many classes there are
+        parts, classes = chain([first], parts), first.logits.shape[1]
+        tiles = _tiles(views, classes)
+        again = len(tiles) > 1 and any(len(view.boxes) > 1 for view in views)
+        label = first.logits.new_empty(len(images[0]), *size, dtype=label_dtype(classes))
+        for tile in tiles:
+            if again:
+                parts = _view_parts(logits_fn, views, tile, batch)
+            y0, x0, y1, x1 = tile
+            label[:, y0:y1, x0:x1] = _tile_label(views, tile, parts)
     return label.clone()  # an ordinary tensor, fit for autograd
 
 
@@ -205,37 +214,157 @@ def predict(
         for r in ratios
     ]
     size = size or (height, width)
-    return predict_views(logits_fn, scaled, size, window=window, flip=flip, batch=batch)[0]
+    label = predict_views(logits_fn, scaled, size, window=window, flip=flip, batch=batch)
+    return label[0].cpu()
+
+
+class _View:
+    """One image, mirrored or not, the windows it is seen through, and the result's size."""
+
+    def __init__(self, image: Tensor, size: Size, window: Window | None, mirrored: bool) -> None:
+        self.image = image.flip(-1) if mirrored else image
+        self.shape, self.size, self.mirrored = tuple(image.shape[-2:]), tuple(size), mirrored
+        self.boxes = window.boxes(self.shape) if window else [(0, 0, *self.shape)]
+        self.kept: LazyLogits | None = None
+
+    def crops(self, tile: Box) -> Iterator[Tensor]:
+        """The windows that a tile of the result needs, (B, 3, h, w) each."""
+        if self.kept is None:
+            for y0, x0, y1, x1 in self._boxes(self._region(tile)):
+                yield self.image[..., y0:y1, x0:x1]
+
+    def logits(self, tile: Box, parts: Iterator[LazyLogits]) -> LazyLogits:
+        """Averaged over windows, for a tile; `parts` are what became of `crops`, in their order.
+
+        Of a view that is one window they are kept for the next tile, at low resolution.
+        """
+        if self.kept is not None:
+            return self.kept
+        if len(self.boxes) == 1:
+            lazy = next(parts).resized(self.size)
+            self.kept = lazy if tile != (0, 0, *self.size) else None
+            return lazy
+        region = self._region(tile)
+        average = _average(parts, self._boxes(region), region)
+        return LazyLogits(average, self.shape, origin=region[:2]).resized(self.size)
+
+    def own(self, tile: Box) -> Box:
+        """A tile of the result where it lies in this view, which may be mirrored."""
+        y0, x0, y1, x1 = tile
+        return (y0, self.size[1] - x1, y1, self.size[1] - x0) if self.mirrored else tile
+
+    def _region(self, tile: Box) -> Box:
+        """What the resize of a tile looks at, in pixels of the view."""
+        top, left, bottom, right = self.own(tile)
+        rows = used(top, bottom, ((self.shape[0], self.size[0]),))
+        columns = used(left, right, ((self.shape[1], self.size[1]),))
+        return rows.start, columns.start, rows.stop, columns.stop
+
+    def _boxes(self, region: Box) -> list[Box]:
+        """The windows that touch a region."""
+        top, left, bottom, right = region
+        return [
+            (y0, x0, y1, x1) for y0, x0, y1, x1 in self.boxes
+            if y0 < bottom and y1 > top and x0 < right and x1 > left
+        ]
 
 
 def _views(
-    logits_fn: LogitsFn,
-    images: Sequence[Tensor],
-    size: Size,
-    window: Window | None,
-    flip: bool,
-    batch: int,
-) -> Iterator[tuple[Tensor, bool]]:
-    """Logits (B, K, *size) of each view, with whether it is still mirrored."""
-    for image in images:
-        for mirrored in (False, True) if flip else (False,):
-            view = image.flip(-1) if mirrored else image
-            if window is None:
-                logits = _call(logits_fn, view)
-            else:
-                logits = sliding_window(logits_fn, view, window, batch=batch)
-            wide = torch.promote_types(logits.dtype, torch.float32)
-            yield _resize(logits.to(wide), size), mirrored
+    images: Sequence[Tensor], size: Size, window: Window | None, flip: bool
+) -> list[_View]:
+    ways = (False, True) if flip else (False,)
+    return [_View(image, size, window, mirrored) for image in images for mirrored in ways]
 
 
-def _call(logits_fn: LogitsFn, image: Tensor) -> Tensor:
-    logits = logits_fn(image)
-    if logits.ndim != 4 or logits.shape[-2:] != image.shape[-2:]:
+def _tiles(views: Sequence[_View], classes: int) -> list[Box]:
+    """The result in tiles, about square so that few windows lie across their edges."""
+    size = views[0].size
+    zoom = max(math.prod(view.shape) / math.prod(size) for view in views)
+    pixels = int(TILE / classes / max(zoom, 1))  # what is held of a view counts, too
+    side = math.isqrt(pixels)
+    height = min(size[0], max(side, pixels // size[1], 1))
+    width = min(size[1], max(pixels // height, 1))
+    return [(y0, x0, y1, x1) for y0, y1 in _cut(size[0], height) for x0, x1 in _cut(size[1], width)]
+
+
+def _cut(length: int, most: int) -> list[Size]:
+    """Start and end of the fewest equal pieces of at most so many pixels."""
+    count = math.ceil(length / most)
+    ends = [length * i // count for i in range(count + 1)]
+    return list(pairwise(ends))
+
+
+def _view_parts(
+    logits_fn: LogitsFn, views: Sequence[_View], tile: Box, batch: int
+) -> Iterator[LazyLogits]:
+    return _parts(logits_fn, (crop for view in views for crop in view.crops(tile)), batch)
+
+
+def _parts(logits_fn: LogitsFn, crops: Iterable[Tensor], batch: int) -> Iterator[LazyLogits]:
+    """Logits of each crop (B, 3, h, w), in order; crops of one size go through together."""
+    for _, alike in groupby(crops, key=lambda crop: crop.shape):
+        while group := list(islice(alike, batch)):
+            lazy = _call(logits_fn, torch.cat(group))
+            for logits in lazy.logits.split(len(group[0])):
+                yield lazy._replace(logits=logits)
+
+
+def _average(parts: Iterator[LazyLogits], boxes: Sequence[Box], region: Box) -> Tensor:
+    """The mean of windows in a region (B, K, h, w) that they cover; one of `parts` for each."""
+    top, left, bottom, right = region
+    total = count = None
+    for (y0, x0, y1, x1), part in zip(boxes, parts, strict=False):
+        logits = part.full()
+        if total is None:
+            shape = (*logits.shape[:2], bottom - top, right - left)
+            total = logits.new_zeros(shape, dtype=torch.promote_types(logits.dtype, torch.float32))
+            count = logits.new_zeros(shape[2:], dtype=torch.float32)
+        rows = slice(max(y0, top) - top, min(y1, bottom) - top)
+        columns = slice(max(x0, left) - left, min(x1, right) - left)
+        y, x = top - y0, left - x0
+        total[..., rows, columns] += logits[
+            ..., rows.start + y : rows.stop + y, columns.start + x : columns.stop + x]
+        count[rows, columns] += 1
+    return total.div_(count)
+
+
+def _probabilities(views: Sequence[_View], tile: Box, parts: Iterator[LazyLogits]) -> Tensor:
+    """(B, K, height, width) of a tile, the mean over views."""
+    total = None
+    for view in views:
+        lazy = view.logits(tile, parts)
+        if total is None:
+            y0, x0, y1, x1 = tile
+            dtype = torch.promote_types(lazy.logits.dtype, torch.float32)
+            total = lazy.logits.new_zeros(*lazy.logits.shape[:2], y1 - y0, x1 - x0, dtype=dtype)
+        for image, rows, strip in lazy.strips(view.own(tile)):
+            scores = strip.softmax(dim=1).transpose(0, 1)
+            total[image, :, rows] += scores.flip(-1) if view.mirrored else scores
+    return total.div_(len(views))
+
+
+def _tile_label(views: Sequence[_View], tile: Box, parts: Iterator[LazyLogits]) -> Tensor:
+    if len(views) == 1:
+        lazy, box = views[0].logits(tile, parts), tile
+    else:
+        scores = _probabilities(views, tile, parts)
+        lazy, box = LazyLogits(scores, scores.shape[-2:]), None
+    return lazy.label(box)
+
+
+def _call(logits_fn: LogitsFn, image: Tensor) -> LazyLogits:
+    output = logits_fn(image)
+    if isinstance(output, Tensor):
+        lazy = LazyLogits(output, tuple(output.shape[-2:]))
+    else:
+        lazy = output if isinstance(output, LazyLogits) else output.lazy()
+    if lazy.logits.ndim != 4 or lazy.size != tuple(image.shape[-2:]):
         raise UserError(
-            f"logits of shape {tuple(logits.shape)} for an image of shape {tuple(image.shape)}: "
-            "give a function that keeps height and width, such as model.logits"
+            f"logits of shape {tuple(lazy.logits.shape)} for an image of shape "
+            f"{tuple(image.shape)}: give a function that keeps height and width, such as "
+            "model.logits"
         )
-    return logits
+    return lazy
 
 
 def _resize(x: Tensor, size: Size) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from setr_lite import inference
 from setr_lite.errors import UserError
 from setr_lite.inference import (
     Window,
@@ -15,6 +16,7 @@ from setr_lite.inference import (
     sliding_window,
     window_starts,
 )
+from setr_lite.resize import LazyLogits
 
 
 def image(height, width, batch=1, seed=0):
@@ -170,11 +172,124 @@ def test_predict_at_another_size():
 def test_ratios_round_half_up_and_windows_apply_to_each():
     fn = Counting()
     label = predict(fn, image(5, 7), ratios=(0.5, 1.0, 1.5), flip=True)
-    assert [shape[-2:] for shape in fn.shapes] == [(3, 4)] * 2 + [(5, 7)] * 2 + [(8, 11)] * 2
+    assert fn.shapes == [(2, 3, 3, 4), (2, 3, 5, 7), (2, 3, 8, 11)]  # each with its mirror image
     assert label.shape == (5, 7)
     fn = Counting()
     predict(fn, image(5, 7), ratios=(1.0, 2.0), window=Window(5, 5))
-    assert [shape[-2:] for shape in fn.shapes] == [(5, 5)] * 3  # 2 windows; 6 in two batches
+    assert [shape[-2:] for shape in fn.shapes] == [(5, 5)] * 2  # 2 windows and 6, four a batch
+
+
+def test_views_share_batches_where_their_windows_have_one_size():
+    fn = Counting()
+    predict(fn, image(5, 7), ratios=(1.0, 2.0), window=Window(5, 5), flip=True, batch=3)
+    windows = 2 * (2 + 2 * 3)
+    assert [shape[0] for shape in fn.shapes] == [3] * (windows // 3) + [windows % 3]
+
+
+class Texture:
+    """Logits that depend on a pixel's place in its window and on all of the window."""
+
+    def __init__(self, classes=5):
+        generator = torch.Generator().manual_seed(3)
+        self.mix = torch.randn(classes, 3, 3, 3, generator=generator, dtype=torch.float64)
+        self.seen = 0
+
+    def __call__(self, x):
+        self.seen += len(x)
+        bend = torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype)
+        return F.conv2d(x, self.mix, padding=1) * (bend + x.mean((1, 2, 3), keepdim=True))
+
+
+def one_pass(fn, images, size, window, flip):
+    """Probabilities with everything at full size, one window at a time."""
+    total, views = 0, 0
+    for x in images:
+        for mirrored in (False, True) if flip else (False,):
+            view = x.flip(-1) if mirrored else x
+            logits, count = 0, torch.zeros(view.shape[-2:], dtype=view.dtype)
+            whole = [(0, 0, *view.shape[-2:])]
+            for y0, x0, y1, x1 in window.boxes(view.shape[-2:]) if window else whole:
+                edges = (x0, view.shape[-1] - x1, y0, view.shape[-2] - y1)
+                logits = logits + F.pad(fn(view[..., y0:y1, x0:x1]), edges)
+                count[y0:y1, x0:x1] += 1
+            scores = F.interpolate(logits / count, size=size, mode="bilinear").softmax(1)
+            total, views = total + (scores.flip(-1) if mirrored else scores), views + 1
+    return total / views
+
+
+SCALES = [(37, 61), (19, 31), (64, 101), (8, 7)]  # the last is smaller than the window
+
+
+@pytest.mark.parametrize("window", [None, Window((16, 12), (11, 8))])
+@pytest.mark.parametrize(("sizes", "flip"), [(SCALES[:1], False), (SCALES[2:3], False),
+                                             (SCALES[3:], True), (SCALES, True)])
+@pytest.mark.parametrize("tile", [5 * 150, 1 << 28])  # classes x pixels
+def test_tiles_equal_one_pass(window, sizes, flip, tile, monkeypatch):
+    """Probabilities of each tile to 1e-9, and the label map they are for."""
+    size, fn = (37, 61), Texture()
+    monkeypatch.setattr(inference, "TILE", tile)
+    images = [image(*shape, seed=i) for i, shape in enumerate(sizes)]
+    expected = one_pass(fn, images, size, window, flip)
+    label = predict_views(fn, images, size, window=window, flip=flip)
+    assert torch.equal(label, expected.argmax(1).to(torch.uint8))
+    probabilities = multi_scale_probabilities(fn, images, size, window=window, flip=flip)
+    torch.testing.assert_close(probabilities, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_tiles_cover_the_map_once_and_keep_to_their_size(monkeypatch):
+    for size in [(37, 61), (1, 500), (500, 1), (64, 64)]:
+        views = inference._views([image(*size)], size, None, False)
+        for pixels in (1, 10, 63, 100, 5000):
+            monkeypatch.setattr(inference, "TILE", 7 * pixels)
+            covered, tiles = torch.zeros(size), inference._tiles(views, 7)
+            for y0, x0, y1, x1 in tiles:
+                covered[y0:y1, x0:x1] += 1
+                assert (y1 - y0) * (x1 - x0) <= pixels
+            assert (covered == 1).all()
+            assert len(tiles) == 1 or pixels < size[0] * size[1]
+
+
+def test_memory_does_not_grow_with_the_image(monkeypatch, largest):
+    """Scores of a tile and its edges are the largest thing there is."""
+
+    def most(side):
+        images = [image(side, side), image(side * 3 // 2, side * 3 // 2)]
+        with largest() as mode:
+            predict_views(
+                Texture(40), images, (side, side), window=Window(8, 5), flip=True, batch=9)
+        return mode.values
+
+    monkeypatch.setattr(inference, "TILE", 40 * 30 * 30)
+    small, large = most(40), most(60)  # tiles of 20 x 20, and 30 x 30 of the larger view
+    assert max(small, large) <= 40 * 32 * 32
+    monkeypatch.setattr(inference, "TILE", 1 << 28)
+    assert most(60) == 40 * 90 * 90
+
+
+def test_one_window_is_run_once_for_all_tiles(monkeypatch):
+    monkeypatch.setattr(inference, "TILE", 5 * 100)
+    fn = Texture()
+    predict_views(fn, [image(37, 61), image(19, 31)], (37, 61), flip=True)
+    assert fn.seen == 4
+
+
+def test_logits_at_low_resolution(largest):
+    """A function may leave the resize to be done in strips: same labels, no full-size logits."""
+
+    def low(x):
+        small = F.avg_pool2d(F.pad(x, (0, -x.shape[-1] % 8, 0, -x.shape[-2] % 8)), 8)
+        size = tuple(8 * n for n in small.shape[-2:])
+        logits = torch.cat([small, -small, small.roll(1, 1)] * 4, dim=1)
+        return LazyLogits(logits, tuple(x.shape[-2:]), ((tuple(small.shape[-2:]), size),))
+
+    x, window = image(149, 203), Window(96, 64)
+    for settings in ({}, {"window": window}, {"flip": True}, {"size": (170, 99)},
+                     {"ratios": (0.5, 1.5), "flip": True, "window": window}):
+        expected = predict(lambda crop: low(crop).full(), x, **settings)
+        assert torch.equal(predict(low, x, **settings), expected)
+    with largest() as mode:
+        predict(low, x)
+    assert mode.values < 36 * 149 * 203
 
 
 def test_many_classes_need_int64():
