@@ -5,7 +5,7 @@ perspective: every pixel is traced back to centimetres on its plane, so windows,
 markings shrink as they should. `figures` are painted over them from far to near.
 
 Units and conventions are those of `canvas`. Shape legend: h, w  rows and columns of the part of
-the canvas that a plane covers; u, v  cm along and up a wall, (1,w) and (h,w).
+the canvas that a plane covers; n  those of its pixels that are seen; u, v  cm along and up a wall.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class House:
         self.glow = dice.pick(((255, 214, 128), (252, 226, 160), (244, 196, 110)))
 
     def kinds(self, u: np.ndarray, v: np.ndarray, z: int) -> np.ndarray:
-        """What each point of a wall is, _WALL ... _AWNING, for u cm along it and v cm up."""
+        """What each of n points of a wall is, _WALL ... _AWNING: u cm along it, v cm up, (n,)."""
         col, row = u // self.pitch, v // self.storey
         fu, fv = u - col * self.pitch, v - row * self.storey  # the remainders, quicker than %
         a, b = (self.pitch - self.pane) // 2, (self.pitch + self.pane) // 2
@@ -268,7 +268,7 @@ class Street(View):
     # ---------------------------------------------------------------------------- buildings
     def facade(self, box: tuple[slice, slice], u: np.ndarray, v: np.ndarray, style: House,
                z: int, shade: int) -> None:
-        """Fill `box` with the wall at u cm along (1,w) and v cm up (1 or h rows)."""
+        """Cover `box` with the wall at u cm along (1,w) and v cm up, (h,w) or (h,1)."""
         def inks(*colors: Color) -> list[int]:
             return [self.ink(BUILDING, color, z, shade) for color in colors]
 
