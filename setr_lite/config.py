@@ -228,7 +228,8 @@ class EvalConfig:
     stride: Size = (341, 341)
     """Steps from window to window."""
     window_batch: int = 4
-    """Windows of an image that go through the model together; changes memory and speed only."""
+    """Windows of an image that go through the model together, or whole images of its views; changes
+    memory and speed only."""
     base_size: Size | None = None
     """Short and long side that an image is fitted into at test time; None takes
     `data.base_size`. The published Pascal Context recipes train and test at different ones."""

@@ -63,7 +63,7 @@ def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
     """``image (3, H, W) uint8 RGB -> label (H, W)`` by the run's `EvalConfig`."""
     config = _with_normalization(model, config)
     label_of = _labeller(model, config)
-    return lambda image: label_of(image_views(image, config), tuple(image.shape[-2:]))
+    return lambda image: label_of(image_views(image, config), tuple(image.shape[-2:])).cpu()
 
 
 def _with_normalization(model: SETR, config: RunConfig) -> RunConfig:
@@ -73,14 +73,17 @@ def _with_normalization(model: SETR, config: RunConfig) -> RunConfig:
 def _labeller(
     model: SETR, config: RunConfig
 ) -> Callable[[Sequence[Tensor], tuple[int, int]], Tensor]:
-    """``(views, size (H, W)) -> label (H, W)``."""
+    """``(views, size (H, W)) -> label (H, W)`` on the model's device.
+
+    Nothing in it waits for the device: the next image is loaded while this one is computed.
+    """
     settings, protocol, device = config.eval, protocol_of(config), model.device
     window = Window(settings.window, settings.stride) if settings.mode == "slide" else None
 
     def label_of(views: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         return predict_views(
             lambda image: model(image).lazy(protocol.odd),
-            [view[None].to(device) for view in views],
+            [view[None].to(device, non_blocking=True) for view in views],
             size, window=window, flip=protocol.flip, batch=settings.window_batch,
         )[0]  # fmt: skip
 
@@ -106,8 +109,8 @@ def evaluate(
         workers: loader processes.
         progress: show a bar.
         indices: images to score; None takes all, or the first ``eval.limit``.
-        on_image: called as ``on_image(index, prediction, label)`` with both (H, W) after every
-            image of this rank.
+        on_image: called as ``on_image(index, prediction, label)`` with both (H, W) on the CPU
+            after every image of this rank.
 
     Returns:
         The `ConfusionMatrix`, summed over all ranks, of the model's device.
@@ -120,15 +123,15 @@ def evaluate(
     confusion = ConfusionMatrix(len(dataset.classes), device=model.device)
     loader = DataLoader(
         _Views(Subset(dataset, mine), config), batch_size=None, num_workers=workers,
-        worker_init_fn=distributed.one_thread,
+        worker_init_fn=distributed.one_thread, pin_memory=model.device.type == "cuda",
     )
     model.eval()
     bar = tqdm(loader, desc="evaluate", unit="image", leave=False, disable=not progress)
     for index, (views, label) in zip(mine, bar, strict=True):
         prediction = label_of(views, tuple(label.shape))
-        confusion.update(prediction, label)
+        confusion.update(prediction, label.to(model.device, non_blocking=True))
         if on_image:
-            on_image(index, prediction, label)
+            on_image(index, prediction.cpu(), label)
     model.train(training)
     confusion.all_reduce()
     return confusion

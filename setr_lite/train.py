@@ -230,7 +230,9 @@ class _Run:
     def evaluate(self, progress: bool) -> None:
         """Score the validation set, keep the best, draw the curves."""
         progress = progress and distributed.rank() == 0
-        self.confusion = evaluate(self.model, self.val_set, self.config, progress=progress)
+        self.confusion = evaluate(
+            self.model, self.val_set, self.config, workers=self.config.train.workers,
+            progress=progress)
         self.miou = float(self.confusion.miou())
         if distributed.rank() == 0:
             self.log.write({"step": self.step, "miou": self.miou})
