@@ -11,6 +11,7 @@ Inside, images are numpy (H,W,3) uint8 RGB; tensors (3,H,W) at both ends.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 
 from .config import IMAGENET_MEAN, IMAGENET_STD, Colour, DataConfig, Size
 
+Box = tuple[int, int, int, int]
+"""(y0, y1, x0, x1): rows y0 to y1 - 1, columns x0 to x1 - 1."""
 IGNORE = 255
 """The label that counts nowhere."""
 _REDRAWS = 10
@@ -28,6 +31,8 @@ _CONTRAST = _SATURATION = (0.5, 1.5)
 _HUE = 18
 _HUES = 180  # OpenCV halves the angle to fit a byte
 _BYTES = np.arange(256, dtype=np.float32)
+_SAME = np.arange(256, dtype=np.uint8)
+_SAME.flags.writeable = False
 
 
 class Sample(NamedTuple):
@@ -78,6 +83,28 @@ def _resize(array: np.ndarray, size: Size, mode: int) -> np.ndarray:
     return cv2.resize(array, (size[1], size[0]), interpolation=mode)
 
 
+def resize_crop(image: np.ndarray, size: Size, box: Box) -> np.ndarray:
+    """``crop(resize_image(image, size), box)``, to the byte, without most of the resizing.
+
+    What lies below the box and right of it is left out. What lies above it and left of it is
+    not: OpenCV counts from the first pixel of what it is given, and a box begins in general
+    between two pixels of the file. Its functions that take such a beginning (`remap`,
+    `warpAffine`) round more coarsely, one grey level off in a tenth of the values.
+    """
+    import cv2
+
+    # A bilinear result is mixed from the pixel at ``(i + 0.5) * old / new - 0.5`` and the next.
+    (height, width), (_, bottom, _, right) = image.shape[:2], box
+    part = image[: math.ceil(bottom * height / size[0]) + 1]
+    part = part[:, : math.ceil(right * width / size[1]) + 1]
+    # By factors: a target size would be divided by the size of the part, which is not the same.
+    factors = {"fx": size[1] / width, "fy": size[0] / height}
+    resized = cv2.resize(part, None, **factors, interpolation=cv2.INTER_LINEAR)
+    if resized.shape == part.shape:  # a factor close to 1: then OpenCV only copied
+        resized = resize_image(image, size)
+    return crop(resized, box)
+
+
 def random_size(
     rng: np.random.Generator, size: Size, base_size: Size, ratio_range: tuple[float, float]
 ) -> Size:
@@ -87,7 +114,7 @@ def random_size(
 
 def random_crop_box(
     rng: np.random.Generator, label: np.ndarray, crop_size: Size, cat_max_ratio: float
-) -> tuple[int, int, int, int]:
+) -> Box:
     """(y0, y1, x0, x1) of a crop, drawn again while one class fills it.
 
     A crop is good when at least two classes are in it and the largest covers less than
@@ -102,20 +129,21 @@ def random_crop_box(
     return box
 
 
-def _draw_box(
-    rng: np.random.Generator, size: tuple[int, ...], crop_size: Size
-) -> tuple[int, int, int, int]:
+def _draw_box(rng: np.random.Generator, size: tuple[int, ...], crop_size: Size) -> Box:
     y = int(rng.integers(0, max(size[0] - crop_size[0], 0) + 1))
     x = int(rng.integers(0, max(size[1] - crop_size[1], 0) + 1))
     return y, min(y + crop_size[0], size[0]), x, min(x + crop_size[1], size[1])
 
 
 def _varied(label: np.ndarray, cat_max_ratio: float) -> bool:
-    counts = np.bincount(label.ravel(), minlength=IGNORE + 1)[:IGNORE]
+    import cv2
+
+    # not np.bincount, which makes 64-bit numbers of all pixels first
+    counts = cv2.calcHist([label], [0], None, [IGNORE], [0, IGNORE]).astype(int)
     return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio
 
 
-def crop(array: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+def crop(array: np.ndarray, box: Box) -> np.ndarray:
     """The part of an image or a label in (y0, y1, x0, x1): a view, not a copy."""
     y0, y1, x0, x1 = box
     return array[y0:y1, x0:x1]
@@ -128,29 +156,38 @@ def photometric_distortion(rng: np.random.Generator, rgb: np.ndarray) -> np.ndar
     by -18..17 of OpenCV's 180 steps. Contrast comes second or last, by a coin. Each step ends in
     bytes, cut and not rounded, as published (mmsegmentation's PhotoMetricDistortion).
     """
+    table = _SAME  # brightness and contrast, gathered on 256 values instead of a whole image
     if _coin(rng):
-        rgb = scale_bytes(rgb, 1.0, rng.uniform(-_BRIGHTNESS, _BRIGHTNESS))
+        table = scale_bytes(table, 1.0, rng.uniform(-_BRIGHTNESS, _BRIGHTNESS))
     contrast_first = _coin(rng)
     if contrast_first and _coin(rng):
-        rgb = scale_bytes(rgb, rng.uniform(*_CONTRAST))
+        table = scale_bytes(table, rng.uniform(*_CONTRAST))
     if _coin(rng):
-        rgb = scale_saturation(rgb, rng.uniform(*_SATURATION))
+        rgb, table = scale_saturation(_look_up(rgb, table), rng.uniform(*_SATURATION)), _SAME
     if _coin(rng):
-        rgb = turn_hue(rgb, int(rng.integers(-_HUE, _HUE)))
+        rgb, table = turn_hue(_look_up(rgb, table), int(rng.integers(-_HUE, _HUE))), _SAME
     if not contrast_first and _coin(rng):
-        rgb = scale_bytes(rgb, rng.uniform(*_CONTRAST))
-    return rgb
+        table = scale_bytes(table, rng.uniform(*_CONTRAST))
+    return _look_up(rgb, table)
 
 
 def _coin(rng: np.random.Generator) -> bool:
     return bool(rng.integers(2))
 
 
-def scale_bytes(rgb: np.ndarray, factor: float, shift: float = 0.0) -> np.ndarray:
-    """``rgb * factor + shift`` in float32, clipped to 0..255 and cut to uint8."""
+def scale_bytes(values: np.ndarray, factor: float, shift: float = 0.0) -> np.ndarray:
+    """``values * factor + shift`` in float32, clipped to 0..255 and cut to uint8.
+
+    `values` are bytes of any shape: an image, or a table of what has been done to each byte.
+    """
+    return _look_up(values, _byte_table(factor, shift))  # 256 sums instead of one per pixel
+
+
+def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """``table[values]``, of the shape of `values`; 256 entries."""
     import cv2
 
-    return cv2.LUT(rgb, _byte_table(factor, shift))  # 256 sums instead of one per pixel
+    return values if table is _SAME else cv2.LUT(values, table).reshape(values.shape)
 
 
 def scale_saturation(rgb: np.ndarray, factor: float) -> np.ndarray:
@@ -170,10 +207,9 @@ def _byte_table(factor: float, shift: float) -> np.ndarray:
 def _map_hsv(rgb: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
     import cv2
 
-    tables = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
-    tables[:, 0, channel] = table  # the other two channels stay as they are
-    hsv = cv2.LUT(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV), tables)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
+    plane = _look_up(cv2.extractChannel(hsv, channel), table)
+    return cv2.cvtColor(cv2.insertChannel(plane, hsv, channel), cv2.COLOR_HSV2RGB)
 
 
 def normalize(image: np.ndarray, mean: Colour | None = None, std: Colour | None = None) -> Tensor:
@@ -181,12 +217,14 @@ def normalize(image: np.ndarray, mean: Colour | None = None, std: Colour | None 
 
     None stands for ImageNet's mean and standard deviation, as published.
     """
-    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # bytes: cheap
-    return planes.float().sub_(_column(mean or IMAGENET_MEAN)).div_(_column(std or IMAGENET_STD))
+    import cv2
 
-
-def _column(values: Colour) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+    image = np.ascontiguousarray(image)
+    result = np.empty((3, *image.shape[:2]), dtype=np.float32)
+    for channel, plane in enumerate(cv2.split(image)):
+        shift, scale = (mean or IMAGENET_MEAN)[channel], (std or IMAGENET_STD)[channel]
+        cv2.LUT(plane, (_BYTES - np.float32(shift)) / np.float32(scale), dst=result[channel])
+    return torch.from_numpy(result)
 
 
 def pad_to(image: Tensor, label: Tensor, size: Size) -> tuple[Tensor, Tensor]:
@@ -217,18 +255,25 @@ class TrainTransform:
         image, label = _as_hwc(sample.image), sample.label.numpy()
 
         size = random_size(rng, label.shape, data.base_size, data.ratio_range)
-        image, label = resize_image(image, size), resize_label(label, size)
+        label = resize_label(label, size)
         box = random_crop_box(rng, label, data.crop_size, data.cat_max_ratio)
-        image, label = crop(image, box), crop(label, box)
-        if rng.random() < data.flip:
-            image, label = image[:, ::-1], label[:, ::-1]
-        # OpenCV and torch want rows that lie in memory one after the other; the copy also lets
-        # go of the large resized image and leaves the data set's own array alone.
-        image, label = np.array(image, order="C"), np.array(label, order="C")
+        image, label = resize_crop(image, size, box), crop(label, box)
+        mirror = rng.random() < data.flip
+        image, label = _own(image, mirror), _own(label, mirror)
         if data.distort:
             image = photometric_distortion(rng, image)
         pixels = normalize(image, data.mean, data.std)
         return pad_to(pixels, torch.from_numpy(label), data.crop_size)
+
+
+def _own(array: np.ndarray, mirror: bool) -> np.ndarray:
+    """A copy of a part of an image or label, mirrored or not, its rows one after the other.
+
+    So the data set's own array stays as it is, and the large resized one can go.
+    """
+    import cv2
+
+    return cv2.flip(array, 1) if mirror else array.copy()
 
 
 class TestTransform:

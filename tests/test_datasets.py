@@ -358,6 +358,22 @@ def test_exif_rotation_is_ignored(tmp_path: Path) -> None:
     assert read_image(tmp_path / "turned.jpg").shape == (3, *SIZE)
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize("settings", [
+    {"quality": 95, "subsampling": 0}, {"quality": 60, "subsampling": 1},
+    {"quality": 20, "subsampling": 2}, {"quality": 80, "progressive": True},
+])  # fmt: skip
+def test_jpeg_gives_the_bytes_of_pillow(tmp_path: Path, settings: dict) -> None:
+    noise = np.random.default_rng(0).integers(0, 60, (67, 45, 3))
+    picture = (np.arange(67 * 45 * 3).reshape(67, 45, 3) % 190 + noise).astype(np.uint8)
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(picture).save(path, **settings)
+    expected = np.asarray(Image.open(path))
+    assert np.array_equal(read_image(path).permute(1, 2, 0), expected)
+    path.write_bytes(path.read_bytes() + b"0" * 40)  # what some programs leave behind
+    assert np.array_equal(read_image(path).permute(1, 2, 0), expected)
+
+
 # Mistakes
 
 

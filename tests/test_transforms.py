@@ -97,6 +97,18 @@ def test_crop_boxes(case: int) -> None:
     np.testing.assert_array_equal(transforms.crop(label, box), label[y0:y1, x0:x1])
 
 
+def test_resizing_for_a_box_gives_the_bytes_of_resizing_all() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (90, 110, 3), dtype=np.uint8)
+    sizes = [(180, 220), (45, 55), (90, 110), (91, 111), (134, 164), (30, 37), (163, 90)]
+    for size in [*sizes, *rng.integers(20, 300, (60, 2)).tolist()]:
+        whole = transforms.resize_image(image, tuple(size))
+        for end in (1, 20, *size):  # 1 and both borders among the ends of a box
+            box = (max(end - 30, 0), min(end, size[0]), max(end - 25, 0), min(end, size[1]))
+            part = transforms.resize_crop(image, tuple(size), box)
+            np.testing.assert_array_equal(part, transforms.crop(whole, box))
+
+
 def test_crop_boxes_end_after_one_some_and_eleven_draws() -> None:
     draws = {len(GOLDEN[f"crop_draws_{case}"]) // 2 for case in cases("crop")}
     assert {1, 11} < draws
