@@ -116,8 +116,8 @@ def feature_colors(features: Tensor, picture: Tensor) -> Tensor:
     """A map of D channels as colours, uint8 (h, w, 3).
 
     The three directions in which positions differ most become red, green and blue, turned so that
-    they resemble `picture` as far as a rotation can: like colours, like contents. The turning
-    makes the colours of one stage comparable with those of the next.
+    they resemble `picture` as far as a rotation can: like colours, like contents. Without the
+    turning, colours would jump from one stage to the next at random.
 
     Args:
         features: (D, h, w), D >= 3.
