@@ -88,7 +88,7 @@ def camvid_mla() -> RunConfig:
     return _camvid("mla")
 
 
-def _camvid_dinov2(head: str, lr: float = 2e-3) -> RunConfig:
+def _camvid_dinov2(head: str) -> RunConfig:
     """Whole images and their mirror images only, so that `train.feature_cache` can serve."""
     return RunConfig(
         recipe=f"camvid_dinov2_{head}",
@@ -99,10 +99,10 @@ def _camvid_dinov2(head: str, lr: float = 2e-3) -> RunConfig:
             name="camvid", base_size=(360, 480), crop_size=(360, 480), ratio_range=(1, 1),
             cat_max_ratio=1, distort=False),
         optim=OptimConfig(
-            name="adamw", lr=lr, beta2=0.98, head_multiplier=1, weight_decay=0.05, warmup=50,
+            name="adamw", lr=1.5e-2, beta2=0.98, head_multiplier=1, weight_decay=0.05, warmup=100,
             min_lr=1e-6, clip_norm=1.0),
         train=TrainConfig(
-            steps=600, batch_size=4, eval_every=0, save_every=200, log_every=20, workers=1,
+            steps=1200, batch_size=2, eval_every=0, save_every=200, log_every=20, workers=1,
             freeze_encoder=True),
         eval=EvalConfig(mode="whole"),
     )
@@ -110,7 +110,7 @@ def _camvid_dinov2(head: str, lr: float = 2e-3) -> RunConfig:
 
 def camvid_dinov2_linear() -> RunConfig:
     """A linear probe on CamVid, DINOv2 ViT-S/14 frozen: the yardstick for the three heads."""
-    return _camvid_dinov2("linear", lr=1e-2)
+    return _camvid_dinov2("linear")
 
 
 def camvid_dinov2_naive() -> RunConfig:

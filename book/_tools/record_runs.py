@@ -64,7 +64,8 @@ def record(recipe, settings, options):
         "device": machine(config), "seed": config.train.seed,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "seconds": round(result["seconds"]), "steps": result["step"],
-        "parameters": count_parameters(model), "data": config.data.name,
+        "parameters": count_parameters(model), "learned": learned(model, config),
+        "data": config.data.name,
         **result["confusion"].to_dict(read_info(result["checkpoint"])["classes"]),
     }
     (out / "record.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -77,6 +78,12 @@ def record(recipe, settings, options):
     if recipe == options.keep_model:
         keep(model, result["checkpoint"], out / "model")
     print(f"{out}: mIoU {facts['miou']:.3f} in {facts['seconds']} s")
+
+
+def learned(model, config):
+    """Parameters that the run could change."""
+    frozen = count_parameters(model.encoder) if config.train.freeze_encoder else 0
+    return count_parameters(model) - frozen
 
 
 def machine(config):
