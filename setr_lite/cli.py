@@ -18,6 +18,7 @@ examples:
   setr-lite eval runs/toytown_pup/last               table of scores per class
   setr-lite predict runs/toytown_pup/last photo.jpg --out pictures
   setr-lite convert setr_pup_ade20k.pth pup          from mmsegmentation or the authors
+  setr-lite export runs/toytown_pup/last             to ONNX, or --format torch
   torchrun --standalone --nproc_per_node=8 -m setr_lite train camvid_pup train.batch_size=64
 
 Settings are written section.key=value; `setr-lite recipes NAME` lists them all.
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.settings += rest
+    options.words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = options.run(options) or 0
         sys.stdout.flush()
@@ -151,6 +153,35 @@ def run_convert(options: argparse.Namespace) -> None:
     ))
 
 
+def run_export(options: argparse.Namespace) -> None:
+    """A checkpoint as one file for other programs."""
+    from .export import export_checkpoint
+
+    print(export_checkpoint(
+        options.checkpoint, options.format, options.out, size=options.size,
+        dynamic=options.dynamic,
+    ))
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    """Measure rows, print and save them."""
+    import shlex
+
+    from .bench import Bench, bench, describe, describe_setting, save_row
+
+    names = ("kind", "encoder", "dialect", "classes", "size", "batch", "labels", "image_size",
+             "stride", "data", "root", "split", "images", "turns", "threads", "device", "amp",
+             "their_amp", "compile")  # fmt: skip
+    settings = {name: getattr(options, name) for name in names}
+    command = shlex.join(["setr-lite", *options.words])
+    for head in options.head.split(","):
+        row = bench(
+            Bench(head=head, **settings), against=options.against, python=options.python)
+        print(f"{describe(row)}\n  {describe_setting(row)}\n  {command}", flush=True)
+        if options.save:
+            save_row(row, options.save, command)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="setr-lite", description="SETR: segment images with a plain vision transformer.",
@@ -209,6 +240,25 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--alpha", type=float, default=0.5, help="opacity of the overlay's colours")
 
     _add_convert(verbs)
+    _add_bench(verbs)
+
+    verb = _verb(
+        verbs, "export", run_export,
+        "write a checkpoint as one file, normalised image to full-size logits, and check it "
+        "against PyTorch")
+    verb.add_argument("checkpoint", help="checkpoint folder")
+    verb.add_argument(
+        "--format", default="onnx", metavar="onnx|torch",
+        help="ONNX (default), or a program of torch.export")
+    verb.add_argument(
+        "--out", default="", metavar="FILE", help="default CHECKPOINT/model.onnx or model.pt2")
+    verb.add_argument(
+        "--size", type=_size, metavar="HEIGHTxWIDTH", help="of images (default: the run's crop)")
+    verb.add_argument(
+        "--dynamic", action=argparse.BooleanOptionalAction, default=True,
+        help="any multiples of the patch (default), or only --size; the batch is always free")
+    verb.add_argument(
+        "--fixed", dest="dynamic", action="store_false", help="the same as --no-dynamic")
     return parser
 
 
@@ -240,6 +290,43 @@ def _add_convert(verbs) -> None:
     verb.add_argument(
         "--unsafe-pickle", action="store_true",
         help="open a file that can run code of its author")
+
+
+def _add_bench(verbs) -> None:
+    verb = _verb(
+        verbs, "bench", run_bench,
+        "measure speed and memory beside plain PyTorch or mmsegmentation, in turns, as ratios")
+    verb.add_argument("kind", help="forward, train, eval, data, memory or loss")
+    verb.add_argument(
+        "--against", default="", metavar="OTHER",
+        help="plain (full-size logits), mmseg, or a script that serves as the other side")
+    verb.add_argument(
+        "--python", default="", metavar="PATH", help="interpreter of the other side")
+    verb.add_argument("--save", metavar="FILE", help="add the rows to this JSON list")
+    verb.add_argument("--encoder", default="vit_tiny_patch16", help="default vit_tiny_patch16")
+    verb.add_argument(
+        "--head", default="naive", help="naive (default), pup, mla, or several: naive,pup")
+    verb.add_argument("--dialect", default="mmseg", help="of our heads: mmseg (default), official")
+    verb.add_argument("--classes", type=int, default=150, help="default 150")
+    verb.add_argument(
+        "--size", type=_size, default=(512, 512), help="images, crops, windows (default 512x512)")
+    verb.add_argument("--batch", type=int, default=1, help="images in a batch (default 1)")
+    verb.add_argument(
+        "--labels", action="store_true", help="forward: to the class map, not to the logits")
+    verb.add_argument("--image-size", type=_size, help="eval: the whole image, as 1024x2048")
+    verb.add_argument("--stride", type=int, default=512, help="eval: of the windows (default 512)")
+    verb.add_argument("--data", default="ade20k", help="data: data set (default ade20k)")
+    verb.add_argument("--root", default="", help="data: its folder, as data.root")
+    verb.add_argument("--split", default="train", help="data: whose files (default train)")
+    verb.add_argument("--images", type=int, default=60, help="data: images a turn (default 60)")
+    verb.add_argument("--turns", type=int, default=5, help="of each side (default 5)")
+    verb.add_argument(
+        "--threads", type=int, default=0, help="CPU threads (default all cores, for data one)")
+    verb.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    verb.add_argument("--amp", choices=("off", "bf16"), default="off", help="our autocast")
+    verb.add_argument(
+        "--their-amp", choices=("off", "bf16"), default="off", help="the other side's autocast")
+    verb.add_argument("--compile", action="store_true", help="compile our encoder's blocks")
 
 
 def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:

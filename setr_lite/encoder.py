@@ -73,13 +73,13 @@ def patch_grid(image: Tensor, patch_size: int) -> tuple[int, int]:
     Raises:
         UserError: H or W is not a multiple of the patch size (`SETR` pads for you).
     """
-    h, w = image.shape[-2] / patch_size, image.shape[-1] / patch_size
-    if h % 1 or w % 1:
+    height, width = image.shape[-2:]
+    if height % patch_size or width % patch_size:
         raise UserError(
             f"an image of {image.shape[-2]} x {image.shape[-1]} pixels has no whole patches of "
             f"{patch_size}; pad it first"
         )
-    return int(h), int(w)
+    return height // patch_size, width // patch_size
 
 
 def resize_pos_embed(
@@ -98,8 +98,8 @@ def resize_pos_embed(
     Returns:
         (1, 1 + h'*w', C); `pos_embed` itself when the grids are equal.
     """
-    if old_grid == new_grid:
-        return pos_embed
+    if not torch.compiler.is_compiling() and old_grid == new_grid:
+        return pos_embed  # not in an exported graph: to ask would fix its grid to one or all others
     cls_row, rows = pos_embed[:, :1], pos_embed[:, 1:]
     table = rows.transpose(1, 2).unflatten(2, old_grid)  # (1, C, h, w)
     table = F.interpolate(table, size=new_grid, mode="bilinear", align_corners=False)
@@ -269,7 +269,7 @@ class VisionTransformer(nn.Module):
         pos_embed = resize_pos_embed(self.pos_embed, self.grid, grid)
         if not self.keep_class_token:
             return patches + pos_embed[:, 1:]
-        cls_token = self.cls_token.expand(len(image), -1, -1)
+        cls_token = self.cls_token.expand(image.shape[0], -1, -1)  # len() would fix it in exports
         return torch.cat([cls_token, patches], dim=1) + pos_embed
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -155,9 +155,9 @@ class SETR(nn.Module):
         """(B, 3, H, W) normalised -> scores; auxiliary ones in training only."""
         size = (image.shape[-2], image.shape[-1])
         patch = self.encoder.patch_size
-        padded = (math.ceil(size[0] / patch) * patch, math.ceil(size[1] / patch) * patch)
+        grid = ((size[0] + patch - 1) // patch, (size[1] + patch - 1) // patch)  # rounded up
+        padded = (grid[0] * patch, grid[1] * patch)
         image = F.pad(image, (0, padded[1] - size[1], 0, padded[0] - size[0]))
-        grid = (padded[0] // patch, padded[1] // patch)
         tokens = self.encoder(image)
         features = self.neck([t.transpose(1, 2).unflatten(2, grid) for t in tokens])
         aux_streams = self.aux_streams if self.training else ()

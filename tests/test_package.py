@@ -11,16 +11,17 @@ import setr_lite
 
 HOUSE = Path(setr_lite.__file__).parent
 FLOORS = [
-    ["errors", "config", "transforms", "resize", "losses", "metrics", "optim", "inference",
-     "distributed", "protocols", "visualize", "interactive", "image_files", "pascal_json", "frozen",
-     "stages"],
+    ["errors", "bench_turns", "config", "transforms", "resize", "losses", "metrics", "optim",
+     "inference", "distributed", "protocols", "visualize", "interactive", "image_files",
+     "pascal_json", "frozen", "stages"],
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "dataset_base", "data_report", "folder_data", "datasets", "published", "recipes",
      "weight_files", "weight_tables"],
     ["checkpoint", "check_data", "weight_account", "weights", "weights_out"],
     ["model", "pretrained"],
-    ["evaluate", "scores", "convert", "memory"],
-    ["train", "describe"],
+    ["evaluate", "scores", "convert", "memory", "export"],
+    ["train", "describe", "bench_work"],
+    ["bench"],
     ["cli", "__main__"],
 ]  # fmt: skip
 
