@@ -83,7 +83,8 @@ def table():
 @pytest.mark.smoke
 def test_results_are_those_of_the_records():
     rows = table()
-    assert set(rows) == {path.parent.name for path in RUNS.glob("*/record.json")}
+    runs = [path for path in RUNS.glob("*/record.json") if "setr-lite train" in path.read_text()]
+    assert set(rows) == {path.parent.name for path in runs}
     for name, row in rows.items():
         record = json.loads((RUNS / name / "record.json").read_text("utf-8"))
         assert row["mIoU"] == f"{100 * record['miou']:.1f}"
