@@ -162,6 +162,8 @@ def predict_views(
         parts, classes = chain([first], parts), first.logits.shape[1]
         tiles = _tiles(views, classes)
         again = len(tiles) > 1 and any(len(view.boxes) > 1 for view in views)
+        if again:
+            _keep_small(views, classes)
         label = first.logits.new_empty(len(images[0]), *size, dtype=label_dtype(classes))
         for tile in tiles:
             if again:
@@ -225,10 +227,11 @@ class _View:
         self.image = image.flip(-1) if mirrored else image
         self.shape, self.size, self.mirrored = tuple(image.shape[-2:]), tuple(size), mirrored
         self.boxes = window.boxes(self.shape) if window else [(0, 0, *self.shape)]
+        self.keep = len(self.boxes) == 1
         self.kept: LazyLogits | None = None
 
     def crops(self, tile: Box) -> Iterator[Tensor]:
-        """The windows that a tile of the result needs, (B, 3, h, w) each."""
+        """The windows that a tile needs, or all if they are kept, (B, 3, h, w) each."""
         if self.kept is None:
             for y0, x0, y1, x1 in self._boxes(self._region(tile)):
                 yield self.image[..., y0:y1, x0:x1]
@@ -236,17 +239,19 @@ class _View:
     def logits(self, tile: Box, parts: Iterator[LazyLogits]) -> LazyLogits:
         """Averaged over windows, for a tile; `parts` are what became of `crops`, in their order.
 
-        Of a view that is one window they are kept for the next tile, at low resolution.
+        Of a view that is one window, or small, they are kept for the next tile.
         """
         if self.kept is not None:
             return self.kept
         if len(self.boxes) == 1:
             lazy = next(parts).resized(self.size)
-            self.kept = lazy if tile != (0, 0, *self.size) else None
-            return lazy
-        region = self._region(tile)
-        average = _average(parts, self._boxes(region), region)
-        return LazyLogits(average, self.shape, origin=region[:2]).resized(self.size)
+        else:
+            region = self._region(tile)
+            average = _average(parts, self._boxes(region), region)
+            lazy = LazyLogits(average, self.shape, origin=region[:2]).resized(self.size)
+        if self.keep and tile != (0, 0, *self.size):
+            self.kept = lazy
+        return lazy
 
     def own(self, tile: Box) -> Box:
         """A tile of the result where it lies in this view, which may be mirrored."""
@@ -254,7 +259,9 @@ class _View:
         return (y0, self.size[1] - x1, y1, self.size[1] - x0) if self.mirrored else tile
 
     def _region(self, tile: Box) -> Box:
-        """What the resize of a tile looks at, in pixels of the view."""
+        """What the resize of a tile looks at, in pixels of the view; all of it if it is kept."""
+        if self.keep:
+            return (0, 0, *self.shape)
         top, left, bottom, right = self.own(tile)
         rows = used(top, bottom, ((self.shape[0], self.size[0]),))
         columns = used(left, right, ((self.shape[1], self.size[1]),))
@@ -285,6 +292,15 @@ def _tiles(views: Sequence[_View], classes: int) -> list[Box]:
     height = min(size[0], max(side, pixels // size[1], 1))
     width = min(size[1], max(pixels // height, 1))
     return [(y0, x0, y1, x1) for y0, y1 in _cut(size[0], height) for x0, x1 in _cut(size[1], width)]
+
+
+def _keep_small(views: Sequence[_View], classes: int) -> None:
+    """Views whose logits together take no more than a tile are run once, not for every tile."""
+    free = TILE
+    for view in views:
+        scores = math.prod(view.shape) * classes * len(view.image)
+        if scores <= free:
+            view.keep, free = True, free - scores
 
 
 def _cut(length: int, most: int) -> list[Size]:

@@ -273,6 +273,17 @@ def test_one_window_is_run_once_for_all_tiles(monkeypatch):
     assert fn.seen == 4
 
 
+def test_windows_of_small_views_are_run_once_for_all_tiles(monkeypatch):
+    """A photograph seen small: its windows are few, the tiles of its label map many."""
+    monkeypatch.setattr(inference, "TILE", 5 * 700)
+    fn, window, x = Texture(), Window(16, 11), image(20, 31)
+    label = predict_views(fn, [x], (137, 161), window=window)
+    first = 4  # a batch that tells how many classes there are
+    assert fn.seen == first + len(window.boxes((20, 31)))
+    expected = one_pass(fn, [x], (137, 161), window, False)
+    assert torch.equal(label, expected.argmax(1).to(torch.uint8))
+
+
 def test_logits_at_low_resolution(largest):
     """A function may leave the resize to be done in strips: same labels, no full-size logits."""
 
