@@ -114,6 +114,8 @@ class Process:
             self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         try:

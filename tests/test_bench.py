@@ -1,0 +1,110 @@
+"""The benchmark command at toy size: rows have what a reader needs. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from setr_lite.bench import OURS, Bench, bench, describe, describe_setting, save_row
+from setr_lite.bench_turns import Process, Side
+from setr_lite.bench_work import make_work
+from setr_lite.errors import UserError
+from setr_lite.toytown import write_toytown
+
+TOY = {"encoder": "toy", "size": (32, 48), "classes": 5, "turns": 2, "threads": 1}
+
+
+def here(command, task):
+    """A side in this process: starting one of its own takes seconds."""
+    assert command[1:] == OURS[1:]
+    return Side(make_work, task)
+
+
+def measure(kind: str, against: str = "plain", **settings) -> dict:
+    return bench(Bench(kind, **{**TOY, **settings}), against=against, start=here)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("forward", {"labels": True}),
+        ("train", {"head": "mla", "dialect": "official", "batch": 2}),
+        ("eval", {"image_size": (48, 80), "stride": 24}),
+        ("loss", {"batch": 2}),
+    ],
+)
+def test_two_forms_agree_and_a_row_tells_all(kind: str, settings: dict) -> None:
+    row = measure(kind, **settings)
+    assert row["difference"] < 1e-5
+    for side in (row["ours"], row["theirs"]):
+        assert len(side["seconds"]) == 2  # the warm-up does not count
+        assert min(side["seconds"]) > 0
+        assert {"python", "torch"} <= set(side["versions"])
+    ratio = row["ratio"]
+    assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
+    assert row["machine"]["cores"] >= 1
+    assert row["threads"] == 1
+    text = describe(row)
+    assert "x as fast" in text
+    assert "torch" in describe_setting(row)
+
+
+def test_training_crops_from_files(tmp_path) -> None:
+    write_toytown(tmp_path, train=2, val=1, size=(48, 64), layout="ade20k", workers=1)
+    row = measure("data", against="", root=str(tmp_path), images=3)
+    assert row["ours"]["images_per_second"] > 0
+    assert "theirs" not in row
+    assert "opencv" in row["ours"]["versions"]
+
+
+def test_memory_stands_beside_the_estimate() -> None:
+    row = measure("memory", against="", batch=2)
+    assert row["estimated_bytes"] > 0
+    assert "estimate_memory says" in describe(row)
+
+
+def test_rows_of_a_file(tmp_path) -> None:
+    path, row = tmp_path / "new" / "rows.json", {"kind": "loss", "head": "naive"}
+    for command in ("a", "b", "a"):
+        save_row(row, path, command)
+    assert [saved["command"] for saved in json.loads(path.read_text())] == ["b", "a"]
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"rows\.json: cannot hold the results"):
+        save_row(row, path, "a")
+
+
+def test_a_side_in_a_process_of_its_own(tmp_path) -> None:
+    script = tmp_path / "side.py"
+    script.write_text(
+        "from setr_lite.bench_turns import Work, serve\n"
+        "from setr_lite.errors import UserError\n"
+        "def make(task):\n"
+        "    if task['kind'] == 'no':\n"
+        "        raise UserError('not this')\n"
+        "    print('libraries talk')\n"
+        "    return Work(lambda: 7, lambda value: [value], {'side': '1'})\n"
+        "serve(make)\n"
+    )
+    task, command = {"kind": "yes", "threads": 1, "device": "cpu"}, (sys.executable, str(script))
+    side = Process(command, task)
+    assert side.versions["side"] == "1"
+    assert side.run()["probe"] == [7.0]
+    assert side.memory() >= 0
+    side.stop()
+    with pytest.raises(UserError, match="not this"):
+        Process(command, task | {"kind": "no"})
+
+
+def test_mistakes_are_said_in_a_line() -> None:
+    with pytest.raises(UserError, match="no benchmark 'trian'; did you mean"):
+        Bench("trian")
+    with pytest.raises(UserError, match="at least 1"):
+        Bench("loss", turns=0)
+    with pytest.raises(UserError, match="forward has no plain form"):
+        measure("forward")
+    with pytest.raises(UserError, match=r"nowhere\.py: no such file"):
+        measure("forward", against="nowhere.py")
+    with pytest.raises(UserError, match="only ade20k"):
+        measure("data", against=__file__, data="camvid")
