@@ -44,7 +44,7 @@ def test_values_are_read_by_type():
             "model.pretrained=timm:",
             "model.pretrained=timm:: name the weights, such as timm:vit_base_patch16_384",
         ),
-        ("model.head=pub", "model.head=pub: expected naive or pup or mla"),
+        ("model.head=pub", "model.head=pub: expected naive or pup or mla or linear"),
         ("model.aux=maybe", "model.aux=maybe: expected true or false"),
         ("data.crop_size=1,2,3", "data.crop_size=1,2,3: expected 2 whole numbers, comma-separated"),
         ("data.flip=2", "data.flip=2.0: must lie in 0..1"),
