@@ -250,8 +250,6 @@ class Grid(Figure):
         digits: int = 2,
         quality: int = 85,
     ):
-        import ipywidgets as w
-
         rows = _checked(rows, start[0], labels[0])
         columns = _checked(columns, start[1], labels[1])
         name = f"{labels[0]} x {labels[1]}"
@@ -261,14 +259,8 @@ class Grid(Figure):
         super().__init__(f"{name!r}, {len(rows)}x{len(columns)} frames", first, data, digits)
         images = self._images(pictures, [_alt(alt, pair, show) for pair in pairs], quality)
         n = len(columns)
-        inner = [_stack(images[i * n : (i + 1) * n], start[1]) for i in range(len(rows))]
-        outer = w.Stack(inner, selected_index=start[0])
-        row_slider = _slider(labels[0], [show[0](v) for v in rows], start[0])
-        column_slider = _slider(labels[1], [show[1](v) for v in columns], start[1])
-        w.jslink((row_slider, "index"), (outer, "selected_index"))
-        for stack in inner:
-            w.jslink((column_slider, "index"), (stack, "selected_index"))
-        self.widget = _box([row_slider, column_slider], outer, caption)
+        grouped = [images[i * n : (i + 1) * n] for i in range(len(rows))]
+        self.widget = _two_sliders(grouped, rows, columns, labels, show, start, caption)
 
 
 class Pane(NamedTuple):
@@ -311,8 +303,6 @@ class Sheets(Figure):
         digits: int = 2,
         quality: int = 85,
     ):
-        import ipywidgets as w
-
         rows = _checked(rows, start[0], labels[0])
         columns = _checked(columns, start[1], labels[1])
         name = f"{labels[0]} x {labels[1]}"
@@ -326,14 +316,7 @@ class Sheets(Figure):
             sum(len(page) for row in pages for page in row),
             "draw fewer frames, smaller ones, or lower quality",
         )
-        inner = [_stack(row, start[1]) for row in pages]
-        outer = w.Stack(inner, selected_index=start[0])
-        row_slider = _slider(labels[0], [show[0](v) for v in rows], start[0])
-        column_slider = _slider(labels[1], [show[1](v) for v in columns], start[1])
-        w.jslink((row_slider, "index"), (outer, "selected_index"))
-        for stack in inner:
-            w.jslink((column_slider, "index"), (stack, "selected_index"))
-        self.widget = _box([row_slider, column_slider], outer, caption)
+        self.widget = _two_sliders(pages, rows, columns, labels, show, start, caption)
 
 
 def sheet_html(panes: Sequence[Pane], height: int = 0, quality: int = 85) -> str:
@@ -532,6 +515,28 @@ def _stack(images: Sequence[str], start: int) -> Any:
 
     layout, style = w.Layout(), w.HTML().style
     return w.Stack([w.HTML(i, layout=layout, style=style) for i in images], selected_index=start)
+
+
+def _two_sliders(
+    images: Sequence[Sequence[str]],
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    labels: tuple[str, str],
+    show: tuple[Callable[[Any], str], Callable[[Any], str]],
+    start: tuple[int, int],
+    caption: str,
+) -> Any:
+    """A stack of stacks, the first slider choosing the row and the second the place in each."""
+    import ipywidgets as w
+
+    inner = [_stack(row, start[1]) for row in images]
+    outer = w.Stack(inner, selected_index=start[0])
+    row_slider = _slider(labels[0], [show[0](v) for v in rows], start[0])
+    column_slider = _slider(labels[1], [show[1](v) for v in columns], start[1])
+    w.jslink((row_slider, "index"), (outer, "selected_index"))
+    for stack in inner:
+        w.jslink((column_slider, "index"), (stack, "selected_index"))
+    return _box([row_slider, column_slider], outer, caption)
 
 
 def _slider(label: str, shown: Sequence[str], start: int) -> Any:
