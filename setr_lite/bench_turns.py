@@ -158,6 +158,13 @@ def serve(make: Callable[[Task], Work]) -> None:
             say({"error": str(error)})
 
 
+def some_values(result: torch.Tensor) -> list[float]:
+    """Eight numbers spread over a result, without a copy of it: that would count as memory."""
+    places = range(0, result.numel(), max(1, result.numel() // 8))[:8]
+    index = torch.unravel_index(torch.tensor(places, device=result.device), result.shape)
+    return result.detach()[index].float().tolist()
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

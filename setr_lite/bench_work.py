@@ -9,14 +9,14 @@ Shapes: B images of H x W pixels, K classes, logits (h, w).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .bench_turns import Task, Work, serve
+from .bench_turns import Task, Work, serve, some_values
 from .config import DataConfig, ModelConfig
 from .datasets import load_dataset
 from .inference import Window, predict
@@ -174,12 +174,6 @@ def _data(task: Task) -> Work:
         return 0
 
     return Work(step, lambda _: [], {"opencv": cv2.__version__, "pillow": PIL.__version__})
-
-
-def some_values(result: Tensor) -> Sequence[float]:
-    """Eight numbers spread over a result."""
-    flat = result.detach().flatten()
-    return flat[:: max(1, len(flat) // 8)][:8].float().tolist()
 
 
 WORKS: dict[str, Callable[[Task], Any]] = {

@@ -6,7 +6,8 @@ published evaluation does. `protocols` decides which sizes of an image are looke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from .checkpoint import read_info
 from .config import RunConfig
 from .datasets import read_image
 from .errors import UserError
-from .inference import Window, predict_views
+from .inference import Window, predict_each
 from .metrics import ConfusionMatrix
 from .model import SETR
 from .protocols import protocol_of, view_sizes
@@ -62,32 +63,36 @@ def image_views(image: Tensor, config: RunConfig) -> list[Tensor]:
 def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
     """``image (3, H, W) uint8 RGB -> label (H, W)`` by the run's `EvalConfig`."""
     config = _with_normalization(model, config)
-    label_of = _labeller(model, config)
-    return lambda image: label_of(image_views(image, config), tuple(image.shape[-2:])).cpu()
+
+    def label_of(image: Tensor) -> Tensor:
+        one = [(image_views(image, config), tuple(image.shape[-2:]))]
+        return next(_predictions(model, config, one)).cpu()
+
+    return label_of
 
 
 def _with_normalization(model: SETR, config: RunConfig) -> RunConfig:
     return replace(config, data=model.normalization(config.data))
 
 
-def _labeller(
-    model: SETR, config: RunConfig
-) -> Callable[[Sequence[Tensor], tuple[int, int]], Tensor]:
-    """``(views, size (H, W)) -> label (H, W)`` on the model's device.
+def _predictions(
+    model: SETR, config: RunConfig, images: Iterable[tuple[Sequence[Tensor], tuple[int, int]]]
+) -> Iterator[Tensor]:
+    """``(views, size (H, W))`` of each image -> its label (H, W) on the model's device.
 
-    Nothing in it waits for the device: the next image is loaded while this one is computed.
+    Nothing in it waits for the device: the next images are loaded while these are computed.
     """
     settings, protocol, device = config.eval, protocol_of(config), model.device
     window = Window(settings.window, settings.stride) if settings.mode == "slide" else None
-
-    def label_of(views: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        return predict_views(
-            lambda image: model(image).lazy(protocol.odd),
-            [view[None].to(device, non_blocking=True) for view in views],
-            size, window=window, flip=protocol.flip, batch=settings.window_batch,
-        )[0]  # fmt: skip
-
-    return label_of
+    there = (
+        ([view[None].to(device, non_blocking=True) for view in views], size)
+        for views, size in images
+    )
+    for label in predict_each(
+        lambda image: model(image).lazy(protocol.odd), there,
+        window=window, flip=protocol.flip, batch=settings.window_batch,
+    ):  # fmt: skip
+        yield label[0]
 
 
 def evaluate(
@@ -119,7 +124,7 @@ def evaluate(
         indices = range(min(len(dataset), config.eval.limit or len(dataset)))
     mine = indices[distributed.rank() :: distributed.world_size()]
     config = _with_normalization(model, config)
-    label_of, training = _labeller(model, config), model.training
+    training, labels = model.training, deque()
     confusion = ConfusionMatrix(len(dataset.classes), device=model.device)
     loader = DataLoader(
         _Views(Subset(dataset, mine), config), batch_size=None, num_workers=workers,
@@ -127,8 +132,14 @@ def evaluate(
     )
     model.eval()
     bar = tqdm(loader, desc="evaluate", unit="image", leave=False, disable=not progress)
-    for index, (views, label) in zip(mine, bar, strict=True):
-        prediction = label_of(views, tuple(label.shape))
+
+    def images() -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
+        for views, label in bar:
+            labels.append(label)
+            yield views, tuple(label.shape)
+
+    for index, prediction in zip(mine, _predictions(model, config, images()), strict=True):
+        label = labels.popleft()
         confusion.update(prediction, label.to(model.device, non_blocking=True))
         if on_image:
             on_image(index, prediction.cpu(), label)

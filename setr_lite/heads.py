@@ -7,7 +7,8 @@ Two dialects, because published checkpoints come in both: ``official`` is the au
 ``mmseg`` is mmsegmentation's. Every head returns class scores at a LOW resolution; who wants
 them at full size resizes once, in `SETROutput.full`. That changes nothing: a 1x1 convolution
 mixes channels and bilinear resizing mixes positions, with weights that sum to one, so the two
-commute exactly, bias included. It saves the 256-channel full-resolution map.
+commute exactly, bias included. It saves the 256-channel full-resolution map. A head whose last
+step is bilinear can leave that one out, too (`scores_before`): two resizes are done as one.
 
 Streams run from shallow to deep in both dialects (mmsegmentation's files count them backwards).
 """
@@ -78,6 +79,7 @@ class UpsampleHead(nn.Module):
     ) -> None:
         super().__init__()
         self.steps = tuple(steps)
+        self.last_step = self.steps[-1]
         self.norm = LayerNorm2d(in_channels)
         widths = [in_channels] + [channels] * len(self.steps)
         self.convs = nn.ModuleList(
@@ -85,13 +87,13 @@ class UpsampleHead(nn.Module):
         )
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor], last_step: bool = True) -> Tensor:
         """The last of `features`, (B, D, h, w) -> (B, K, h', w')."""
         x = self.norm(features[-1])
         for conv, step in zip(self.convs[:-1], self.steps[:-1], strict=True):
             x = upsample(conv(x), step)
         x = self.classifier(self.convs[-1](x))
-        return upsample(x, self.steps[-1])
+        return upsample(x, self.last_step) if last_step else x
 
 
 class NaiveHead(UpsampleHead):
@@ -207,6 +209,7 @@ class MLAHead(nn.Module):
     ) -> None:
         super().__init__()
         self.dialect = dialect
+        self.last_step = 4 if dialect == "mmseg" else 1
         half = channels // 2
         self.branches = nn.ModuleList(
             nn.Sequential(*conv_bn_relu(channels, half, 3), *conv_bn_relu(half, half, 3))
@@ -215,11 +218,12 @@ class MLAHead(nn.Module):
         kernel = {"official": 3, "mmseg": 1}[dialect]
         self.classifier = nn.Conv2d(streams * half, num_classes, kernel, padding=kernel // 2)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor], last_step: bool = True) -> Tensor:
         """Four (B, c, h, w), shallow first -> (B, K, 4h, 4w)."""
         maps = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
         if self.dialect == "mmseg":
-            return upsample(self.classifier(torch.cat(maps, dim=1)), 4)
+            x = self.classifier(torch.cat(maps, dim=1))
+            return upsample(x, self.last_step) if last_step else x
         maps = [upsample(x, 4, align_corners=True) for x in maps]
         return self.classifier(torch.cat(maps, dim=1))
 
@@ -237,6 +241,16 @@ class MLAAuxHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """The last of `features`, (B, c, h, w) -> (B, K, h, w)."""
         return self.classifier(features[-1])
+
+
+def scores_before(head: nn.Module, features: Sequence[Tensor]) -> tuple[Tensor, int]:
+    """What `head` puts out before the bilinear step that ends it, and that step's factor.
+
+    In the ``mmseg`` dialect the step makes a map 16 times as large; the loss and `full` take it
+    together with their own resize. The factor is 1 where the head has no such step.
+    """
+    factor = getattr(head, "last_step", 1)
+    return (head(features) if factor == 1 else head(features, last_step=False)), factor
 
 
 def init_like_mmseg(neck: nn.Module, head: nn.Module, aux_heads: nn.Module) -> None:

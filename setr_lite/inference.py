@@ -153,24 +153,77 @@ def predict_views(
     Returns:
         (B, H, W) on the device of the logits, uint8 for up to 256 classes, else int64.
     """
-    if not images:
-        raise UserError("no view to predict from: give at least one image")
-    with torch.inference_mode():
-        views, whole = _views(images, size, window, flip), (0, 0, *size)
-        parts = _view_parts(logits_fn, views, whole, batch)
-        first = next(parts)  # says how many classes there are
-        parts, classes = chain([first], parts), first.logits.shape[1]
+    one = [(images, size)]
+    return next(predict_each(logits_fn, one, window=window, flip=flip, batch=batch))
+
+
+def predict_each(
+    logits_fn: LogitsFn,
+    images: Iterable[tuple[Sequence[Tensor], Size]],
+    *,
+    window: Window | None = None,
+    flip: bool = False,
+    batch: int = 4,
+) -> Iterator[Tensor]:
+    """`predict_views` of one image after the other; windows of neighbours share batches.
+
+    Args:
+        images: (views, size) of each image. They may come from a loader: no more are asked for
+            than fill a batch of windows, and one.
+
+    Yields:
+        What `predict_views` returns, in the order of `images`.
+    """
+    group, windows = [], 0
+    for views, size in images:
+        if not views:
+            raise UserError("no view to predict from: give at least one image")
+        group.append(_views(views, size, window, flip))
+        more = _count(group[-1])
+        if windows + more > batch and len(group) > 1:
+            yield from _labels(logits_fn, group[:-1], batch)
+            group, windows = group[-1:], 0
+        windows += more
+    yield from _labels(logits_fn, group, batch)
+
+
+def _labels(
+    logits_fn: LogitsFn, group: Sequence[list[_View]], batch: int
+) -> Iterator[Tensor]:
+    """Label maps of some images, of all their views each."""
+    for label in _inference_labels(logits_fn, group, batch):
+        yield label.clone()  # an ordinary tensor, fit for autograd
+
+
+@torch.inference_mode()
+def _inference_labels(
+    logits_fn: LogitsFn, group: Sequence[list[_View]], batch: int
+) -> Iterator[Tensor]:
+    crops = (crop for views in group for view in views for crop in view.crops((0, 0, *view.size)))
+    parts, mine = _parts(logits_fn, crops, batch), iter(())
+    for views in group:
+        for _ in mine:  # left over by an image that was run again, tile by tile
+            pass
+        mine = islice(parts, _count(views))
+        first = next(mine)  # says how many classes there are
+        classes, image_parts = first.logits.shape[1], chain([first], mine)
         tiles = _tiles(views, classes)
         again = len(tiles) > 1 and any(len(view.boxes) > 1 for view in views)
         if again:
             _keep_small(views, classes)
-        label = first.logits.new_empty(len(images[0]), *size, dtype=label_dtype(classes))
+        shape = (len(views[0].image), *views[0].size)
+        label = first.logits.new_empty(shape, dtype=label_dtype(classes))
         for tile in tiles:
             if again:
-                parts = _view_parts(logits_fn, views, tile, batch)
+                image_parts = _view_parts(logits_fn, views, tile, batch)
             y0, x0, y1, x1 = tile
-            label[:, y0:y1, x0:x1] = _tile_label(views, tile, parts)
-    return label.clone()  # an ordinary tensor, fit for autograd
+            label[:, y0:y1, x0:x1] = _tile_label(views, tile, image_parts)
+        yield label
+
+
+def _count(views: Sequence[_View]) -> int:
+    """Windows of an image in all its views."""
+    return sum(len(view.boxes) for view in views)
 
 
 def predict(

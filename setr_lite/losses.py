@@ -19,7 +19,7 @@ With ``"all"`` every rank has the same number of pixels and S_r / pixels_r does 
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, Literal, Protocol
 
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .errors import UserError, nearest
-from .resize import no_autocast, strip_height, weights
+from .resize import Steps, no_autocast, strip_height, weights
 
 Normalize = Literal["all", "valid"]
 
@@ -37,10 +37,13 @@ class Output(Protocol):
     """What a model returns, as far as the loss needs it (`model.SETROutput`)."""
 
     @property
-    def logits(self) -> Tensor: ...  # (B, K, h, w)
+    def scores(self) -> Tensor: ...  # (B, K, h, w)
 
     @property
-    def aux_logits(self) -> tuple[Tensor, ...]: ...  # each (B, K, h', w')
+    def aux_scores(self) -> tuple[Tensor, ...]: ...  # each (B, K, h', w')
+
+    @property
+    def factors(self) -> tuple[int, ...]: ...  # of a resize before the one to (Hp, Wp), or ()
 
     @property
     def size(self) -> tuple[int, int]: ...  # (H, W)
@@ -82,10 +85,11 @@ def segmentation_loss(
     if divisor is None:
         divisor = loss_divisor(label, normalize, ignore_index=ignore_index)
     label = label.long()
-    total = resize_cross_entropy(output.logits, label, output.padded, ignore_index=ignore_index)
-    for logits in output.aux_logits:
-        aux = resize_cross_entropy(logits, label, output.padded, ignore_index=ignore_index)
-        total = total + aux_weight * aux
+    total, heads = 0, (output.scores, *output.aux_scores)
+    for i, (scores, factor) in enumerate(zip_longest(heads, output.factors, fillvalue=1)):
+        loss = resize_cross_entropy(
+            scores, label, output.padded, factor=factor, ignore_index=ignore_index)
+        total = total + (aux_weight * loss if i else loss)
     if isinstance(divisor, Tensor):
         divisor = divisor.to(total.device, total.dtype)
     return total / divisor
@@ -112,24 +116,31 @@ def loss_divisor(
 
 
 def resize_cross_entropy(
-    logits: Tensor, label: Tensor, padded: tuple[int, int], *, ignore_index: int = 255
+    logits: Tensor,
+    label: Tensor,
+    padded: tuple[int, int],
+    *,
+    factor: int = 1,
+    ignore_index: int = 255,
 ) -> Tensor:
     """Sum of the cross-entropy of resized logits over the valid pixels of `label`.
 
-    Logits are resized to `padded` (bilinear, align_corners=False), cropped to the label's size
-    and compared with it, one image at a time; the softmax is taken in float32 or better.
+    Logits are resized by `factor` and then to `padded` (bilinear, align_corners=False), cropped
+    to the label's size and compared with it, one image at a time; the softmax is taken in float32
+    or better. Two resizes cost no more than one: their matrices are multiplied beforehand.
 
     Args:
         logits: (B, K, h, w), any floating type.
         label: (B, H, W) int64, ids 0..K-1 or `ignore_index`.
         padded: (Hp, Wp) that the logits stand for, Hp >= H and Wp >= W.
+        factor: of a resize that a head has left to be done first.
 
     Returns:
         A scalar, differentiable once with respect to `logits`.
     """
     if not torch.is_grad_enabled():
         logits = logits.detach()
-    return _ResizeCrossEntropy.apply(logits, label, padded, ignore_index)
+    return _ResizeCrossEntropy.apply(logits, label, padded, factor, ignore_index)
 
 
 class _ResizeCrossEntropy(torch.autograd.Function):
@@ -142,14 +153,20 @@ class _ResizeCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, label: Tensor, padded: tuple[int, int], ignore_index: int
+        ctx: Any,
+        logits: Tensor,
+        label: Tensor,
+        padded: tuple[int, int],
+        factor: int,
+        ignore_index: int,
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
         total = logits.new_zeros((), dtype=wide)
         gradient = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None
-        resize = ((logits.shape[-1], padded[1]),)
-        used, columns = weights(0, label.shape[-1], resize, wide, logits.device)
-        strips = _row_strips(logits, padded[0], tuple(label.shape[-2:]), wide)
+        (height, width), size = logits.shape[-2:], tuple(label.shape[-2:])
+        resize = _steps(width, factor, padded[1])
+        used, columns = weights(0, size[1], resize, wide, logits.device)
+        strips = _row_strips(logits, _steps(height, factor, padded[0]), size, wide)
         with no_autocast(logits.device.type):
             for i in range(len(logits)):
                 across = logits[i, ..., used].to(wide) @ columns.T  # (K, h, W)
@@ -167,9 +184,14 @@ class _ResizeCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None, None
+        return gradient * upstream.to(gradient.dtype), None, None, None, None
+
+
+def _steps(length: int, factor: int, padded: int) -> Steps:
+    """The resizes of an axis: by `factor`, then to `padded`."""
+    return (length, length * factor), (length * factor, padded)
 
 
 def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -188,10 +210,10 @@ def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tenso
 
 
 def _row_strips(
-    logits: Tensor, padded: int, size: tuple[int, int], dtype: torch.dtype
+    logits: Tensor, rows: Steps, size: tuple[int, int], dtype: torch.dtype
 ) -> list[tuple[slice, slice, Tensor]]:
     """Rows of the image strip by strip, the rows of logits they mix, the weights."""
-    rows, height = ((logits.shape[-2], padded),), strip_height(logits, size[1])
+    height = strip_height(logits, size[1])
     cuts = [*range(0, size[0], height), size[0]]
     return [
         (slice(start, stop), *weights(start, stop, rows, dtype, logits.device))
@@ -200,7 +222,7 @@ def _row_strips(
 
 
 def _check_label(label: Tensor, output: Output, ignore_index: int) -> None:
-    batch, classes = output.logits.shape[:2]
+    batch, classes = output.scores.shape[:2]
     expected = (batch, *output.size)
     if tuple(label.shape) != expected:
         raise UserError(

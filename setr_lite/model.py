@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,6 +30,8 @@ from .heads import (
     PUPAuxHead,
     PUPHead,
     init_like_mmseg,
+    scores_before,
+    upsample,
 )
 from .resize import LazyLogits
 from .timm_encoder import HYBRIDS, PREFIX, HybridTransformer, TimmEncoder
@@ -38,14 +40,28 @@ from .timm_encoder import HYBRIDS, PREFIX, HybridTransformer, TimmEncoder
 class SETROutput(NamedTuple):
     """Class scores at low resolution, with the size they stand for."""
 
-    logits: Tensor
-    """(B, K, h', w') of the main head, over the padded image."""
-    aux_logits: tuple[Tensor, ...]
+    scores: Tensor
+    """(B, K, h', w') of the main head, over the padded image, as the classifier leaves them."""
+    aux_scores: tuple[Tensor, ...]
     """The same of each auxiliary head, shallow to deep; empty outside training."""
     size: tuple[int, int]
     """(H, W) of the image."""
     padded: tuple[int, int]
     """(H', W') after padding to whole patches."""
+    factors: tuple[int, ...] = ()
+    """Of the bilinear step that ends each head, the main one first, and is still to be taken;
+    a factor that is missing is 1."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, K, h', w'), what the main head puts out: `scores` after its last step."""
+        return upsample(self.scores, self.factors[0] if self.factors else 1)
+
+    @property
+    def aux_logits(self) -> tuple[Tensor, ...]:
+        """The same of each auxiliary head."""
+        pairs = zip_longest(self.aux_scores, self.factors[1:], fillvalue=1)
+        return tuple(upsample(scores, factor) for scores, factor in pairs)
 
     def full(self, odd: Literal["crop", "squeeze"] = "crop") -> Tensor:
         """(B, K, H, W): the main logits at the image's size.
@@ -67,13 +83,15 @@ class SETROutput(NamedTuple):
 
     def lazy(self, odd: Literal["crop", "squeeze"] = "crop") -> LazyLogits:
         """The main logits with the resizes that `full` does, not done yet."""
-        sizes = [tuple(self.logits.shape[-2:])]
-        if odd == "crop" or sizes[0][0] * 2 == self.padded[0]:
+        height, width = self.scores.shape[-2:]
+        steps = (1, *(factor for factor in self.factors[:1] if factor > 1))
+        sizes = [(height * factor, width * factor) for factor in steps]
+        if odd == "crop" or sizes[-1][0] * 2 == self.padded[0]:
             # mmsegmentation's PUP, too, takes its last 2x step on the padded grid
             sizes.append(self.padded)
         if odd == "squeeze":
             sizes.append(self.size)
-        return LazyLogits(self.logits, self.size, tuple(pairwise(sizes)))
+        return LazyLogits(self.scores, self.size, tuple(pairwise(sizes)))
 
 
 class SETR(nn.Module):
@@ -161,8 +179,11 @@ class SETR(nn.Module):
         tokens = self.encoder(image)
         features = self.neck([t.transpose(1, 2).unflatten(2, grid) for t in tokens])
         aux_streams = self.aux_streams if self.training else ()
-        aux = tuple(h([features[i]]) for h, i in zip(self.aux_heads, aux_streams, strict=False))
-        return SETROutput(self.head(features), aux, size, padded)
+        pairs = zip(self.aux_heads, aux_streams, strict=False)
+        found = [scores_before(self.head, features)]
+        found += [scores_before(head, [features[i]]) for head, i in pairs]
+        (scores, *aux), factors = zip(*found, strict=True)
+        return SETROutput(scores, tuple(aux), size, padded, factors)
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, K, H, W)."""

@@ -121,6 +121,22 @@ def test_the_setting_bounds_the_windows_of_a_pass(model, batch):
     assert max(seen) == batch
 
 
+@pytest.mark.parametrize(("batch", "passes"), [(1, 8), (4, 2), (16, 1)])
+def test_windows_of_several_images_share_a_pass(trained, streets, batch, passes):
+    """Four images of two windows each: as many as fit go through together, labels unchanged."""
+    config = CONFIG.override(
+        "eval.protocol=none", "data.base_size=48x96", "eval.stride=48x48", "eval.limit=4",
+        f"eval.window_batch={batch}",
+    )
+    seen, found = [], {}
+    trained.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    evaluate(trained, streets, config, on_image=lambda i, label, _: found.update({i: label}))
+    assert (len(seen), sum(seen)) == (passes, 8)
+    alone = predictor(trained, config)
+    for i, label in found.items():
+        assert (label != alone(streets[i].image)).float().mean() < 1e-3  # rounding decides ties
+
+
 def test_the_encoders_own_normalisation_is_used(trained, streets):
     image, config = streets[0].image, CONFIG.override("eval.protocol=none")
     usual = predictor(trained, config)(image)

@@ -18,10 +18,11 @@ from setr_lite.losses import loss_divisor, resize_cross_entropy, segmentation_lo
 
 
 class Output(NamedTuple):
-    logits: torch.Tensor
-    aux_logits: tuple[torch.Tensor, ...]
+    scores: torch.Tensor
+    aux_scores: tuple[torch.Tensor, ...]
     size: tuple[int, int]
     padded: tuple[int, int]
+    factors: tuple[int, ...] = ()
 
 
 def random_output(
@@ -67,29 +68,33 @@ def test_resize_by_hand():
 
 def test_auxiliary_heads_are_weighted():
     output, label = half_and_half()
-    wrong = torch.zeros_like(output.logits)  # uniform: log 2 a pixel
-    both = output._replace(aux_logits=(wrong, output.logits))
+    wrong = torch.zeros_like(output.scores)  # uniform: log 2 a pixel
+    both = output._replace(aux_scores=(wrong, output.scores))
     main = segmentation_loss(output, label).item()
     loss = segmentation_loss(both, label, aux_weight=0.4).item()
     assert loss == pytest.approx(1.4 * main + 0.4 * 2 * math.log(2) / 4, abs=1e-12)
 
 
+@pytest.mark.parametrize("factors", [(), (2, 1, 4)])
 @pytest.mark.parametrize("strip", [1, 200, 1 << 20])  # a row, three rows, the whole image
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_equals_plain_pytorch(dtype, strip, monkeypatch):
+def test_equals_plain_pytorch(dtype, strip, factors, monkeypatch):
     monkeypatch.setitem(resize.STRIP, "cpu", strip)
     output, label = random_output(heads=2)
+    output = output._replace(factors=factors)
     loss = segmentation_loss(output, label.to(dtype), normalize="valid")
     loss.backward()
-    mine = [logits.grad.clone() for logits in (output.logits, *output.aux_logits)]
+    mine = [logits.grad.clone() for logits in (output.scores, *output.aux_scores)]
     plain = 0
-    for weight, logits in zip((1, 0.4, 0.4), (output.logits, *output.aux_logits), strict=True):
+    heads = zip((output.scores, *output.aux_scores), factors or (1, 1, 1), strict=True)
+    for weight, (logits, factor) in zip((1, 0.4, 0.4), heads, strict=True):
         logits.grad = None
-        full = F.interpolate(logits, output.padded, mode="bilinear", align_corners=False)
+        full = F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
+        full = F.interpolate(full, output.padded, mode="bilinear", align_corners=False)
         plain = plain + weight * F.cross_entropy(full[..., :11, :17], label, ignore_index=255)
     plain.backward()
     torch.testing.assert_close(loss, plain, rtol=1e-12, atol=0)
-    for gradient, logits in zip(mine, (output.logits, *output.aux_logits), strict=True):
+    for gradient, logits in zip(mine, (output.scores, *output.aux_scores), strict=True):
         torch.testing.assert_close(gradient, logits.grad, rtol=1e-11, atol=1e-15)
 
 
@@ -97,15 +102,15 @@ def test_gradcheck():
     output, label = random_output(batch=2, classes=3, small=(2, 3), size=(5, 7), padded=(6, 8))
 
     def loss(logits):
-        return segmentation_loss(output._replace(logits=logits), label)
+        return segmentation_loss(output._replace(scores=logits), label)
 
-    assert torch.autograd.gradcheck(loss, (output.logits,))
+    assert torch.autograd.gradcheck(loss, (output.scores,))
 
 
 def test_all_is_independent_of_accumulation():
     output, label = random_output(batch=4)
     whole = segmentation_loss(output, label)
-    parts = [output._replace(logits=output.logits[i : i + 2]) for i in (0, 2)]
+    parts = [output._replace(scores=output.scores[i : i + 2]) for i in (0, 2)]
     halves = [
         segmentation_loss(part, label[i : i + 2]) for i, part in zip((0, 2), parts, strict=True)
     ]
@@ -119,7 +124,7 @@ def test_divisor_of_the_whole_batch_adds_up_over_uneven_parts(normalize):
     whole = segmentation_loss(output, label, normalize=normalize)
     divisor = loss_divisor(label, normalize)
     parts = [
-        segmentation_loss(output._replace(logits=output.logits[a:b]), label[a:b], divisor=divisor)
+        segmentation_loss(output._replace(scores=output.scores[a:b]), label[a:b], divisor=divisor)
         for a, b in ((0, 1), (1, 3))
     ]
     torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=0)
@@ -131,15 +136,15 @@ def test_nothing_valid_is_zero_with_a_gradient(normalize):
     loss = segmentation_loss(output, torch.full_like(label, 255), normalize=normalize)
     loss.backward()
     assert loss.item() == 0
-    assert torch.equal(output.logits.grad, torch.zeros_like(output.logits))
+    assert torch.equal(output.scores.grad, torch.zeros_like(output.scores))
 
 
 def test_softmax_is_float32_under_autocast():
     output, label = random_output()
     with torch.autocast("cpu", torch.bfloat16):
-        rough = output.logits.to(torch.bfloat16).detach().requires_grad_()
-        loss = segmentation_loss(output._replace(logits=rough), label)
-    exact = segmentation_loss(output._replace(logits=rough.detach().double()), label)
+        rough = output.scores.to(torch.bfloat16).detach().requires_grad_()
+        loss = segmentation_loss(output._replace(scores=rough), label)
+    exact = segmentation_loss(output._replace(scores=rough.detach().double()), label)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
     loss.backward()
@@ -150,7 +155,7 @@ def test_no_graph_is_built_without_gradients():
     output, label = random_output()
     with torch.no_grad():
         assert not segmentation_loss(output, label).requires_grad
-    constant = output._replace(logits=output.logits.detach())
+    constant = output._replace(scores=output.scores.detach())
     assert not segmentation_loss(constant, label).requires_grad
 
 
@@ -183,7 +188,7 @@ store = dist.FileStore(sys.argv[1], 2)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
 logits = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3).clone().requires_grad_()
 label = torch.tensor([[[1, 255, 255]], [[0, 1, 0]]])[rank : rank + 1]  # 1 and 3 valid pixels
-output = SimpleNamespace(logits=logits, aux_logits=(), size=(1, 3), padded=(1, 3))
+output = SimpleNamespace(scores=logits, aux_scores=(), size=(1, 3), padded=(1, 3), factors=())
 loss = segmentation_loss(output, label, normalize="valid")
 loss.backward()
 gradient = logits.grad.sum(dim=(0, 2, 3))
@@ -217,8 +222,8 @@ def test_cuda_equals_cpu_without_waiting_for_the_device():
     output, label = random_output(heads=1)
     expected = segmentation_loss(output, label, normalize="valid")
     there = Output(
-        output.logits.detach().cuda().requires_grad_(),
-        tuple(logits.detach().cuda() for logits in output.aux_logits),
+        output.scores.detach().cuda().requires_grad_(),
+        tuple(logits.detach().cuda() for logits in output.aux_scores),
         output.size,
         output.padded,
     )

@@ -24,7 +24,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 
-from setr_lite.bench_turns import Task, Work, serve
+from setr_lite.bench_turns import Task, Work, serve, some_values
 from setr_lite.encoder import PRESETS, default_taps
 
 CHANNELS = 256
@@ -134,11 +134,6 @@ def inference(task: Task) -> Work:
         return logits.argmax(dim=1) if wants_labels else logits
 
     return Work(step, some_values, VERSIONS)
-
-
-def some_values(result: torch.Tensor) -> list[float]:
-    flat = result.flatten()
-    return flat[:: max(1, len(flat) // 8)][:8].float().tolist()
 
 
 def train(task: Task) -> Work:
