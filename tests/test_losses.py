@@ -98,8 +98,11 @@ def test_equals_plain_pytorch(dtype, strip, factors, monkeypatch):
         torch.testing.assert_close(gradient, logits.grad, rtol=1e-11, atol=1e-15)
 
 
-def test_gradcheck():
+@pytest.mark.parametrize(("strip", "factor"), [(1, 1), (1 << 20, 2)])
+def test_gradcheck(strip, factor, monkeypatch):
+    monkeypatch.setitem(resize.STRIP, "cpu", strip)
     output, label = random_output(batch=2, classes=3, small=(2, 3), size=(5, 7), padded=(6, 8))
+    output = output._replace(factors=(factor,))
 
     def loss(logits):
         return segmentation_loss(output._replace(scores=logits), label)
