@@ -268,7 +268,8 @@ class VisionTransformer(nn.Module):
         patches = self.patch_embed(image)
         pos_embed = resize_pos_embed(self.pos_embed, self.grid, grid)
         if not self.keep_class_token:
-            return patches + pos_embed[:, 1:]
+            # the sum would keep the map's layout, and every LayerNorm after it copy its tokens
+            return patches.contiguous() + pos_embed[:, 1:]
         cls_token = self.cls_token.expand(image.shape[0], -1, -1)  # len() would fix it in exports
         return torch.cat([cls_token, patches], dim=1) + pos_embed
 

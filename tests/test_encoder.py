@@ -45,6 +45,17 @@ def test_without_class_token_equals_timm_without(spread):
 
 
 @pytest.mark.smoke
+@pytest.mark.parametrize("keep_class_token", [True, False])
+def test_tokens_lie_row_by_row(keep_class_token):
+    """Or every LayerNorm would copy them; heads read them as maps with channels last."""
+    encoder = VisionTransformer((32, 64), keep_class_token=keep_class_token, **SIZES).eval()
+    with torch.no_grad():
+        image = torch.randn(2, 3, 32, 64)
+        assert encoder.embed(image).is_contiguous()
+        (tokens,) = encoder(image)
+    assert tokens.stride()[1:] == (48, 1)
+
+
 def test_position_table_resizes_as_hand_worked():
     # one channel, a row of two patches with 0 and 4, stretched to four: 0 1 3 4 (bilinear,
     # half-pixel centres); the class token's 9 stays

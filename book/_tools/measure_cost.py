@@ -268,7 +268,7 @@ def ladder() -> list[dict]:
         ("plain", False, False, False), ("classify at low resolution", True, False, False),
         ("resize and loss in strips", True, True, False), ("fused attention", True, True, True),
     )  # fmt: skip
-    return [{"name": name, **cost(step(*on))} for name, *on in rungs]
+    return [{"name": name, **cost(step(*on), turns=2)} for name, *on in rungs]
 
 
 def pairs() -> dict:
