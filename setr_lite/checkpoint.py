@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import RunConfig
 from .errors import UserError
@@ -97,6 +97,22 @@ def sha256(folder: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """``model.safetensors`` as it is, under the names of `SETR`'s parameters and buffers.
+
+    Raises:
+        UserError: no checkpoint there, or a damaged file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = _complete(folder) / "model.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+
+
 def read_weights(folder: str | Path, model: nn.Module) -> None:
     """Load ``model.safetensors`` into `model`; every name and shape must match.
 
@@ -104,14 +120,7 @@ def read_weights(folder: str | Path, model: nn.Module) -> None:
         UserError: a missing, unexpected or differently shaped tensor (the first one is named), or
             a damaged file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = _complete(folder) / "model.safetensors"
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+    tensors, path = read_tensors(folder), _complete(folder) / "model.safetensors"
     wanted = model.state_dict()
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:

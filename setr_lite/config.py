@@ -34,8 +34,9 @@ class ModelConfig:
     timm's patch size and, unless `data.mean` and `data.std` are given, timm's normalisation."""
     pretrained: str = "none"
     """Where the encoder's first weights come from: ``none``, random; FILE, a ViT as timm, DeiT,
-    AugReg or mmsegmentation store it (.pth .safetensors .npz); ``timm:NAME``, timm's download;
-    for ``hybrid_base`` two of these, ``RESNET,VIT``.
+    AugReg or mmsegmentation store it (.pth .safetensors .npz); FOLDER, a checkpoint of this
+    library, whose encoder goes on behind new heads; ``timm:NAME``, timm's download; for
+    ``hybrid_base`` two of these files, ``RESNET,VIT``.
     Empty: the recipe needs weights and nobody has said which, so training refuses to start. Only
     the start of a fresh run reads it; a checkpoint has its own weights."""
     head: Literal["naive", "pup", "mla", "linear"] = "pup"

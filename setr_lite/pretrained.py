@@ -6,6 +6,7 @@ each of its tensors, or in an error.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,17 +14,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import read_config, read_tensors
 from .config import RunConfig
 from .encoder import VisionTransformer
 from .errors import UserError
 from .published import PUBLISHED, VARIANTS
 from .timm_encoder import PREFIX, HybridTransformer, TimmEncoder, check_name
-from .weight_account import Report, near
+from .weight_account import Report, near, translate
 from .weight_files import WeightFile, read_weight_file
 from .weights import from_plain
 
 CLASSIFIER = ("norm.", "fc_norm.", "head.", "head_dist.", "attn_pool.", "pre_logits.")
 """Beginnings of the names in a timm ViT that only its classifier needs."""
+NOT_ENCODER = ("neck.", "head.", "aux_heads.")
+"""The same in a SETR of this library, of what is not the encoder's."""
+START_ANEW = "neck and heads start anew"
+OURS = {"*": "encoder.*"}
+OURS_DROPPED = {f"{beginning}*": START_ANEW for beginning in NOT_ENCODER}
+"""Tables of the kind that `weight_tables` holds."""
 
 
 def require_source(config: RunConfig) -> None:
@@ -56,6 +64,8 @@ def load_first_weights(encoder: nn.Module, source: str) -> list[Report]:
     ===============  ===============================================================================
     encoder          source
     ===============  ===============================================================================
+    any              FOLDER, a checkpoint of this library with the same encoder: its encoder goes
+                     on, neck and heads start anew, so classes and head may differ
     a preset         FILE (timm, jx, DeiT, AugReg, mmsegmentation) or ``timm:NAME``; the position
                      table is resized bilinearly, as published
     ``timm:NAME``    FILE (whatever timm itself can read for that model) or ``timm:NAME.TAG``; the
@@ -64,13 +74,15 @@ def load_first_weights(encoder: nn.Module, source: str) -> list[Report]:
     ===============  ===============================================================================
 
     Returns:
-        One account for each file; none for ``none``, which leaves the weights random.
+        One account for each file or folder; none for ``none``, which leaves the weights random.
 
     Raises:
         UserError: a file that is missing, damaged or made for another model; no network.
     """
     if source.strip().lower() == "none":
         return []
+    if Path(source).is_dir():
+        return [_load_checkpoint(encoder, Path(source))]
     if isinstance(encoder, HybridTransformer):
         return [_load_hybrid(encoder, open_source(part.strip())) for part in source.split(",")]
     if isinstance(encoder, TimmEncoder):
@@ -102,6 +114,28 @@ def open_source(source: str) -> WeightFile:
             "there is a network and give model.pretrained=FILE"
         ) from error
     return WeightFile(Path(source), tensors)
+
+
+# ---- our own checkpoints -----------------------------------------------------------------------
+
+
+def _load_checkpoint(encoder: nn.Module, folder: Path) -> Report:
+    config, tensors = read_config(folder).model, read_tensors(folder)
+    source = f"encoder {config.encoder} of a SETR-{config.head} with {config.num_classes} classes"
+    grid = tuple(math.ceil(side / encoder.patch_size) for side in config.img_size)
+    file = WeightFile(folder, tensors)
+    if not isinstance(encoder, TimmEncoder):
+        state, report = translate(file, encoder, source, OURS, OURS_DROPPED, grid=grid)
+        encoder.load_state_dict(state)
+        return report
+    if grid != encoder.grid:  # timm's tables differ in what else they hold
+        size = ",".join(map(str, config.img_size))
+        raise UserError(f"{folder}: made for images of another size; set model.img_size={size}")
+    report = _drop(Report(str(folder), source, list(tensors)), NOT_ENCODER, START_ANEW)
+    found = {name.removeprefix("encoder."): tensors[name] for name in report.used}
+    _refuse_differences(folder, encoder.state_dict(), found)
+    encoder.load_state_dict(found)
+    return report
 
 
 # ---- timm's models -----------------------------------------------------------------------------
