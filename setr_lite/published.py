@@ -138,6 +138,13 @@ class Published:
         )
 
     @property
+    def in_paper(self) -> tuple[float, float | None] | None:
+        """mIoU and mIoU with six scales and flip as the paper's tables have them, or None."""
+        if self.config or self.batch != self.task.batch:
+            return None
+        return IN_PAPER.get(self.name, (self.miou, self.miou_ms))
+
+    @property
     def checkpoint(self) -> str:
         """The released weights, or that there are none."""
         if self.weights:
@@ -258,6 +265,44 @@ MMSEG = (
         "setr_mla_vit-large_8x1_768x768_80k_cityscapes_20211119_101003-7f8dccbe"),
 )  # fmt: skip
 """mmsegmentation's seven configs, trained with its 0.x versions."""
+
+IN_PAPER = {
+    "pup_ade20k_512_160k": (48.58, 50.09),
+    "pup_pascal_480_80k": (54.40, 55.27),
+    "mla_pascal_480_80k": (54.87, 55.83),
+    "pup_deit_pascal_480_80k": (52.71, 53.71),
+}
+"""Where the paper's tables 4 and 5 differ from the README: mIoU, with six scales and flip."""
+
+PAPER_PARAMETERS = {
+    ("naive", "large"): 305.67, ("mla", "large"): 310.57, ("pup", "large"): 318.31,
+    ("naive", "base"): 87.69, ("mla", "base"): 92.59, ("pup", "base"): 97.64,
+    ("naive", "hybrid"): 112.59,
+}  # fmt: skip
+"""Millions of parameters in the paper's table 2, by head and variant."""
+
+
+class Baseline(NamedTuple):
+    """A convolutional network that the paper trained beside SETR, with a ResNet-101."""
+
+    model: str
+    data: str
+    """A key of `DATA`."""
+    thousands: int
+    """Optimiser steps, in thousands."""
+    miou: float
+    miou_ms: float | None = None
+
+
+BASELINES = (
+    Baseline("FCN", "cityscapes", 40, 73.93),
+    Baseline("FCN", "cityscapes", 80, 75.52),
+    Baseline("Semantic FPN", "cityscapes", 80, 75.80),
+    Baseline("FCN", "ade20k", 160, 39.91, 41.40),
+    Baseline("FCN, ImageNet-21k", "ade20k", 160, 42.17),
+    Baseline("FCN", "pascal", 80, 44.47, 45.74),
+)
+"""The paper's tables 2 to 5."""
 
 NOTES = (
     # names of recipes (* stands for anything), what to know about them
