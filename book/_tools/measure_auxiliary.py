@@ -77,7 +77,8 @@ def measure(options, head, aux, seed, steps):
     started = checkpoint.exists(last)
     if not started or checkpoint.read_state(last)["step"] < steps:
         wall, cpu = time.perf_counter(), time.process_time()
-        train(config, resume=started, progress=False)
+        if not train(config, resume=started, progress=False)["finished"]:
+            raise SystemExit(f"{folder} was stopped; the same command goes on with it")
         if not started:
             seconds = {"wall": round(time.perf_counter() - wall),
                        "cpu": round(time.process_time() - cpu)}
