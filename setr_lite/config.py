@@ -181,6 +181,15 @@ class TrainConfig:
     accumulate: int = 1
     """Parts into which a process's share of the batch is split; gradients add up. BatchNorm
     then sees the statistics of a part."""
+    micro_batch: int = 0
+    """Images that the encoder takes at a time, 0 all. Exact: the taps of all images are collected
+    first, neck, heads and loss see the whole batch, with its true BatchNorm statistics, and the
+    encoder then runs again, micro-batch by micro-batch, for its gradients. Costs one more forward
+    pass of the encoder; its activations shrink to those of one micro-batch. See `recompute`."""
+    grad_checkpointing: bool = False
+    """Keep only each block's input and run the block again for its gradients: exact, for one more
+    forward pass of the encoder. Saves less than a small `micro_batch`; with it, the activations of
+    one block of one micro-batch are alive at a time, for two more forward passes."""
     seed: int = 0
     """Seeds the weights, the order of the images and every augmentation."""
     out: str = ""
@@ -208,7 +217,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
             _at_least(f"train.{key}", getattr(self, key), 1)
-        for key in ("workers", "eval_every", "seed"):
+        for key in ("workers", "eval_every", "seed", "micro_batch"):
             _at_least(f"train.{key}", getattr(self, key), 0)
 
 

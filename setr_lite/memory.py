@@ -6,6 +6,10 @@ there, runs forward pass, loss and backward pass once, and keeps account: of wha
 per layer has to be right, and every encoder, head and dialect is covered. ViT-Large takes a
 second, and PyTorch some more to load its meta kernels.
 
+The settings that trade time or precision for memory are run as they are, with what they compute
+again: ``train.micro_batch``, ``train.grad_checkpointing``, ``train.accumulate``, ``train.amp``,
+``train.freeze_encoder`` and the optimiser.
+
 Two things are told to the run, because the device decides them:
 
 - attention: the fused kernels (flash and memory-efficient on CUDA, flash on CPU) save queries,
@@ -14,7 +18,7 @@ Two things are told to the run, because the device decides them:
   LayerNorm in float32.
 
 Not in the estimate: what the allocator rounds up or holds in reserve, what kernels use inside,
-and what ``torch.compile`` computes again instead of saving it.
+and what ``torch.compile`` computes again instead of saving it. Not measured on a GPU so far.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from .config import OptimConfig, RunConfig
 from .errors import UserError
 from .losses import segmentation_loss
 from .model import SETR
+from .recompute import recompute_encoder
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,20 @@ class MemoryEstimate:
     activations: dict[str, int]
     """What autograd saves, by part of the model; a tensor that two parts save counts with the
     first. ``loss`` is the logits' gradient, which the loss works out together with its value."""
-    step: int
-    """The most that is alive beside weights, buckets, optimiser state and batch: activations,
-    gradients, and what the layers need for a moment."""
+    at_peak: dict[str, int]
+    """What is alive beside weights, buckets, optimiser state and batch when most is, by what made
+    it: ``activations of`` a part of the model, its temporaries included; ``encoder run again`` by
+    `recompute`; ``gradients and temporaries`` of the backward pass or the optimiser."""
 
     @property
     def saved(self) -> int:
         """All activations."""
         return sum(self.activations.values())
+
+    @property
+    def step(self) -> int:
+        """The most that is alive beside weights, buckets, optimiser state and batch."""
+        return sum(self.at_peak.values())
 
     @property
     def peak(self) -> int:
@@ -76,10 +87,13 @@ class MemoryEstimate:
         """What the peak is made of, largest first."""
         parts = {"weights": self.weights, "optimiser": self.optimizer, "buckets": self.buckets,
                  "batch": self.batch}  # fmt: skip
-        parts |= {f"saved by {part}": size for part, size in self.activations.items()}
-        # the peak may come late, when gradients are there and most activations gone
-        parts["gradients and temporaries"] = max(self.step - self.saved, 0)
-        return dict(sorted(parts.items(), key=lambda item: -item[1]))
+        return dict(sorted((parts | self.at_peak).items(), key=lambda item: -item[1]))
+
+    @property
+    def dominant(self) -> str:
+        """The largest part with its share, ``activations of encoder, 61 % of the peak``."""
+        name, size = next(iter(self.parts.items()))
+        return f"{name}, {100 * size / self.peak:.0f} % of the peak"
 
     def table(self) -> str:
         """A line for each part and the peak, with its share of the peak."""
@@ -112,13 +126,19 @@ def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
     size = (train.batch_size // parts, *config.data.crop_size)
     with torch.device("meta"):
         model = SETR.from_config(config.model).train()
+        if train.freeze_encoder:
+            model.encoder.requires_grad_(False)
+        recompute_encoder(model.encoder, train)
         image, label = torch.empty(size[0], 3, *size[1:]), torch.empty(size, dtype=torch.uint8)
     learned = [p for p in model.parameters() if p.requires_grad]
     gradients = _bytes(learned)
     if train.accumulate > 1:  # the later parts find gradients there
         for parameter in learned:
             parameter.grad = torch.empty_like(parameter)
-    saved, alive = _take_step(model, image, label, config)
+    saved, at_peak = _take_step(model, image, label, config)
+    late = "gradients and temporaries"
+    if train.accumulate > 1:
+        at_peak[late] += gradients
     # AdamW works out a denominator for every parameter before it uses any
     update = gradients * (2 if config.optim.name == "adamw" else 1)
     return MemoryEstimate(
@@ -128,7 +148,7 @@ def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
         optimizer=gradients * _states(config.optim),
         batch=_bytes([image, label]),
         activations=saved,
-        step=max(alive + gradients * (train.accumulate > 1), update),
+        at_peak=dict(at_peak) if at_peak.total() >= update else {late: update},
     )
 
 
@@ -143,11 +163,12 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 def _take_step(
     model: SETR, image: Tensor, label: Tensor, config: RunConfig
-) -> tuple[dict[str, int], int]:
-    """Forward, loss, backward: bytes that each part saves, and the most bytes alive at a time."""
+) -> tuple[dict[str, int], Counter[str]]:
+    """Forward, loss, backward: bytes that each part saves, and all that is alive at the peak."""
     there = [*model.parameters(), *model.buffers(), image, label]
     there += [p.grad for p in model.parameters() if p.grad is not None]
-    alive, saved = _Alive(there), _Saved(there)
+    saved = _Saved(there)
+    alive = _Alive(there, saved)
     parts = {"encoder": [model.encoder], "neck": [model.neck], "head": [model.head],
              "auxiliary heads": model.aux_heads}  # fmt: skip
     with ExitStack() as stack:
@@ -155,14 +176,16 @@ def _take_step(
         for name, modules in parts.items():
             for module in modules:
                 stack.enter_context(module.register_forward_pre_hook(saved.enter(name)))
-        with saved.hooks(), _LikeTheDevice(config.train.amp != "off"):
+        stack.enter_context(_LikeTheDevice(config.train.amp != "off"))
+        with saved.hooks():
             output = model(image)
             saved.part = "loss"
             loss = segmentation_loss(
                 output, label, aux_weight=config.loss.aux_weight, normalize=config.loss.normalize)
             del output
+        saved.part = ""
         loss.backward()
-    return dict(saved.bytes), alive.peak
+    return dict(saved.bytes), alive.at_peak
 
 
 class _Saved:
@@ -193,12 +216,15 @@ class _Saved:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, until they are freed."""
+    """Counts the bytes of all storages that operations make, by what made them, until they go."""
 
-    def __init__(self, there: Iterable[Tensor]) -> None:
+    def __init__(self, there: Iterable[Tensor], at_work: _Saved) -> None:
         super().__init__()
         self.known = weakref.WeakSet(tensor.untyped_storage() for tensor in there)
-        self.now = self.peak = 0
+        self.at_work = at_work
+        self.now: Counter[str] = Counter()
+        self.total = self.peak = 0
+        self.at_peak: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -211,13 +237,22 @@ class _Alive(TorchDispatchMode):
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         if storage not in self.known:
+            maker = self._maker()
             self.known.add(storage)
-            self._add(storage.nbytes())
-            weakref.finalize(storage, self._add, -storage.nbytes())
+            self._add(maker, storage.nbytes())
+            weakref.finalize(storage, self._add, maker, -storage.nbytes())
 
-    def _add(self, size: int) -> None:
-        self.now += size
-        self.peak = max(self.peak, self.now)
+    def _maker(self) -> str:
+        if self.at_work.part:
+            return f"activations of {self.at_work.part}"
+        # a backward pass runs without a graph; what it runs again is given one
+        return "encoder run again" if torch.is_grad_enabled() else "gradients and temporaries"
+
+    def _add(self, maker: str, size: int) -> None:
+        self.now[maker] += size
+        self.total += size
+        if self.total > self.peak:
+            self.peak, self.at_peak = self.total, self.now.copy()
 
 
 class _LikeTheDevice(TorchFunctionMode):

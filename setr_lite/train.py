@@ -34,6 +34,7 @@ from .losses import loss_divisor, segmentation_loss
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
 from .pretrained import load_first_weights, require_source
+from .recompute import recompute_encoder
 from .transforms import TrainTransform
 
 COLUMNS = ("step", "loss", "lr", "images_per_s", "miou")
@@ -124,6 +125,7 @@ class _Run:
             self.sources = load_first_weights(self.model.encoder, config.model.pretrained)
         self.config = self.model.config = config
         freeze_encoder(self.model.encoder, config)
+        recompute_encoder(self.model.encoder, config.train)
         self.model.to(device).train()
         if device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
@@ -207,7 +209,8 @@ class _Run:
     def _autocast(self) -> torch.autocast:
         amp = self.config.train.amp
         on = amp == "bf16" or (amp == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+        # every weight is used once: kept casts would only take memory, see `MicroBatches`
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
 
     def write_log(self, loss: Tensor) -> dict[str, Any]:
         """One line of the log: the loss of this step over all ranks, rate, speed."""
@@ -346,8 +349,8 @@ def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
     """A resumed run may change where and how long it runs, not what it computes."""
     free = {
         "train.steps", "train.out", "train.device", "train.workers", "train.compile",
-        "train.eval_every", "train.save_every", "train.log_every", "train.feature_cache",
-        "data.root",
+        "train.micro_batch", "train.grad_checkpointing", "train.eval_every", "train.save_every",
+        "train.log_every", "train.feature_cache", "data.root",
     }
     before, now = saved.to_dict(), asked.to_dict()
     for section in ("model", "data", "loss", "optim", "train"):

@@ -11,6 +11,7 @@ from setr_lite.losses import segmentation_loss
 from setr_lite.memory import estimate_memory, format_bytes
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
+from setr_lite.recompute import recompute_encoder
 
 SIZES = ((64, 80), (48, 96))
 
@@ -24,13 +25,19 @@ def built(config):
     """Model, images and labels of one step on the CPU."""
     size = (config.train.batch_size, *config.data.crop_size)
     model = SETR.from_config(config.model).train()
+    recompute_encoder(model.encoder, config.train)
     return model, torch.randn(size[0], 3, *size[1:]), torch.zeros(size, dtype=torch.uint8)
+
+
+def autocast(config):
+    on = config.train.amp == "bf16"
+    return torch.autocast("cpu", torch.bfloat16, enabled=on, cache_enabled=False)
 
 
 def take_step(config, model, image, label):
     parts = config.train.accumulate
     for images, labels in zip(image.chunk(parts), label.chunk(parts), strict=True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.train.amp == "bf16"):
+        with autocast(config):
             segmentation_loss(model(images), labels).backward()
 
 
@@ -45,7 +52,7 @@ def saved_bytes(config):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.train.amp == "bf16"):
+        with autocast(config):
             loss = segmentation_loss(model(image), label)
         assert loss.requires_grad
     return sum(t.untyped_storage().nbytes() for key, t in held.items() if key not in there)
@@ -73,6 +80,36 @@ def test_what_autograd_saves_under_autocast(head):
     assert estimate_memory(config.override("train.amp=auto")) == estimate_memory(config)
 
 
+LEVERS = [
+    ("train.micro_batch=1",),
+    ("train.micro_batch=2", "train.grad_checkpointing=true"),
+    ("train.grad_checkpointing=true",),
+    ("train.grad_checkpointing=true", "train.amp=bf16"),
+    ("train.micro_batch=2", "train.amp=bf16", "train.accumulate=2"),
+]
+
+
+@pytest.mark.parametrize("levers", LEVERS)
+@pytest.mark.parametrize("head", ["naive", "pup", "mla"])
+def test_what_is_saved_when_the_rest_is_computed_again(head, levers):
+    config = small(f"model.head={head}", "train.batch_size=4", *levers)
+    estimate = estimate_memory(config)
+    part = config.override("train.batch_size=2", "train.accumulate=1")
+    counted = saved_bytes(part if config.train.accumulate > 1 else config)
+    rel = 0.05 if "train.amp=bf16" in levers else 0.01
+    assert estimate.saved == pytest.approx(counted, rel=rel)
+    plain = config.override("train.micro_batch=0", "train.grad_checkpointing=false")
+    less = estimate_memory(plain)
+    assert estimate.activations["encoder"] < 0.4 * less.activations["encoder"]
+    assert estimate.step < less.step
+    assert sum(estimate.parts.values()) == estimate.peak
+
+
+def test_a_frozen_encoder_saves_nothing():
+    config = small("train.freeze_encoder=true", "model.aux=false")
+    assert "encoder" not in estimate_memory(config).activations
+
+
 def test_other_encoders():
     config = small("model.encoder=vit_tiny_patch16", "model.aux=false", "train.batch_size=1")
     assert estimate_memory(config).saved == pytest.approx(saved_bytes(config), rel=0.01)
@@ -86,6 +123,9 @@ def test_other_encoders():
         ("train.batch_size=4", "train.accumulate=2", "model.head=mla"),
         ("train.batch_size=4", "model.head=naive", "model.dialect=mmseg", "train.amp=bf16"),
         ("model.encoder=vit_tiny_patch16", "train.batch_size=1"),  # gradients, not activations
+        ("train.batch_size=4", "train.micro_batch=1"),
+        ("train.batch_size=4", "train.grad_checkpointing=true", "train.amp=bf16"),
+        ("train.batch_size=4", "train.micro_batch=2", "train.grad_checkpointing=true"),
     ],
 )
 def test_the_allocators_peak(settings):
@@ -119,6 +159,9 @@ def test_states_and_copies():
     assert one.peak == one.weights + one.optimizer + one.batch + one.step
     assert sum(one.parts.values()) == one.peak
     assert one.saved < one.step < one.saved * 1.3
+    assert one.dominant.startswith("activations of encoder, ")
+    assert set(estimate_memory(config.override("train.micro_batch=1")).at_peak) >= {
+        "activations of head", "gradients and temporaries"}
 
 
 def test_bf16_and_parts_take_less():

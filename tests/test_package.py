@@ -13,7 +13,7 @@ HOUSE = Path(setr_lite.__file__).parent
 FLOORS = [
     ["errors", "bench_turns", "config", "transforms", "resize", "losses", "metrics", "optim",
      "inference", "distributed", "protocols", "visualize", "interactive", "image_files",
-     "pascal_json", "frozen", "stages"],
+     "pascal_json", "frozen", "recompute", "stages"],
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "dataset_base", "data_report", "folder_data", "datasets", "published", "recipes",
      "weight_files", "weight_tables"],

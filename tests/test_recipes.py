@@ -441,4 +441,4 @@ def test_a_recipe_in_full(capsys):
     assert "24 x encoder.blocks.*.attn.qkv.bias" in found["encoder"]
     assert re.search(r"^1 process +\d+\.\d\d GiB$", printed, flags=re.M)
     assert re.search(r"^8 processes, each +\d+\.\d\d GiB$", printed, flags=re.M)
-    assert re.search(r"^saved by encoder ", printed, flags=re.M)
+    assert re.search(r"^activations of encoder ", printed, flags=re.M)
