@@ -12,7 +12,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from .bench_turns import Process, Task
-from .bench_work import WORKS, model_config
+from .bench_work import WORKS, model_config, recipe_config
 from .config import DataConfig, RunConfig, TrainConfig
 from .datasets import data_root, load_dataset
 from .errors import UserError, nearest
 from .memory import estimate_memory, format_bytes
 
-KINDS = (*WORKS, "memory")
+KINDS = (*(kind for kind in WORKS if kind != "recipe"), "memory")
 OURS = (sys.executable, "-m", "setr_lite.bench_work")
 MMSEG = Path(__file__).parents[1] / "tests" / "benchmarks" / "mmseg_side.py"
 """Speaks for mmsegmentation; no part of the library."""
@@ -83,6 +83,10 @@ class Bench:
     """The same of the other side."""
     compile: bool = False
     """Compile our blocks."""
+    recipe: str = ""
+    """With ``memory``: whose step is measured, see `of_recipe`."""
+    settings: tuple[str, ...] = ()
+    """Of the recipe, ``section.key=value``."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -94,11 +98,25 @@ class Bench:
         ):
             raise UserError(f"device {self.device}: not here; give cpu, or cuda where there is one")
 
+    @classmethod
+    def of_recipe(cls, recipe: str, settings: Sequence[str] = (), **others: Any) -> Bench:
+        """The memory of a recipe's step: its model, crop, optimiser and precision, `batch` images.
+
+        Raises:
+            UserError: an unknown recipe or setting.
+        """
+        what = cls("memory", recipe=recipe, settings=tuple(settings), **others)
+        config = recipe_config(what.task())
+        model = config.model
+        return replace(
+            what, encoder=model.encoder, head=model.head, dialect=model.dialect,
+            classes=model.num_classes, size=config.data.crop_size, amp=config.train.amp)
+
     def task(self) -> Task:
         """The task of our side, complete."""
         alone = 1 if self.kind == "data" else os.cpu_count() or 1
         return asdict(self) | {
-            "kind": "train" if self.kind == "memory" else self.kind,
+            "kind": "recipe" if self.recipe else "train" if self.kind == "memory" else self.kind,
             "image_size": self.image_size or self.size, "window": self.size,
             "base_size": (min(self.size), 4 * max(self.size)),
             "threads": self.threads or alone, "form": "ours",
@@ -239,14 +257,15 @@ def _estimate(what: Bench, row: Row) -> Row:
     if what.kind != "memory":
         return {}
     amp = "off" if what.amp == "off" else "bf16"
-    config = RunConfig(
+    config = recipe_config(what.task()) if what.recipe else RunConfig(
         model=model_config(what.task()), data=DataConfig(crop_size=what.size),
         train=TrainConfig(batch_size=what.batch, amp=amp),
     )  # fmt: skip
     found = estimate_memory(config)
     # weights and batch were there before the first step
     expected = found.peak - found.weights - found.batch
-    return {"estimated_bytes": expected, "estimate_ratio": expected / row["ours"]["bytes"]}
+    return {"estimated_bytes": expected, "estimate_ratio": expected / row["ours"]["bytes"],
+            "dominant": found.dominant}  # fmt: skip
 
 
 def describe(row: Row) -> str:
@@ -255,6 +274,8 @@ def describe(row: Row) -> str:
     name = f"{row['kind']} {row['encoder']} {row['head']} {row['dialect']}"
     if row["kind"] in ("data", "loss"):
         name = row["kind"]
+    if row["recipe"]:
+        name = " ".join([row["kind"], row["recipe"], *row["settings"]])
     name += " to class map" if row["labels"] else ""
     size = "x".join(map(str, row["image_size"] or row["size"]))
     lines = [f"{name}, {size}, batch {row['batch']}, {row['classes']} classes",
@@ -270,7 +291,8 @@ def describe(row: Row) -> str:
             lines.append(f"  results differ by {row['difference']:.1e} ({same})")
     if "estimated_bytes" in row:
         lines.append(f"  estimate_memory says {format_bytes(row['estimated_bytes'])},"
-                     f" {row['estimate_ratio']:.3f} of it")  # fmt: skip
+                     f" {row['estimate_ratio']:.3f} of it; with the weights, most of it is "
+                     + row["dominant"])  # fmt: skip
     return "\n".join(lines)
 
 

@@ -17,11 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .bench_turns import Task, Work, serve, some_values
-from .config import DataConfig, ModelConfig
+from .config import DataConfig, ModelConfig, RunConfig
 from .datasets import load_dataset
 from .inference import Window, predict
 from .losses import resize_cross_entropy, segmentation_loss
+from .meters import on_device
 from .model import SETR, SETROutput
+from .optim import build_optimizer
+from .recipes import get_recipe
+from .recompute import recompute_encoder
 from .transforms import TrainTransform
 from .weights_out import to_mmseg
 
@@ -39,6 +43,13 @@ def model_config(task: Task) -> ModelConfig:
         encoder=task["encoder"], head=task["head"], dialect=task["dialect"],
         num_classes=task["classes"], img_size=tuple(task["size"]), aux=task["kind"] == "train",
     )
+
+
+def recipe_config(task: Task) -> RunConfig:
+    """The run whose step is measured: a recipe with its settings, the task's batch, its device."""
+    settings = (*task["settings"], f"train.batch_size={task['batch']}")
+    config = get_recipe(task["recipe"]).override(*settings)
+    return on_device(config, torch.device(task["device"]))
 
 
 def draw_input(task: Task) -> tuple[Tensor, Tensor]:
@@ -120,6 +131,38 @@ def _train(task: Task) -> Work:
     return Work(step, lambda loss: [loss], {})
 
 
+def _recipe(task: Task) -> Work:
+    """A step as a run of the recipe takes it, on noise."""
+    config = recipe_config(task)
+    device, train = torch.device(task["device"]), config.train
+    height, width = config.data.crop_size
+    image, label = draw_input(task | {"image_size": (height, width)})
+    image, label = image.to(device), label.to(device, torch.uint8)
+    model = SETR.from_config(config.model).to(device).train()
+    if train.freeze_encoder:
+        model.encoder.requires_grad_(False)
+    recompute_encoder(model.encoder, train)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config.optim)
+
+    def step() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        parts = zip(image.chunk(train.accumulate), label.chunk(train.accumulate), strict=True)
+        for images, labels in parts:
+            on = train.amp == "bf16"
+            with torch.autocast(device.type, torch.bfloat16, enabled=on, cache_enabled=False):
+                loss = segmentation_loss(
+                    model(images), labels, aux_weight=config.loss.aux_weight,
+                    normalize=config.loss.normalize, divisor=label.numel(),
+                )
+                loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return Work(step, lambda loss: [loss], {})
+
+
 def _plain_loss(output: SETROutput, label: Tensor) -> Tensor:
     total = _plain_cross_entropy(output.logits, label)
     return total + 0.4 * sum(_plain_cross_entropy(aux, label) for aux in output.aux_logits)
@@ -178,6 +221,7 @@ def _data(task: Task) -> Work:
 
 WORKS: dict[str, Callable[[Task], Any]] = {
     "forward": _forward, "train": _train, "eval": _eval, "data": _data, "loss": _loss,
+    "recipe": _recipe,
 }  # fmt: skip
 """What a kind of task builds."""
 

@@ -94,10 +94,13 @@ def run_train(options: argparse.Namespace) -> int:
     """Train a recipe; under torchrun, on all its processes."""
     from . import distributed
     from .recipes import get_recipe
-    from .train import train
+    from .train import rehearse, train
 
     try:
         config = get_recipe(options.recipe).override(*options.settings)
+        if options.dry_run:
+            rehearse(config, resume=options.resume)
+            return 0
         result = train(config, resume=options.resume)
         if distributed.rank() == 0 and result["confusion"] is not None:
             print(result["confusion"].table(result["classes"]))
@@ -174,9 +177,15 @@ def run_bench(options: argparse.Namespace) -> None:
              "their_amp", "compile")  # fmt: skip
     settings = {name: getattr(options, name) for name in names}
     command = shlex.join(["setr-lite", *options.words])
-    for head in options.head.split(","):
-        row = bench(
-            Bench(head=head, **settings), against=options.against, python=options.python)
+    if options.recipe:
+        if options.kind != "memory":
+            raise UserError(f"{options.kind}: takes no recipe; bench memory {options.recipe} does")
+        common = {name: settings[name] for name in ("batch", "turns", "threads", "device")}
+        rows = [Bench.of_recipe(options.recipe, options.settings, **common)]
+    else:
+        rows = [Bench(head=head, **settings) for head in options.head.split(",")]
+    for what in rows:
+        row = bench(what, against=options.against, python=options.python)
         print(f"{describe(row)}\n  {describe_setting(row)}\n  {command}", flush=True)
         if options.save:
             save_row(row, options.save, command)
@@ -218,6 +227,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("recipe", help="a name that `setr-lite recipes` lists")
     _add_settings(verb)
     verb.add_argument("--resume", action="store_true", help="continue the run in train.out")
+    verb.add_argument(
+        "--dry-run", action="store_true",
+        help="build all, read one batch, take two steps with it, say what would happen; nothing "
+        "is written")
 
     verb = _verb(verbs, "eval", run_eval, "score a checkpoint: IoU per class and mIoU")
     verb.add_argument("checkpoint", help="checkpoint folder, such as runs/toytown_pup/last")
@@ -297,6 +310,10 @@ def _add_bench(verbs) -> None:
         verbs, "bench", run_bench,
         "measure speed and memory beside plain PyTorch or mmsegmentation, in turns, as ratios")
     verb.add_argument("kind", help="forward, train, eval, data, memory or loss")
+    verb.add_argument(
+        "recipe", nargs="?", default="",
+        help="memory: of a step of this recipe, with --batch images, beside the estimate")
+    _add_settings(verb)
     verb.add_argument(
         "--against", default="", metavar="OTHER",
         help="plain (full-size logits), mmseg, or a script that serves as the other side")

@@ -177,7 +177,12 @@ class TrainConfig:
     steps: int = 160_000
     """Optimiser steps."""
     batch_size: int = 16
-    """Images per optimiser step, over all processes and accumulated parts."""
+    """Images per optimiser step, over all processes and accumulated parts. ``auto`` on the command
+    line keeps the number and sets `fit`."""
+    fit: bool = False
+    """Work the batch through so that it fits the memory that is free: `micro_batch`,
+    `grad_checkpointing` and, last, `accumulate` are set by `fit.fit_memory`, the fastest way first.
+    The batch stays as published; too little memory for one image is an error."""
     accumulate: int = 1
     """Parts into which a process's share of the batch is split; gradients add up. BatchNorm
     then sees the statistics of a part."""
@@ -278,7 +283,8 @@ class RunConfig:
         """A copy with ``"section.key=value"`` settings applied, left to right.
 
         Values are parsed by the field's type: ``train.steps=100``, ``data.crop_size=96,192``,
-        ``data.flip=0``, ``model.taps=none``, ``model.aux=false``.
+        ``data.flip=0``, ``model.taps=none``, ``model.aux=false``. ``train.batch_size=auto`` is
+        ``train.fit=true``.
 
         Raises:
             UserError: unknown section or key (the nearest name is offered), or a value that does
@@ -286,6 +292,8 @@ class RunConfig:
         """
         config = self
         for setting in settings:
+            if setting.replace(" ", "") == "train.batch_size=auto":
+                setting = "train.fit=true"
             path, equals, text = setting.partition("=")
             section, dot, key = path.partition(".")
             if not (equals and dot):

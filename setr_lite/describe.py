@@ -10,8 +10,10 @@ from inspect import getdoc
 import torch
 from torch import nn
 
+from . import distributed
 from .config import OptimConfig, RunConfig, settings_table
 from .memory import estimate_memory, format_bytes
+from .meters import Speed, format_seconds, on_device
 from .model import SETR, count_parameters
 from .optim import describe_groups, parameter_groups
 from .published import PUBLISHED
@@ -52,6 +54,25 @@ def parameter_table(model: SETR) -> str:
     counts["auxiliary heads"] = count_parameters(model.aux_heads)
     counts["training"] = count_parameters(model)
     return "\n".join(f"{name:<18}{count:>14,}" for name, count in counts.items() if count)
+
+
+def start_table(config: RunConfig, model: SETR, speed: Speed, device: torch.device) -> str:
+    """What a run knows before its first step: parameters, memory, arithmetic, least duration."""
+    processes, train = distributed.world_size(), config.train
+    parts = {"encoder": model.encoder, "neck": model.neck, "head": model.head,
+             "auxiliary heads": model.aux_heads}  # fmt: skip
+    counts = {name: count_parameters(part) / 1e6 for name, part in parts.items()}
+    estimate = estimate_memory(on_device(config, device), processes=processes)
+    step, rate = speed.flops * train.batch_size, speed.rate * processes
+    rows = {
+        "parameters": ", ".join(f"{name} {n:.2f} M" for name, n in counts.items() if n),
+        "memory": f"{format_bytes(estimate.peak)} estimated; most of it {estimate.dominant}",
+        "arithmetic": f"{step / 1e12:.3g} TFLOP a step; matrix products on {device} run at "
+                      f"{speed.rate / 1e12:.3g} TFLOP/s",
+        "duration": f"at least {format_seconds(train.steps * step / rate)} for {train.steps} steps "
+                    "at that rate (MFU 100 %)",
+    }  # fmt: skip
+    return "\n".join(f"{name:<12}{text}" for name, text in rows.items())
 
 
 def group_table(model: nn.Module, optim: OptimConfig) -> str:

@@ -110,6 +110,15 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def smallest_over_ranks(value: int, device: torch.device) -> int:
+    """The least `value` of all ranks; all must call it together."""
+    if world_size() == 1:
+        return value
+    least = torch.tensor(value, device=device)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether `flag` holds on any rank; all ranks must call it together."""
     if world_size() == 1:

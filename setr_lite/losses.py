@@ -84,18 +84,38 @@ def segmentation_loss(
             id that is no class. On CUDA that check would wait for the device at each step;
             there the data set's own check of every label file stands for it.
     """
+    options = {"normalize": normalize, "ignore_index": ignore_index, "divisor": divisor}
+    return loss_and_terms(output, label, aux_weight=aux_weight, **options)[0]
+
+
+def loss_and_terms(
+    output: Output,
+    label: Tensor,
+    *,
+    aux_weight: float = 0.4,
+    normalize: Normalize = "all",
+    ignore_index: int = 255,
+    divisor: Tensor | float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`segmentation_loss`, and what it is made of.
+
+    Returns:
+        The loss, and (1 + auxiliary heads,) without gradients: the main head's loss, then each
+        auxiliary head's, not weighted.
+    """
     _check_label(label, output, ignore_index)
     if divisor is None:
         divisor = loss_divisor(label, normalize, ignore_index=ignore_index)
     label = label.long()
-    total, heads = 0, (output.scores, *output.aux_scores)
+    total, terms, heads = 0, [], (output.scores, *output.aux_scores)
     for i, (scores, factor) in enumerate(zip_longest(heads, output.factors, fillvalue=1)):
         loss = resize_cross_entropy(
             scores, label, output.padded, factor=factor, ignore_index=ignore_index)
         total = total + (aux_weight * loss if i else loss)
+        terms.append(loss.detach())
     if isinstance(divisor, Tensor):
         divisor = divisor.to(total.device, total.dtype)
-    return total / divisor
+    return total / divisor, torch.stack(terms) / divisor
 
 
 def loss_divisor(

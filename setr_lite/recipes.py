@@ -94,7 +94,8 @@ def _camvid_dinov2(head: str) -> RunConfig:
         recipe=f"camvid_dinov2_{head}",
         model=ModelConfig(
             encoder="timm:vit_small_patch14_dinov2.lvd142m", head=head, num_classes=11,
-            img_size=(360, 480), channels=64, taps=(2, 5, 8, 11), aux=head == "mla"),
+            img_size=(360, 480), channels=64, taps=(2, 5, 8, 11), aux=head == "mla",
+            pretrained=""),
         data=DataConfig(
             name="camvid", base_size=(360, 480), crop_size=(360, 480), ratio_range=(1, 1),
             cat_max_ratio=1, distort=False),

@@ -7,7 +7,6 @@ and resumed takes the same steps as one that was not: on a CPU, the same bits.
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 import random
 import signal
@@ -15,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,24 @@ from tqdm import tqdm
 from . import checkpoint, distributed
 from .config import RunConfig
 from .datasets import TrainStream, load_dataset, rank_counters
+from .describe import start_table
 from .errors import UserError
-from .evaluate import evaluate
+from .evaluate import evaluate, predictor
+from .fit import fit_to_device
 from .frozen import freeze_encoder
-from .losses import loss_divisor, segmentation_loss
+from .losses import loss_and_terms, loss_divisor
+from .memory import format_bytes
+from .meters import format_seconds, measure_speed, peak_memory
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
 from .pretrained import load_first_weights, require_source
 from .recompute import recompute_encoder
+from .run_log import RunLog
 from .transforms import TrainTransform
+from .visualize import overlay
 
-COLUMNS = ("step", "loss", "lr", "images_per_s", "miou")
+PICTURES = 3
+"""Predictions that TensorBoard shows after each evaluation, of the first validation images."""
 
 
 def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
@@ -64,7 +71,10 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     device = distributed.start(config.train.device)
     say = print if progress and distributed.rank() == 0 else lambda *_: None
     run = _Run(config, device, resume)
-    say(run.describe())
+    _make_folder(run.folder)
+    if progress or device.type == "cuda":  # a second on a CPU: not for nothing
+        run.speed = measure_speed(run.config, device)
+        say(run.describe())
     loader = _batches(run.config, run)
     bar = tqdm(
         total=config.train.steps, initial=run.step, unit="step", desc=config.recipe or "train",
@@ -76,7 +86,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
             bar.update()
             if run.due(config.train.log_every):
                 row = run.write_log(loss)
-                text = "loss {loss:.3f}  lr {lr:.1e}  {images_per_s:.1f} img/s"
+                text = "loss {loss:.3f}  lr {lr:.1e}  {images_per_s:.1f} img/s  MFU {mfu:.0%}"
                 bar.set_postfix_str(text.format(**row))
             if run.due(config.train.eval_every):
                 run.evaluate(progress)
@@ -91,13 +101,59 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     return run.result(time.perf_counter() - started)
 
 
+def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
+    """Say what `train` would do: all is built, one batch is read, two steps are taken with it.
+
+    Nothing is written; the first step warms up, the second is timed.
+
+    Returns:
+        ``loss`` of the first step, ``read_seconds`` of the batch, ``first_seconds``,
+        ``step_seconds``, ``seconds`` that all steps would take, evaluation and saving left out,
+        ``memory`` (bytes at the highest, see `meters.peak_memory`).
+
+    Raises:
+        UserError: whatever would keep `train` from starting.
+    """
+    device = distributed.start(config.train.device)
+    train = replace(config.train, feature_cache="")  # it would be written
+    run = _Run(replace(config, train=train), device, resume)
+    run.speed = measure_speed(run.config, device)
+    say = print if distributed.rank() == 0 else lambda *_: None
+    say(run.describe())
+    times = [time.perf_counter()]
+    batch = next(iter(_batches(run.config, run)))
+    times.append(time.perf_counter())
+    losses = []
+    for _ in range(2):
+        losses.append(distributed.mean_over_ranks(run.take_step(batch).clone()).item())
+        times.append(time.perf_counter())
+    read, first, step = (b - a for a, b in pairwise(times))
+    left, memory = run.config.train.steps - run.step + 2, peak_memory(device)
+    mfu = run.speed.mfu(run.config.train.batch_size / step, distributed.world_size())
+    say(
+        f"one batch read in {format_seconds(read)}, first step {format_seconds(first)}, second "
+        f"{format_seconds(step)} (MFU {mfu:.0%}), loss {losses[0]:.3f} and {losses[1]:.3f}\n"
+        f"{left} steps would take {format_seconds(left * step)}, evaluation and saving not counted"
+        f"\n{format_bytes(memory)} taken at the highest, "
+        + ("reserved on the card" if device.type == "cuda" else "by the whole process")
+        + f"; nothing was written into {run.folder}"
+    )
+    return {
+        "loss": losses[0], "read_seconds": read, "first_seconds": first, "step_seconds": step,
+        "seconds": left * step, "memory": memory,
+    }
+
+
 class _Run:
     """What changes while a run goes on: model, optimiser, step, log, scores."""
 
     def __init__(self, config: RunConfig, device: torch.device, resume: bool) -> None:
         if not resume:
             require_source(config)
-        self.device = device
+        self.device, self.speed, self.fitted = device, None, None
+        if config.train.fit:
+            self.fitted = fit_to_device(config, device)
+            config = self.fitted.config
         self.folder = Path(config.train.out or f"runs/{config.recipe or 'run'}")
         self.batch = _local_batch(config)
         self.train_set = load_dataset(config.data, "train")
@@ -136,8 +192,7 @@ class _Run:
         self.optimizer = build_optimizer(self.model, config.optim)
         if resume:
             self._resume()
-        _make_folder(self.folder)
-        self.log = _Log(self.folder, self.step)
+        self.log = RunLog(self.folder, self.step)
         self.clock, self.clock_step = time.perf_counter(), self.step
 
     def _resume(self) -> None:
@@ -161,6 +216,8 @@ class _Run:
             f"{c.train.steps} steps of {c.train.batch_size} on {self.device} "
             f"x {distributed.world_size()}, from step {self.step}; {self.folder}\n"
             + "".join(f"{source}\n" for source in self._origin())
+            + (f"{self.fitted}\n" if self.fitted else "")
+            + f"{start_table(c, self.model, self.speed, self.device)}\n"
             + describe_groups(self.optimizer.param_groups)
         )
 
@@ -189,17 +246,17 @@ class _Run:
         image = batch[0].to(self.device, non_blocking=True)
         label = batch[1].to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.device)
+        loss, self.terms = torch.zeros((), device=self.device), 0
         count, divisor = c.train.accumulate, loss_divisor(label, c.loss.normalize)
         parts = zip(image.chunk(count), label.chunk(count), strict=True)
         for i, (images, labels) in enumerate(parts, 1):
             with _sync_when(self.wrapped, i == count), self._autocast():
-                part = segmentation_loss(
+                part, terms = loss_and_terms(
                     self.wrapped(images), labels,
                     aux_weight=c.loss.aux_weight, normalize=c.loss.normalize, divisor=divisor,
                 )
                 part.backward()
-            loss += part.detach()
+            loss, self.terms = loss + part.detach(), self.terms + terms
         if c.optim.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), c.optim.clip_norm)
         self.optimizer.step()
@@ -213,8 +270,9 @@ class _Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
 
     def write_log(self, loss: Tensor) -> dict[str, Any]:
-        """One line of the log: the loss of this step over all ranks, rate, speed."""
-        value = distributed.mean_over_ranks(loss.clone()).item()
+        """One line of the log: losses of this step over all ranks, rates, speed, memory."""
+        terms = distributed.mean_over_ranks(torch.stack([loss, *self.terms])).tolist()
+        value, *terms = terms
         if not math.isfinite(value):
             raise UserError(
                 f"the loss is {value} at step {self.step}; the last checkpoint in {self.folder} is "
@@ -224,8 +282,15 @@ class _Run:
         images = (self.step - self.clock_step) * self.config.train.batch_size
         speed = images / max(now - self.clock, 1e-9)
         self.clock, self.clock_step = now, self.step
-        lr = max(group["lr"] for group in self.optimizer.param_groups)
-        row = {"step": self.step, "loss": value, "lr": lr, "images_per_s": round(speed, 2)}
+        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        row = {
+            "step": self.step, "loss": value, "lr": max(rates.values()),
+            "images_per_s": round(speed, 2), **rates, "loss/head": terms[0],
+            **{f"loss/auxiliary {i}": term for i, term in enumerate(terms[1:], 1)},
+            "memory_gib": peak_memory(self.device) / 2**30,
+        }  # fmt: skip
+        if self.speed:
+            row["mfu"] = self.speed.mfu(speed, distributed.world_size())
         if distributed.rank() == 0:
             self.log.write(row)
         return row
@@ -238,12 +303,25 @@ class _Run:
             progress=progress)
         self.miou = float(self.confusion.miou())
         if distributed.rank() == 0:
-            self.log.write({"step": self.step, "miou": self.miou})
+            classes = zip(self.val_set.classes, self.confusion.iou().tolist(), strict=True)
+            ious = {f"iou/{name}": iou for name, iou in classes if not math.isnan(iou)}
+            self.log.write({"step": self.step, "miou": self.miou, **ious})
+            self.log.show(self.step, self._pictures())
             if self.miou > self.best:
                 self.best = self.miou
                 self.save("best", optimizer=False)
             self.log.draw()
         self.clock, self.clock_step = time.perf_counter(), self.step  # not the loop's time
+
+    def _pictures(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The first validation images under what the model sees in them."""
+        self.model.eval()
+        label_of = predictor(self.model, self.config)
+        for i in range(min(PICTURES, len(self.val_set), self.config.eval.limit or PICTURES)):
+            sample = self.val_set[i]
+            picture = overlay(sample.image, label_of(sample.image), self.val_set.palette)
+            yield f"validation/{sample.name}", np.asarray(picture)
+        self.model.train()
 
     def save(self, name: str = "last", optimizer: bool = True) -> None:
         """Write a checkpoint; rank 0 does, the others wait."""
@@ -267,50 +345,6 @@ class _Run:
             "confusion": self.confusion, "classes": self.val_set.classes,
             "history": self.log.rows(), "seconds": seconds,
         }
-
-
-class _Log:
-    """``log.csv``, TensorBoard and the curves; a resumed run drops lines after its checkpoint."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.folder, self.path, self.step = folder, folder / "log.csv", step
-        self.board = None
-
-    def __enter__(self) -> _Log:
-        if distributed.rank() > 0:
-            return self
-        from torch.utils.tensorboard import SummaryWriter
-
-        kept = [row for row in self.rows() if int(row["step"]) <= self.step] if self.step else []
-        self.file = open(self.path, "w", newline="")  # closed in __exit__
-        self.csv = csv.DictWriter(self.file, COLUMNS)
-        self.csv.writeheader()
-        self.csv.writerows(kept)
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.board is not None:
-            self.file.close()
-            self.board.close()
-
-    def write(self, row: dict[str, Any]) -> None:
-        self.csv.writerow(row)
-        self.file.flush()  # a killed run keeps its log
-        for key, value in row.items():
-            if key != "step" and value is not None:
-                self.board.add_scalar(key, value, row["step"])
-
-    def rows(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
-        with open(self.path, newline="") as file:
-            return list(csv.DictReader(file))
-
-    def draw(self) -> None:
-        from .visualize import plot_curves
-
-        plot_curves(self.path).savefig(self.folder / "curves.png", dpi=110)
 
 
 def seed_everything(*numbers: int) -> None:
@@ -349,8 +383,8 @@ def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
     """A resumed run may change where and how long it runs, not what it computes."""
     free = {
         "train.steps", "train.out", "train.device", "train.workers", "train.compile",
-        "train.micro_batch", "train.grad_checkpointing", "train.eval_every", "train.save_every",
-        "train.log_every", "train.feature_cache", "data.root",
+        "train.micro_batch", "train.grad_checkpointing", "train.fit", "train.eval_every",
+        "train.save_every", "train.log_every", "train.feature_cache", "data.root",
     }
     before, now = saved.to_dict(), asked.to_dict()
     for section in ("model", "data", "loss", "optim", "train"):

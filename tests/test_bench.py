@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 
@@ -10,7 +11,10 @@ import pytest
 from setr_lite.bench import OURS, Bench, bench, describe, describe_setting, save_row
 from setr_lite.bench_turns import Process, Side
 from setr_lite.bench_work import make_work
+from setr_lite.cli import main
 from setr_lite.errors import UserError
+from setr_lite.memory import estimate_memory
+from setr_lite.recipes import get_recipe
 from setr_lite.toytown import write_toytown
 
 TOY = {"encoder": "toy", "size": (32, 48), "classes": 5, "turns": 2, "threads": 1}
@@ -63,6 +67,26 @@ def test_memory_stands_beside_the_estimate() -> None:
     row = measure("memory", against="", batch=2)
     assert row["estimated_bytes"] > 0
     assert "estimate_memory says" in describe(row)
+
+
+def test_memory_of_a_recipes_step(capsys, monkeypatch) -> None:
+    levers = ("train.micro_batch=1", "train.accumulate=2", "data.crop_size=64,64", "optim.name=sgd")
+    what = Bench.of_recipe("toytown_mla", levers, batch=4, turns=1, threads=1)
+    row = bench(what, start=here)
+    assert (row["head"], row["classes"], row["size"]) == ("mla", 19, (64, 64))
+    run = get_recipe("toytown_mla").override(*levers, "train.batch_size=4", "train.amp=off")
+    found = estimate_memory(run)
+    assert row["estimated_bytes"] == found.peak - found.weights - found.batch
+    assert row["ours"]["bytes"] > found.optimizer  # the step was taken
+    text = describe(row)
+    assert "memory toytown_mla train.micro_batch=1 " in text
+    assert found.dominant in text
+    monkeypatch.setattr("setr_lite.bench.bench", functools.partial(bench, start=here))
+    command = "bench memory toytown_naive data.crop_size=32,32 --batch 2 --turns 1 --threads 1"
+    assert main(command.split()) == 0
+    assert "memory toytown_naive data.crop_size=32,32, 32x32, batch 2" in capsys.readouterr().out
+    assert main(["bench", "train", "toytown_naive"]) == 2
+    assert "train: takes no recipe" in capsys.readouterr().err
 
 
 def test_rows_of_a_file(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,28 @@ def test_recipes_are_listed_and_shown(capsys):
     assert all(name in listed for name in RECIPES)
     assert main(["recipes", "toytown_mla"]) == 0
     assert "model.head=mla" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--dry-run", "toytown_mla", *SHORT, "train.steps=100"]
+    assert main([*command, "train.batch_size=auto"]) == 0
+    printed = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    for line in (
+        r"^toytown_mla: \d+\.\d\d M parameters, 24 training and 12 validation images, 100 steps of",
+        r"^train.batch_size=auto: 2 images a step, as they are: \d+ MiB estimated, .* free$",
+        r"^parameters  encoder \d+\.\d\d M, neck \d+\.\d\d M, head \d+\.\d\d M, auxiliary heads ",
+        r"^memory      \d+ MiB estimated; most of it .* % of the peak$",
+        r"^arithmetic  [\d.e-]+ TFLOP a step; matrix products on cpu run at [\d.]+ TFLOP/s$",
+        r"^duration    at least .* for 100 steps at that rate \(MFU 100 %\)$",
+        r"^one batch read in .*, first step .*, second .* \(MFU \d+%\), loss \d\.\d+ and \d\.\d+$",
+        r"^100 steps would take .*, evaluation and saving not counted$",
+        r"taken at the highest, by the whole process; nothing was written into runs/toytown_mla$",
+    ):
+        assert re.search(line, printed, flags=re.M), line
+    assert main([*command, "--resume"]) == 2
+    assert "no checkpoint here" in capsys.readouterr().err
 
 
 def test_eval_prints_a_table_and_writes_json(trained, tmp_path, capsys):

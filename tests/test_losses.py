@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from setr_lite import resize
 from setr_lite.errors import UserError
-from setr_lite.losses import loss_divisor, resize_cross_entropy, segmentation_loss
+from setr_lite.losses import loss_and_terms, loss_divisor, resize_cross_entropy, segmentation_loss
 
 
 class Output(NamedTuple):
@@ -37,6 +37,17 @@ def random_output(
     label = torch.randint(0, classes, (batch, *size), generator=generator)
     label[:, ::3, 1::2] = 255
     return Output(logits(), tuple(logits() for _ in range(heads)), size, padded), label
+
+
+def test_what_the_loss_is_made_of():
+    output, label = random_output(heads=3)
+    loss, terms = loss_and_terms(output, label, aux_weight=0.3)
+    alone = [segmentation_loss(Output(logits, (), *output[2:]), label)
+             for logits in (output.logits, *output.aux_logits)]  # fmt: skip
+    torch.testing.assert_close(terms, torch.stack(alone).detach(), rtol=1e-12, atol=0)
+    expected = terms[0] + 0.3 * terms[1:].sum()
+    torch.testing.assert_close(loss.detach(), expected, rtol=1e-12, atol=0)
+    assert not terms.requires_grad
 
 
 def half_and_half() -> tuple[Output, torch.Tensor]:

@@ -14,8 +14,9 @@ import torch
 from setr_lite.cli import main
 from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, RunConfig
 from setr_lite.encoder import PRESETS
+from setr_lite.errors import UserError
 from setr_lite.model import SETR, count_parameters
-from setr_lite.pretrained import expected_source
+from setr_lite.pretrained import expected_source, require_source
 from setr_lite.published import NOTES, PUBLISHED
 from setr_lite.recipes import RECIPES, commands, get_recipe, recipe_table
 from setr_lite.transforms import fit_size
@@ -411,6 +412,19 @@ def test_commands_are_settings_that_exist():
     assert commands(get_recipe("pup_ade20k_512_160k"))[1].startswith("torchrun --standalone")
     assert commands(get_recipe("toytown_pup")) == [
         "setr-lite train toytown_pup", "setr-lite eval runs/toytown_pup/last"]  # fmt: skip
+
+
+def test_who_needs_weights_does_not_start_without():
+    """From random weights only where the recipe or its published run says so."""
+    for name in RECIPES:
+        config = get_recipe(name)
+        plain = name.startswith(("toytown_", "camvid_")) and not config.train.freeze_encoder
+        random = plain or (name in PUBLISHED and PUBLISHED[name].pretrained == "none")
+        assert config.model.pretrained == ("none" if random else ""), name
+        if not random:
+            with pytest.raises(UserError, match=r"give model.pretrained=FILE, or"):
+                require_source(config)
+            require_source(config.override("model.pretrained=none"))
 
 
 @pytest.mark.smoke

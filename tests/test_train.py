@@ -1,6 +1,7 @@
 """The loop: it learns, resumes bit for bit, survives being stopped, and refuses mistakes."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,10 +13,13 @@ import pytest
 import torch
 
 from setr_lite import checkpoint
+from setr_lite.config import TrainConfig
 from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
+from setr_lite.losses import loss_and_terms
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
+from setr_lite.recompute import recompute_encoder
 from setr_lite.train import seed_everything, train
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
@@ -119,6 +123,54 @@ def test_accumulation_of_a_head_without_batch_statistics_is_exact(tmp_path):
     (_, a), (_, b) = losses(whole)[0], losses(parts)[0]
     assert a == pytest.approx(b, rel=0.05)
     assert a != b
+
+
+def test_micro_batches_are_the_same_run_and_may_change_on_the_way(tmp_path):
+    plain = run(tmp_path / "0", recipe="toytown_mla")
+    parts = run(tmp_path / "1", "train.micro_batch=1", "train.steps=4", recipe="toytown_mla")
+    parts = run(
+        tmp_path / "1", "train.grad_checkpointing=true", recipe="toytown_mla", resume=True)
+    for (_, a), (_, b) in zip(losses(plain), losses(parts), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)  # float32, sums in another order
+
+
+def test_everything_is_seen(tmp_path, capsys):
+    config = get_recipe("toytown_mla").override(*settings(tmp_path / "run"))
+    train(config)
+    printed = capsys.readouterr()
+    assert re.search(r"^duration +at least .* for 6 steps", printed.out, flags=re.M)
+    assert re.search(r"img/s  MFU \d+%", printed.err)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    names = {"loss", "lr", "images_per_s", "mfu", "memory_gib", "miou", "loss/head", "lr/encoder",
+             "lr/neck", "lr/head", "iou/road"}  # fmt: skip
+    assert names | {f"loss/auxiliary {i}" for i in (1, 2, 3, 4)} <= set(tags["scalars"])
+    assert len(tags["images"]) == 2  # eval.limit
+    last = {name: events.Scalars(name)[-1].value for name in tags["scalars"]}
+    aux = sum(last[f"loss/auxiliary {i}"] for i in (1, 2, 3, 4))
+    assert last["loss"] == pytest.approx(last["loss/head"] + 0.4 * aux, rel=1e-5)
+    assert 0 < last["mfu"] < 1
+    columns = (tmp_path / "run" / "log.csv").read_text().splitlines()[0]
+    assert columns == "step,loss,lr,images_per_s,miou"
+
+
+def test_a_step_never_waits_for_the_device():
+    """On ``meta`` there are no values: whatever asks for one, as ``.item()`` does, fails."""
+    with torch.device("meta"):
+        model = SETR(19, "mla", "toy", img_size=(32, 48), channels=8).train()
+        image = torch.empty(4, 3, 30, 48)
+        label = torch.empty(4, 30, 48, dtype=torch.uint8)
+    recompute_encoder(model.encoder, TrainConfig(micro_batch=2))
+    for normalize in ("all", "valid"):
+        loss, terms = loss_and_terms(model(image), label, normalize=normalize)
+        loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1)
+    assert terms.shape == (5,)
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        loss.item()
 
 
 def test_ctrl_c_saves_first(tmp_path, monkeypatch):

@@ -1,0 +1,87 @@
+"""FLOPs by hand, a matmul rate that is one, free memory, the table of a run's start."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from setr_lite.encoder import PRESETS
+from setr_lite.meters import (
+    Speed,
+    _left_in_group,
+    format_seconds,
+    free_memory,
+    image_flops,
+    matmul_rate,
+    measure_speed,
+    on_device,
+    peak_memory,
+)
+from setr_lite.recipes import get_recipe
+
+CPU = torch.device("cpu")
+
+
+def test_flops_of_an_encoder_by_hand():
+    """Per block 24 N C^2 for the linear layers and 4 N^2 C for attention; thrice with the way
+    back, but for the images, which need no gradient."""
+    config = get_recipe("toytown_naive").override(
+        "model.head=linear", "data.crop_size=96,192", "model.img_size=96,192", "model.aux=false")
+    sizes = PRESETS["toy"]
+    n, c, patch = 12 * 24, sizes["embed_dim"], sizes["patch_size"]
+    with_class = n + 1
+    block = 24 * with_class * c**2 + 4 * with_class**2 * c
+    embed = 2 * n * c * 3 * patch**2
+    head = 2 * n * c * config.model.num_classes
+    expected = 3 * (sizes["depth"] * block + head) + 2 * embed
+    assert image_flops(config) == pytest.approx(expected, rel=0.02)  # the loss resizes by products
+
+
+def test_recomputing_is_no_work_and_a_frozen_encoder_less():
+    config = get_recipe("toytown_pup").override("data.crop_size=64,64")
+    plain = image_flops(config)
+    assert image_flops(config.override("train.micro_batch=1")) == plain
+    frozen = image_flops(config.override("train.freeze_encoder=true"))
+    assert frozen < 0.8 * plain
+
+
+def test_a_rate_counts_products():
+    rate = matmul_rate(CPU)
+    assert 1e8 < rate < 1e15
+    with FlopCounterMode(display=False) as counter:
+        matmul_rate(CPU)
+    assert counter.get_total_flops() == 6 * 2 * 768**3
+    speed = Speed(flops=2e9, rate=1e12)
+    assert speed.mfu(100) == pytest.approx(0.2)
+    assert speed.mfu(100, devices=2) == pytest.approx(0.1)
+
+
+def test_amp_is_what_the_device_makes_of_it():
+    config = get_recipe("toytown_pup")
+    assert on_device(config, CPU).train.amp == "off"
+    assert on_device(config, torch.device("cuda")).train.amp == "bf16"
+    asked = config.override("train.amp=bf16")
+    assert on_device(asked, CPU) == asked
+    assert measure_speed(config, CPU).flops == image_flops(config)
+
+
+def test_memory_here(tmp_path):
+    assert free_memory(CPU) > 0
+    before = peak_memory(CPU)
+    block = torch.ones(60_000_000)
+    assert peak_memory(CPU) - before < block.nbytes + 2**26
+    assert peak_memory(CPU) >= block.nbytes
+    assert _left_in_group(tmp_path) is None
+    (tmp_path / "memory.current").write_text("100\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _left_in_group(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert _left_in_group(tmp_path) == 900
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.123, "0.12 s"), (4.24, "4.2 s"), (42.4, "42 s"), (286, "4 min 46 s"),
+     (9660, "2 h 41 min"), (277_200, "3 d 5 h")],
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert format_seconds(seconds) == text
