@@ -43,7 +43,7 @@ def test_what_the_loss_is_made_of():
     output, label = random_output(heads=3)
     loss, terms = loss_and_terms(output, label, aux_weight=0.3)
     alone = [segmentation_loss(Output(logits, (), *output[2:]), label)
-             for logits in (output.logits, *output.aux_logits)]  # fmt: skip
+             for logits in (output.scores, *output.aux_scores)]  # fmt: skip
     torch.testing.assert_close(terms, torch.stack(alone).detach(), rtol=1e-12, atol=0)
     expected = terms[0] + 0.3 * terms[1:].sum()
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-12, atol=0)
