@@ -25,9 +25,10 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -128,6 +129,8 @@ def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
         model = SETR.from_config(config.model).train()
         if train.freeze_encoder:
             model.encoder.requires_grad_(False)
+        for module in (model.encoder, *model.encoder.blocks):  # may run again in backward passes
+            module.forward = _like_the_device(module.forward, train.amp != "off")
         recompute_encoder(model.encoder, train)
         image, label = torch.empty(size[0], 3, *size[1:]), torch.empty(size, dtype=torch.uint8)
     learned = [p for p in model.parameters() if p.requires_grad]
@@ -176,16 +179,15 @@ def _take_step(
         for name, modules in parts.items():
             for module in modules:
                 stack.enter_context(module.register_forward_pre_hook(saved.enter(name)))
-        stack.enter_context(_LikeTheDevice(config.train.amp != "off"))
-        with saved.hooks():
+        with saved.hooks(), _LikeTheDevice(config.train.amp != "off"):
             output = model(image)
             saved.part = "loss"
             loss = segmentation_loss(
                 output, label, aux_weight=config.loss.aux_weight, normalize=config.loss.normalize)
             del output
-        saved.part = ""
-        loss.backward()
-    return dict(saved.bytes), alive.at_peak
+        slope, saved.part = torch.ones_like(loss), ""
+        loss.backward(slope)
+    return dict(saved.bytes), +alive.at_peak  # what has gone by then is left out
 
 
 class _Saved:
@@ -274,6 +276,17 @@ class _LikeTheDevice(TorchFunctionMode):
             args = tuple(_cast(value, dtype) for value in args)
             kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def _like_the_device(compute: Callable[..., Any], amp: bool) -> Callable[..., Any]:
+    """`compute` in a `_LikeTheDevice` of its own: PyTorch leaves them while it goes backwards."""
+
+    @wraps(compute)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _LikeTheDevice(amp):
+            return compute(*args, **kwargs)
+
+    return run
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -86,7 +86,8 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
             bar.update()
             if run.due(config.train.log_every):
                 row = run.write_log(loss)
-                text = "loss {loss:.3f}  lr {lr:.1e}  {images_per_s:.1f} img/s  MFU {mfu:.0%}"
+                text = "loss {loss:.3f}  lr {lr:.1e}  {images_per_s:.1f} img/s"
+                text += "  MFU {mfu:.0%}" if "mfu" in row else ""
                 bar.set_postfix_str(text.format(**row))
             if run.due(config.train.eval_every):
                 run.evaluate(progress)
