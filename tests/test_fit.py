@@ -36,7 +36,7 @@ def estimate(monkeypatch):
 def test_the_fastest_way_that_fits_is_taken(estimate):
     run, seen = config(), set()
     ways = [replace(run, train=replace(run.train, **way)) for way in _ways(run, 1)]
-    assert [way.train.accumulate for way in ways] == [1] * 5 + [2, 4]
+    assert [way.train.accumulate for way in ways] == [1] * 4 + [2, 4]
     peaks = [estimate(way, processes=1).peak for way in ways]
     for peak in peaks:
         capacity = int(peak / SHARE) + 1
