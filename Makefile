@@ -12,6 +12,7 @@ TOWN := toytown
 RUN := runs/toytown_pup
 PYTEST := $(BIN)/python -m pytest -q
 TWO := -n 2 --dist loadfile
+TEST_BOOK := $(PYTEST) -n 2 --dist loadgroup tests/test_site.py tests/test_browser.py
 ONE_THREAD := OMP_NUM_THREADS=1
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
          --nbval-cell-timeout 600
@@ -23,7 +24,7 @@ PAGES := _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all book train test notebooks clean help changed
+.PHONY: all setup book train test test-book notebooks clean help changed
 .SHELLFLAGS := -eu -c
 
 # Announce a step, with the seconds since make began.
@@ -38,9 +39,11 @@ all: train book
 
 help:
 	@echo 'make            set up .venv, train SETR-PUP on ToyTown, build the book'
+	@echo 'make setup      only .venv and the browser files'
 	@echo 'make train      only the training; TRAIN_ARGS="train.steps=60" changes its settings'
 	@echo 'make book       only the book, from the outputs committed in the notebooks'
 	@echo 'make test       everything CI runs'
+	@echo 'make test-book  of that, the checks of the built pages, in Chromium where it is installed'
 	@echo 'make notebooks  run all notebooks again and write their outputs'
 	@echo 'make clean      remove everything that was made, .venv excepted'
 	@echo 'PYTHON=python3.12   the Python, 3.11 or later, that makes .venv'
@@ -64,6 +67,8 @@ $(DONE)/browser-files: book/_web/vendor.py | $(DONE)/environment
 	$(call say,browser files for the book)
 	@$(BIN)/python book/_web/vendor.py
 	@touch $@
+
+setup: $(DONE)/environment $(DONE)/browser-files
 
 # --- train: again only when TRAIN_ARGS change, or after make clean ---------------------------------
 # (not when the library changes: nobody wants to wait five minutes for an edited comment)
@@ -124,8 +129,12 @@ test: $(DONE)/environment $(DONE)/browser-files
 	@$(BUILD) -W >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
 	@touch $(DONE)/book
 	$(call say,the built pages)
-	@$(PYTEST) -n 2 tests/test_site.py tests/test_browser.py
+	@$(TEST_BOOK)
 	$(call say,all is well)
+
+test-book: $(DONE)/book
+	$(call say,the built pages)
+	@$(TEST_BOOK)
 
 clean:
 	rm -rf _build $(DONE) $(TOWN) $(RUN) book/_web/static/vendor

@@ -6,6 +6,7 @@ Such a cell is tagged ``live``; those tagged ``live-setup`` above it are all tha
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -62,3 +63,89 @@ def test_augmentation_of_a_picture_of_ones_own(tmp_path) -> None:
 
 def test_augmentation_without_anything_of_ones_own() -> None:
     assert "file: 96 x 192" in live_cell("09_data")["view"].value
+
+
+def moves(live: dict, *steps: tuple[str, object]) -> None:
+    """Each control (its name in the cell, a new value) changes what is shown."""
+    for control, value in steps:
+        before = live["view"].value
+        live[control].value = value
+        assert live["view"].value != before, control
+        assert "<img" in live["view"].value
+
+
+@pytest.fixture
+def photo(tmp_path) -> str:
+    """A picture of one's own, of a size that no patch divides."""
+    from PIL import Image
+
+    path = tmp_path / "mine.png"
+    Image.linear_gradient("L").resize((150, 107)).convert("RGB").save(path)
+    return f'PICTURE = r"{path}"'
+
+
+def test_every_live_cell_has_a_test() -> None:
+    tests = Path(__file__).read_text("utf-8")
+    for path in BOOK.glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        if any("live" in cell.metadata.get("tags", []) for cell in cells):
+            assert f'"{path.stem}"' in tests
+
+
+def test_any_patch(photo) -> None:
+    live = live_cell("02_patch_embedding")
+    assert "6 x 12 = 72 patches" in live["view"].value
+    moves(live, ("seed", 7), ("token", 72), ("side", 8), ("token", 288), ("side", 32))
+    assert "token 18: row 2, column 5" in live["view"].value  # the last one there is
+    live = live_cell("02_patch_embedding", ('PICTURE = ""', photo))
+    assert "6 x 9 = 54 patches" in live["view"].value
+
+
+def test_any_head(photo) -> None:
+    live = live_cell("04_encoding")
+    moves(live, ("block", 1), ("head", 3), ("row", 11), ("column", 23), ("seed", 5))
+    assert "the patch in row 11, column 23" in live["view"].value
+    live = live_cell("04_encoding", ('PICTURE = ""', photo), ("toytown_pup", "toytown_mla"))
+    assert (live["row"].max, live["column"].max) == (11, 16)
+
+
+@pytest.mark.parametrize(
+    ("page", "stage", "shape"),
+    [("05_naive", "head.convs.0", "64 x 12 x 24"), ("06_pup", "head.convs.2", "64 x 48 x 96"),
+     ("07_mla", "neck.smooth.3", "64 x 12 x 24")],
+)
+def test_any_stage(page, stage, shape, photo) -> None:
+    live = live_cell(page)
+    moves(live, ("stage", stage), ("seed", 5))
+    assert f"{stage}: {shape}" in live["view"].value
+    live = live_cell(page, ('PICTURE = ""', photo))
+    moves(live, ("stage", stage))
+
+
+def test_any_picture_in_windows(photo) -> None:
+    live = live_cell("10_measuring", ('PICTURE = ""', photo))
+    moves(live, ("crop", 48), ("step", 0.3), ("mirror", True))
+
+
+def test_any_street_of_any_town(photo) -> None:
+    live = live_cell("11_five_minutes")
+    moves(live, ("seed", 5), ("town", 7))
+    share = float(re.search(r"truth: ([\d.]+)% right", live["view"].value)[1])
+    assert share > 80
+    live = live_cell("11_five_minutes", ('PICTURE = ""', photo))
+    assert "truth" not in live["view"].value
+
+
+def test_camvid_on_ones_own_disk(tmp_path, monkeypatch) -> None:
+    from PIL import Image
+
+    assert "set SETR_DATA" in live_cell("17_camvid")["view"].value
+    for folder in ("val", "valannot"):
+        (tmp_path / "camvid" / folder).mkdir(parents=True)
+        for labels in (BOOK.parent / "data/runs/camvid_dinov2_pup/labels").glob("*.png"):
+            grey = Image.new("L", Image.open(labels).size, 3)
+            file = grey if folder == "valannot" else grey.convert("RGB")
+            file.save(tmp_path / "camvid" / folder / labels.name)
+    monkeypatch.setenv("SETR_DATA", os.fspath(tmp_path))
+    live = live_cell("17_camvid")
+    moves(live, ("model", "mla"), ("frame", live["frame"].options[2]))

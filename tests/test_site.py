@@ -1,5 +1,6 @@
 """The built pages (`make book`; BOOK_HTML names another folder), read without a browser."""
 
+import ast
 import functools
 import os
 import re
@@ -14,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html"))
 PAGES = sorted((HTML / "book").glob("*.html"))
 VENDORED = (HTML / "_static" / "vendor" / "widgets" / "embed.js").exists()
-PAGE_KB = 1500
+PAGE_KB = 1500  # the page's own HTML; its scripts are shared and cached
+EXPLORER_KB = 3000  # where attention maps are explored
 
 pytestmark = pytest.mark.skipif(not PAGES, reason="the book is not built: make book")
 
@@ -78,8 +80,9 @@ def test_ids_are_unique(soup):
     assert [name for name, count in counts.items() if count > 1] == []
 
 
-def test_weight(page):
-    assert page.stat().st_size < PAGE_KB * 1000
+def test_weight(page, soup):
+    limit = EXPLORER_KB if soup.select(".setr-explorer") else PAGE_KB
+    assert page.stat().st_size < limit * 1000
 
 
 def test_no_markup_is_left_over(page):
@@ -92,6 +95,41 @@ def test_no_markup_is_left_over(page):
 def test_every_widget_has_a_still(soup):
     views = soup.find_all("script", type="application/vnd.jupyter.widget-view+json")
     assert len(soup.select("img.setr-still")) == len(views)
+
+
+def test_the_repository_is_linked_when_it_has_an_address(page, soup):
+    config = (ROOT / "_config.yml").read_text("utf-8")
+    address = re.search(r'^repository:\n\s+url: "?([^"\n]*)"?$', config, re.M)[1]
+    launch = soup.select('a[href*="mybinder.org"], a[href*="colab.research.google.com"]')
+    notebook = (ROOT / "book" / f"{page.stem}.ipynb").exists()
+    assert len(launch) == (2 if address and notebook else 0)
+    assert bool(soup.select(".btn-source-repository-button")) == bool(address)
+
+
+def test_every_public_name_is_in_the_reference():
+    soup = soup_of(HTML / "book" / "api.html")
+    names = [
+        f"setr_lite.{path.stem}.{node.name}"
+        for path in (ROOT / "setr_lite").glob("[a-z]*.py")
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"
+    ]
+    assert [name for name in names if not soup.find(id=name)] == []
+    # with what its docstring says
+    entry = soup.find(id="setr_lite.metrics.ConfusionMatrix.update").find_parent("dl")
+    assert "255" in entry.get_text()
+
+
+def test_every_verb_is_in_the_reference():
+    from setr_lite.cli import _parser
+
+    text = soup_of(HTML / "book" / "cli.html").get_text()
+    verbs = next(a.choices for a in _parser()._actions if a.choices)
+    assert len(verbs) > 5
+    for name, verb in verbs.items():
+        assert f"usage: setr-lite {name}" in text
+        for action in verb._actions:
+            assert all(option in text for option in action.option_strings)
 
 
 def test_the_theme_defects_are_cured(soup):

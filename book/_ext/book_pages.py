@@ -4,6 +4,8 @@
   (``book/_web/vendor.py``), else from their CDNs.
 * Each widget gets a still picture, seen until the script has drawn it (or instead of it).
 * What the theme does to break widgets is taken out; the reasons stand beside each step.
+* Links to the repository, and buttons that open a page in Binder or Colab, appear once
+  ``repository.url`` in ``_config.yml`` is set.
 """
 
 from __future__ import annotations
@@ -43,6 +45,24 @@ def use_local_files(app: Any, config: Any) -> None:
         log.info("book_pages: no browser files beside the book, the pages will use CDNs")
         embedder, assets = EMBEDDER_CDN, {}
     config.nb_ipywidgets_js = {"widgets.js": assets, embedder: {"defer": "defer"}}
+
+
+def link_the_repository(app: Any, config: Any) -> None:
+    """Repository links and launch buttons, if the repository has an address.
+
+    Without one the theme would fail over the buttons, so that the settings cannot simply stand in
+    ``_config.yml``.
+    """
+    options = config.html_theme_options
+    if not options.get("repository_url"):
+        options.pop("repository_url", None)
+        return
+    options["use_repository_button"] = options["use_issues_button"] = True
+    options["launch_buttons"] = {
+        "notebook_interface": "jupyterlab",
+        "binderhub_url": "https://mybinder.org",
+        "colab_url": "https://colab.research.google.com",
+    }
 
 
 def drop_thebe(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
@@ -110,6 +130,7 @@ def mend_pages(app: Any, error: Exception | None) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     app.connect("config-inited", use_local_files, priority=900)
+    app.connect("config-inited", link_the_repository, priority=100)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("build-finished", mend_pages)
     app.add_css_file("book.css")

@@ -1,0 +1,136 @@
+"""What serves the book's build: its Sphinx extensions, and the box at the top of each notebook."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parent.parent
+ADDRESS = "https://github.com/someone/setr-book"
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = load(ROOT / "book" / "_ext" / "book_reference.py")
+boxes = load(ROOT / "book" / "_tools" / "run_boxes.py")
+
+
+# --- the repository's address -------------------------------------------------------------------
+
+
+def built(folder, address):
+    """One notebook's page, by our extension and the book's theme."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Page")])
+    nbformat.write(notebook, folder / "index.ipynb")
+    options = {"repository_url": address, "repository_branch": "main"}
+    (folder / "conf.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
+        "extensions = ['myst_nb', 'book_pages']\n"
+        f"html_theme, html_theme_options = 'sphinx_book_theme', {options!r}\n"
+        "nb_execution_mode = 'off'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", folder, folder / "html"],
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return BeautifulSoup((folder / "html" / "index.html").read_text("utf-8"), "html.parser")
+
+
+def test_with_an_address_there_are_launch_buttons(tmp_path):
+    links = [a["href"] for a in built(tmp_path, ADDRESS).find_all("a", href=True)]
+    assert ADDRESS in links
+    for host in ("https://mybinder.org/", "https://colab.research.google.com/"):
+        assert [link for link in links if link.startswith(host) and "index.ipynb" in link]
+
+
+def test_without_an_address_there_are_none(tmp_path):
+    text = str(built(tmp_path, ""))
+    for word in ("mybinder", "colab.research", "github.com/someone"):
+        assert word not in text
+
+
+# --- the box ------------------------------------------------------------------------------------
+
+
+def test_the_box_names_the_address_and_comes_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(boxes, "ROOT", tmp_path)
+    (tmp_path / "_config.yml").write_text(f'repository:\n  url: "{ADDRESS}"\n')
+    path = ROOT / "book" / "intro.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    once = boxes.with_box(notebook, path)
+    assert boxes.with_box(once, path) == once
+    assert f"git clone --depth 1 {ADDRESS} setr" in once.cells[1].source
+    assert [c.source for c in once.cells if c.cell_type == "code"] == [
+        c.source for c in notebook.cells if c.cell_type == "code"]
+    (tmp_path / "_config.yml").write_text('repository:\n  url: ""\n')
+    assert "ADDRESS-OF" in boxes.box(path)
+
+
+# --- the reference ------------------------------------------------------------------------------
+
+
+def test_docstrings_become_markdown():
+    text = reference.markdown("""Find $x.
+
+    Takes ``a < b`` and *args.
+
+        code [1] < 2
+
+    Args:
+        image: (B, 3, H, W),
+            normalised.
+
+    =====  =====
+    a      b
+    =====  =====
+    """)
+    assert r"Find \$x." in text
+    assert r"``a < b`` and \*args" in text
+    assert "```text\ncode [1] < 2\n```" in text
+    assert "- **image**: (B, 3, H, W),\n  normalised." in text
+    assert "```text\n=====  =====\na      b\n=====  =====\n```" in text
+
+
+def test_signatures_are_those_of_the_source():
+    text = reference.library_reference()
+    assert "{py:class} setr_lite.encoder.Block(dim: int, " in text
+    assert "{py:function} setr_lite.model.count_parameters(" in text
+    assert "{py:attribute} lr\n:type: float" in text
+
+
+def test_help_is_that_of_the_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "setr_lite", "predict", "--help"],
+        capture_output=True, text=True, env={"COLUMNS": reference.COLUMNS, "PATH": ""}, cwd=ROOT)
+    assert done.stdout.startswith("usage: setr-lite predict")
+    assert f"```text\n{done.stdout}```" in reference.command_line_reference()
+
+
+# --- how to cite --------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_citation_file_agrees_with_the_rest():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert cited["version"] in (ROOT / "pyproject.toml").read_text("utf-8").split('"')
+    assert f"title: {cited['title']}\n" in (ROOT / "_config.yml").read_text("utf-8")
+    page = (ROOT / "book" / "cite.md").read_text("utf-8")
+    assert f"{{{cited['title']}}}" in page
+    assert f"Version {cited['version']}" in page
+    paper = cited["references"][0]
+    names = [f"{a['family-names']}, {a['given-names']}" for a in paper["authors"]]
+    entry = (ROOT / "book" / "references.bib").read_text("utf-8").partition("{zheng2021setr,")[2]
+    entry = entry.partition("\n}")[0]
+    assert f"{{{paper['title']}}}" in entry
+    assert f"{{{' and '.join(names)}}}" in entry
