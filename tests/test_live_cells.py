@@ -143,7 +143,8 @@ def test_camvid_on_ones_own_disk(tmp_path, monkeypatch) -> None:
     for folder in ("val", "valannot"):
         (tmp_path / "camvid" / folder).mkdir(parents=True)
         for labels in (BOOK.parent / "data/runs/camvid_dinov2_pup/labels").glob("*.png"):
-            grey = Image.new("L", Image.open(labels).size, 3)
+            with Image.open(labels) as found:
+                grey = Image.new("L", found.size, 3)
             file = grey if folder == "valannot" else grey.convert("RGB")
             file.save(tmp_path / "camvid" / folder / labels.name)
     monkeypatch.setenv("SETR_DATA", os.fspath(tmp_path))
