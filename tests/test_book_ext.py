@@ -28,35 +28,39 @@ boxes = load(ROOT / "book" / "_tools" / "run_boxes.py")
 # --- the repository's address -------------------------------------------------------------------
 
 
-def built(folder, address):
-    """One notebook's page, by our extension and the book's theme."""
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """One notebook's page by our extension and the book's theme, with an address and without."""
+    folder = tmp_path_factory.mktemp("site")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Page")])
     nbformat.write(notebook, folder / "index.ipynb")
-    options = {"repository_url": address, "repository_branch": "main"}
     (folder / "conf.py").write_text(
         f"import sys; sys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
         "extensions = ['myst_nb', 'book_pages']\n"
-        f"html_theme, html_theme_options = 'sphinx_book_theme', {options!r}\n"
-        "nb_execution_mode = 'off'\n"
+        "html_theme, nb_execution_mode = 'sphinx_book_theme', 'off'\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-q", folder, folder / "html"],
-        capture_output=True, text=True)
+    code = "import sys; from sphinx.cmd.build import build_main\n" + "".join(
+        "assert not build_main(['-q', '-E', sys.argv[1], sys.argv[1] + "
+        f"'/{name}', '-D', 'html_theme_options.repository_url={address}'])\n"
+        for name, address in (("with", ADDRESS), ("without", "")))
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return BeautifulSoup((folder / "html" / "index.html").read_text("utf-8"), "html.parser")
+    return {
+        name: BeautifulSoup((folder / name / "index.html").read_text("utf-8"), "html.parser")
+        for name in ("with", "without")
+    }
 
 
-def test_with_an_address_there_are_launch_buttons(tmp_path):
-    links = [a["href"] for a in built(tmp_path, ADDRESS).find_all("a", href=True)]
+def test_with_an_address_there_are_launch_buttons(pages):
+    links = [a["href"] for a in pages["with"].find_all("a", href=True)]
     assert ADDRESS in links
     for host in ("https://mybinder.org/", "https://colab.research.google.com/"):
         assert [link for link in links if link.startswith(host) and "index.ipynb" in link]
 
 
-def test_without_an_address_there_are_none(tmp_path):
-    text = str(built(tmp_path, ""))
+def test_without_an_address_there_are_none(pages):
     for word in ("mybinder", "colab.research", "github.com/someone"):
-        assert word not in text
+        assert word not in str(pages["without"])
 
 
 # --- the box ------------------------------------------------------------------------------------
@@ -102,10 +106,16 @@ def test_docstrings_become_markdown():
 
 
 def test_signatures_are_those_of_the_source():
-    text = reference.library_reference()
+    text = reference.library_reference(["encoder", "model", "config"])
     assert "{py:class} setr_lite.encoder.Block(dim: int, " in text
     assert "{py:function} setr_lite.model.count_parameters(" in text
     assert "{py:attribute} lr\n:type: float" in text
+
+
+def test_the_rest_is_what_no_other_page_names():
+    rest = reference.modules_of("the rest")
+    assert {"interactive", "cli", "errors"} <= set(rest)
+    assert not {"encoder", "train", "weights"} & set(rest)
 
 
 def test_help_is_that_of_the_program():

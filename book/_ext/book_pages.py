@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -25,6 +26,8 @@ EMBEDDER_CDN = "https://cdn.jsdelivr.net/npm/@jupyter-widgets/html-manager@1.0.1
 MIME = r"application/vnd\.jupyter\.widget-"
 STATE = re.compile(rf'<script type="{MIME}state\+json">(.*?)</script>', re.S)
 VIEW = re.compile(rf'(?<!\n<!-- still -->\n)<script type="{MIME}view\+json">(.*?)</script>', re.S)
+CODE = re.compile(r'<div class="highlight( setr-long)?">(<pre>.*?)</pre>', re.S)
+LONG = 86
 ICON_SCRIPT = re.compile(
     r"[ \t]*<(?:script|link)[^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?\n?"
 )
@@ -106,6 +109,17 @@ def add_stills(page: str) -> str:
     return VIEW.sub(put, page)
 
 
+def mark_long_code(page: str) -> str:
+    """A class for blocks with lines of more than 86 columns, which are set a little smaller."""
+
+    def mark(block: re.Match) -> str:
+        lines = html.unescape(re.sub(r"<[^>]*>", "", block.group(2))).splitlines()
+        long = max(map(len, lines), default=0) > LONG
+        return f'<div class="highlight{" setr-long" * long}">{block.group(2)}</pre>'
+
+    return CODE.sub(mark, page)
+
+
 def mend(page: str) -> str:
     """One page as the browser should get it. Applied twice it changes nothing more."""
     # The theme's 1.5 MB icon script swaps the <i> elements that ipywidgets' Play button needs,
@@ -115,7 +129,7 @@ def mend(page: str) -> str:
     page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
     # sphinx-exercise gives all exercises of a page the same two ids, which nothing refers to
     page = re.sub(r' id="(exercise|solution)-content"', "", page)
-    return add_stills(page)
+    return add_stills(mark_long_code(page))
 
 
 def mend_pages(app: Any, error: Exception | None) -> None:

@@ -1,7 +1,8 @@
 """Sphinx extension: the reference pages, written anew from the source at every build.
 
-* ``<!-- library reference -->`` in a page becomes every public name of the library with its
-  signature and docstring. The source is read, not imported: no torch, no GPU, a second or two.
+* ``<!-- library reference: MODULE ... -->`` in a page becomes every public name of these modules
+  with its signature and docstring; ``the rest`` stands for all that no other page names. The source
+  is read, not imported: no torch, no GPU, less than a second.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, for every verb.
 """
 
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "setr_lite"
 COLUMNS = "74"  # argparse leaves two of them free
 SECTIONS = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
+MODULES = re.compile(r"<!-- library reference: (.*?) -->")
+HELP = "<!-- command-line reference -->"
 RULE = re.compile(r"=+( +=+)+$")  # above and below a table of reStructuredText
 
 
@@ -135,14 +138,25 @@ def describe_class(node: ast.ClassDef, module: str) -> str:
     return directive("class", title, "\n".join(parts), 6)
 
 
-def library_reference() -> str:
+def library_reference(modules: list[str]) -> str:
     """MyST of all public names, module by module."""
     pages = []
-    for path in sorted(LIBRARY.glob("[a-z]*.py")):
-        module, tree = f"setr_lite.{path.stem}", ast.parse(path.read_text("utf-8"))
-        pages += [f"## {path.stem}", "", markdown(ast.get_docstring(tree) or ""), ""]
-        pages += [describe(node, module) for node in public(tree.body)]
+    for name in modules:
+        tree = ast.parse((LIBRARY / f"{name}.py").read_text("utf-8"))
+        pages += [f"## {name}", "", markdown(ast.get_docstring(tree) or ""), ""]
+        pages += [describe(node, f"setr_lite.{name}") for node in public(tree.body)]
     return "\n".join(pages)
+
+
+def modules_of(words: str) -> list[str]:
+    """The modules that a marker names."""
+    if words != "the rest":
+        return words.split()
+    named = {
+        name for page in (ROOT / "book").glob("api*.md")
+        for found in MODULES.findall(page.read_text("utf-8")) for name in found.split()
+    }
+    return sorted(path.stem for path in LIBRARY.glob("[a-z]*.py") if path.stem not in named)
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -170,17 +184,11 @@ def command_line_reference() -> str:
 
 # --- Sphinx -------------------------------------------------------------------------------------
 
-MARKERS = {
-    "library reference": library_reference,
-    "command-line reference": command_line_reference,
-}
-
 
 def fill(app: Any, page: str, source: list[str]) -> None:
-    for words, made in MARKERS.items():
-        marker = f"<!-- {words} -->"
-        if marker in source[0]:
-            source[0] = source[0].replace(marker, made())
+    source[0] = MODULES.sub(lambda found: library_reference(modules_of(found[1])), source[0])
+    if HELP in source[0]:
+        source[0] = source[0].replace(HELP, command_line_reference())
 
 
 def always_anew(app: Any, env: Any, added: set, changed: set, removed: set) -> list[str]:
