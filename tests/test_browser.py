@@ -8,6 +8,7 @@ loadgroup` gives each page to one worker.
 import functools
 import io
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -233,7 +234,7 @@ def test_sliders_change_the_picture(page):
 
 def test_sliders_answer_at_once(page):
     shown = f"""area => [...area.querySelectorAll('{PICTURES}')]
-        .findIndex(e => e.checkVisibility())"""
+        .filter(e => e.checkVisibility()).map(e => e.outerHTML).join()"""
     for area in page.locator(".widget-subarea").all():
         handle, best = area.locator(".noUi-handle").last, 1e9
         handle.focus()
@@ -391,7 +392,11 @@ def test_accessibility(page):
 def test_the_dark(page):
     """The theme follows the system; words are light on dark; pictures keep their colours."""
     picture = page.locator("article img").filter(visible=True)
-    light = photo(picture.first) if picture.count() else None
+
+    def inside():  # without the rim, which may share its pixels with the page
+        return photo(picture.first)[6:-6, 6:-6] if picture.count() else np.zeros(0)
+
+    light = inside()
     page.emulate_media(color_scheme="dark")
     assert eventually(
         page, lambda: page.locator("html").get_attribute("data-theme") == "dark")
@@ -399,18 +404,20 @@ def test_the_dark(page):
     assert brightness(page, "document.querySelector('article p')", "color") > 150
     for button in page.locator(".widget-play button").filter(visible=True).all():
         assert photo(button).mean() < 128
-    if light is not None:
-        assert not differ(light, photo(picture.first))
+    assert not differ(light, inside())
     assert complaints(page, {"runOnly": ["color-contrast"]}) == []
 
 
 def brightness(page, element, property):
     color = page.evaluate(f"getComputedStyle({element}).{property}")
-    return sum(float(part) for part in color.split("(")[1].split(",")[:3]) / 3
+    return sum(map(int, re.findall(r"\d+", color)[:3])) / 3
 
 
 def complaints(page, options):
-    found = axe().run(page, options=options).response["violations"]
+    # formulas are the same everywhere, and ten thousand elements
+    context = {"exclude": [["mjx-container"]]}
+    found = axe().run(page, context, {"resultTypes": ["violations"], **options})
+    found = found.response["violations"]
     ours = [violation for violation in found if violation["id"] not in THEIRS]
     return [(v["id"], [n["html"][:160] for n in v["nodes"]]) for v in ours]
 

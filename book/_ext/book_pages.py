@@ -127,6 +127,9 @@ def mend(page: str) -> str:
     page = ICON_SCRIPT.sub("", page)
     # a label that hides the words a reader sees
     page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    # and, in the table of contents, one that is missing
+    toggle = '<span class="toctree-toggle"'
+    page = page.replace(f"<summary>{toggle}", f'<summary aria-label="Pages below">{toggle}')
     # sphinx-exercise gives all exercises of a page the same two ids, which nothing refers to
     page = re.sub(r' id="(exercise|solution)-content"', "", page)
     return add_stills(mark_long_code(page))
