@@ -400,6 +400,7 @@ def test_the_dark(page):
     page.emulate_media(color_scheme="dark")
     assert eventually(
         page, lambda: page.locator("html").get_attribute("data-theme") == "dark")
+    page.wait_for_timeout(500)  # colours change by degrees
     assert brightness(page, "document.body", "backgroundColor") < 60
     assert brightness(page, "document.querySelector('article p')", "color") > 150
     for button in page.locator(".widget-play button").filter(visible=True).all():
