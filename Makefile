@@ -24,7 +24,7 @@ PAGES := _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all setup book train test test-book notebooks clean help changed
+.PHONY: all setup book train test test-book test-faults notebooks clean help changed
 .SHELLFLAGS := -eu -c
 
 # Announce a step, with the seconds since make began.
@@ -44,6 +44,7 @@ help:
 	@echo 'make book       only the book, from the outputs committed in the notebooks'
 	@echo 'make test       everything CI runs'
 	@echo 'make test-book  of that, the checks of the built pages, in Chromium where it is installed'
+	@echo 'make test-faults  the full fault drill: kills, full disks, dead processes'
 	@echo 'make notebooks  run all notebooks again and write their outputs'
 	@echo 'make clean      remove everything that was made, .venv excepted'
 	@echo 'PYTHON=python3.12   the Python, 3.11 or later, that makes .venv'
@@ -89,6 +90,7 @@ $(DONE)/trained: $(DONE)/toytown $(DONE)/train-args
 	$(call say,training SETR-PUP on ToyTown)
 	@$(BIN)/setr-lite train toytown_pup data.root=$(TOWN) train.out=$(RUN) $(TRAIN_ARGS) \
 	  $$(test -d $(RUN)/last && echo --resume)
+	@grep -q '"finished": true' $(RUN)/last/state.json || { echo 'stopped early: make again goes on'; exit 1; }
 	$(call say,scoring it on held-out streets)
 	@$(BIN)/setr-lite eval $(RUN)/last --json $(RUN)/eval.json
 	$(call say,painting the held-out streets)
@@ -135,6 +137,10 @@ test: $(DONE)/environment $(DONE)/browser-files
 test-book: $(DONE)/book
 	$(call say,the built pages)
 	@$(TEST_BOOK)
+
+test-faults: $(DONE)/environment
+	$(call say,the full fault drill)
+	@$(ONE_THREAD) DRILL=full $(PYTEST) -v -s --durations 0 --durations-min 1 tests/faults
 
 clean:
 	rm -rf _build $(DONE) $(TOWN) $(RUN) book/_web/static/vendor

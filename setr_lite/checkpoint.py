@@ -8,8 +8,9 @@
 ====================  =============================================================
 
 It is written beside its final name and renamed, so a crash at any instant leaves the last
-complete one. Nothing in it is executed when it is read: JSON, safetensors, and a tensor file
-opened with ``weights_only=True``.
+complete one, and a disk that is too small is noticed before the first byte. Weights and state are
+those of one process, however many took part. Nothing in it is executed when it is read: JSON,
+safetensors, and a tensor file opened with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +26,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .config import RunConfig
+from .distributed import rank
 from .errors import UserError
+from .parallel import is_cut_up, load_optimizer, whole_state
 
 OLD = ".old"  # the previous checkpoint, during the two renames that replace it
 
@@ -43,33 +48,68 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, replacing the one of that name only when the new one is complete.
 
+    In a run of several processes all of them call it and the first one writes.
+
     Raises:
         UserError: the files cannot be written (full disk, no permission); what was there stays.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(folder)
+    if rank() > 0 and not is_cut_up(model):
+        return folder
+    tensors = whole_state(model.state_dict())
+    moments = None if optimizer is None else whole_state(optimizer.state_dict())
+    if rank() > 0:
+        return folder
     part = folder.with_name(folder.name + ".part")
     info = {"config": config.to_dict(), "classes": list(classes)}
     info["palette"] = [[int(v) for v in colour] for colour in palette]
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        _require_space(part, [tensors, moments])
         save_file(tensors, part / "model.safetensors")
         (part / "config.json").write_text(json.dumps(info, indent=1))
         (part / "state.json").write_text(json.dumps(state or {}, indent=1))
-        if optimizer is not None:
-            torch.save(optimizer.state_dict(), part / "optimizer.pt")
+        if moments is not None:
+            torch.save(moments, part / "optimizer.pt")
         _flush(part)
         _replace(folder, part)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise UserError(
             f"could not save {folder}: {error}; what was saved there before is untouched, free "
             "some space or choose another train.out"
         ) from error
     return folder
+
+
+def keep_numbered(folder: str | Path, step: int, count: int) -> None:
+    """Keep a checkpoint as ``step_NUMBER`` beside it, and of all such the latest `count`.
+
+    Files are linked, not copied, where the disk can: `save_checkpoint` never changes a file, it
+    writes new ones. `count` 1 keeps none, `folder` itself is one.
+
+    Raises:
+        UserError: the files cannot be written.
+    """
+    if count == 1:
+        return
+    folder = Path(folder)
+    target = folder.with_name(f"step_{step:07d}")
+    part = target.with_name(target.name + ".part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(folder, part, copy_function=_link)
+        _replace(target, part)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise UserError(f"could not save {target}: {error}; {folder} is untouched") from error
+    there = [p for p in folder.parent.iterdir() if re.fullmatch(r"step_\d+", p.name)]
+    for old in sorted(there, key=lambda p: int(p.name[5:]))[:-count]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def read_info(folder: str | Path) -> dict[str, Any]:
@@ -145,7 +185,7 @@ def read_optimizer(folder: str | Path, optimizer: torch.optim.Optimizer) -> None
     if not path.exists():
         raise UserError(f"{path}: not there; this checkpoint can be used but not resumed")
     try:
-        optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        load_optimizer(optimizer, torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle raises whatever it likes
         raise UserError(f"{path}: cannot be resumed from ({error})") from error
 
@@ -180,11 +220,30 @@ def _replace(folder: Path, part: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _require_space(folder: Path, state: list[Any]) -> None:
+    """OSError if tensors, and a megabyte for the rest, do not fit on the disk."""
+    size = sum(v.nbytes for v in tree_leaves(state) if isinstance(v, Tensor)) + 2**20
+    total, _, free = shutil.disk_usage(folder)
+    if total and size > free:  # some network disks tell no sizes
+        raise OSError(
+            f"No space left on device: {size / 2**20:.0f} MiB to write, {free / 2**20:.0f} free")
+
+
 def _flush(folder: Path) -> None:
     """On disk before the rename, or a power cut could leave the new name with empty files."""
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+    for path in (*folder.iterdir(), folder):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -28,7 +28,8 @@ A mistake in the input ends with one line and exit code 2."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code.
 
-    0 done, 1 `check-data` found faults, 2 a user's mistake, 130 Ctrl-C, 141 pipe closed.
+    0 done, or a training that was asked to stop and saved first; 1 `check-data` found faults, 2 a
+    user's mistake, 130 Ctrl-C, 141 pipe closed.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
@@ -104,9 +105,25 @@ def run_train(options: argparse.Namespace) -> int:
         result = train(config, resume=options.resume)
         if distributed.rank() == 0 and result["confusion"] is not None:
             print(result["confusion"].table(result["classes"]))
-        return 0 if result["finished"] else 130
+        if distributed.rank() == 0 and not result["finished"]:
+            print(f"to go on:\n  {_resume_command(options.words)}")
+        return 0
     finally:
         distributed.stop()
+
+
+def _resume_command(words: Sequence[str]) -> str:
+    """The command that continues the training which `words` started."""
+    import shlex
+
+    words = [*words, *["--resume"] * ("--resume" not in words)]
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return shlex.join(["setr-lite", *words])
+    count = os.environ["LOCAL_WORLD_SIZE"]
+    where = "--standalone"
+    if os.environ.get("WORLD_SIZE") != count:
+        where = "(as before)"  # several machines: their names stand in the first command
+    return f"torchrun {where} --nproc_per_node={count} -m setr_lite {shlex.join(words)}"
 
 
 def run_eval(options: argparse.Namespace) -> None:

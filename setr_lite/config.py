@@ -203,6 +203,12 @@ class TrainConfig:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes CUDA when there is one."""
     amp: Literal["auto", "off", "bf16"] = "auto"
     """bfloat16 autocast; auto uses it on CUDA only (it is slow on most CPUs)."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Several processes each hold the model and average gradients, or share one in pieces, see
+    `parallel`. Checkpoints do not depend on it, nor on the number of processes."""
+    sync_bn: bool = True
+    """With several processes BatchNorm sees the images of all, as published: one or two a card
+    are too few for statistics of their own."""
     compile: bool = False
     """Compile each encoder block."""
     freeze_encoder: bool = False
@@ -216,11 +222,22 @@ class TrainConfig:
     """Steps between evaluations; 0 evaluates only at the end."""
     save_every: int = 2_000
     """Steps between checkpoints; the last one is kept, and the best by mIoU."""
+    keep_last: int = 1
+    """Above 1 this many of the latest checkpoints are kept under their step's number, beside
+    ``last`` and ``best``."""
     log_every: int = 20
     """Steps between lines of the log."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """An image that cannot be read ends the run, or another takes its place; with ``skip`` a loader
+    process that dies is started again, too. Both are counted in the checkpoint."""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
+        if self.parallel == "fsdp" and self.feature_cache:
+            raise UserError(
+                "train.feature_cache: its encoder runs for new images only, and the pieces of "
+                "train.parallel=fsdp have to run together; use train.parallel=ddp"
+            )
+        for key in ("steps", "batch_size", "accumulate", "save_every", "keep_last", "log_every"):
             _at_least(f"train.{key}", getattr(self, key), 1)
         for key in ("workers", "eval_every", "seed", "micro_batch"):
             _at_least(f"train.{key}", getattr(self, key), 0)

@@ -1,16 +1,35 @@
 """One process or many: the environment that torchrun sets, and what ranks say to one another.
 
 Everything works unchanged in a single process, where the functions do nothing.
+
+One machine with eight cards::
+
+    torchrun --standalone --nproc_per_node=8 -m setr_lite train RECIPE ...
+
+Several machines run the same line each, and meet at one of them (``data/slurm/train.sbatch`` does
+it under SLURM)::
+
+    torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_id=any_word \\
+        --rdzv_endpoint=FIRST_MACHINE:29500 -m setr_lite train RECIPE ...
+
+``train.batch_size`` is that of all processes together, so it does not change with their number, and
+neither does what is learned. All machines read the same files and the first one writes. Where a
+process dies, torchrun ends the others, and ``--resume`` goes on with any number of processes that
+divides the batch.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import UserError
 
@@ -39,7 +58,8 @@ def start(device: str = "auto") -> torch.device:
     if "RANK" in os.environ and not dist.is_initialized():
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # gloo beside NCCL: what hosts tell one another never waits for a card
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     return chosen
 
 
@@ -81,20 +101,6 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model as it is trained: on its own, or as DDP that averages gradients over ranks.
-
-    With several CUDA ranks BatchNorm becomes SyncBatchNorm, as published (one or two images a
-    card are too few for statistics of their own). On CPU each rank keeps its own statistics.
-    """
-    if world_size() == 1:
-        return model
-    if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
-    return nn.parallel.DistributedDataParallel(model)
-
-
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a tensor over all ranks, in place."""
     if world_size() > 1:
@@ -119,13 +125,77 @@ def smallest_over_ranks(value: int, device: torch.device) -> int:
     return int(least)
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` holds on any rank; all ranks must call it together."""
-    if world_size() == 1:
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value)
-    return value.item() > 0
+class StopSignals:
+    """Ctrl-C and SIGTERM, to any process, as something that all of them hear of at the same step.
+
+    A context manager; inside it the signals interrupt nothing. In a single process a second
+    Ctrl-C does.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._message: tuple[dist.Work, Tensor] | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            self._before = {number: signal.signal(number, self._hear) for number in numbers}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._message is not None and kind is None:
+            self._message[0].wait()  # the others may still be reading it
+
+    def _hear(self, number: int, frame: object) -> None:
+        # torchrun hands a Ctrl-C on that the terminal has sent already: there twice means once
+        if number == signal.SIGINT and self.event.is_set() and world_size() == 1:
+            raise KeyboardInterrupt
+        self.event.set()
+
+    def asked(self) -> bool:
+        """Whether to stop now; all processes call it after each step and get the same answer.
+
+        Several processes answer for the step before: the message goes round while the step is
+        computed, from host to host, so no card waits and nobody stops alone.
+        """
+        if world_size() == 1:
+            return self.event.is_set()
+        arrived = self._message
+        flag = torch.tensor(float(self.event.is_set()))
+        self._message = (dist.all_reduce(flag, async_op=True), flag)
+        if arrived is None:
+            return False
+        arrived[0].wait()
+        return bool(arrived[1])
+
+
+@contextmanager
+def name_lost_process(advice: str) -> Iterator[None]:
+    """Turn what the network, or a loader, says of a process that is gone into one line.
+
+    Raises:
+        UserError: in place of their error; ends with `advice`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).split("\n")[0].split(". ")[0]
+        if text.startswith("DataLoader worker"):
+            raise UserError(
+                "a loader process died (out of memory, or killed); try fewer train.workers; "
+                f"{advice}"
+            ) from error
+        known = isinstance(error, dist.DistError) or re.search(
+            "gloo|nccl|connection (closed|reset)", text, re.IGNORECASE)
+        if world_size() == 1 or not known:
+            raise
+        raise UserError(
+            f"process {rank()} of {world_size()}: another process of the run is gone ({text}); "
+            f"{advice}"
+        ) from error
 
 
 def barrier() -> None:

@@ -238,8 +238,10 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], embed_dim))
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, r) for r in rates)
-        # A class token that never enters the blocks stays in the state dict, but cannot learn.
+        # What the taps never see stays in the state dict, as published weights have it, but cannot
+        # learn; DistributedDataParallel would wait for its gradient.
         self.cls_token.requires_grad_(keep_class_token)
+        self.blocks[max(self.taps) + 1 :].requires_grad_(False)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=init_std)

@@ -7,7 +7,9 @@ one line and exits with code 2. A message says what is wrong, where, and what to
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -21,3 +23,19 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; choose from {', '.join(choices)}"
+
+
+@contextmanager
+def written_in(folder: Path) -> Iterator[None]:
+    """Name the run's folder where one of its smaller files cannot be written.
+
+    Raises:
+        UserError: in place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); a checkpoint that is there "
+            "stays; free some space or choose another train.out"
+        ) from error

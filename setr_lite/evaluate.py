@@ -82,10 +82,10 @@ def _predictions(
 
     Nothing in it waits for the device: the next images are loaded while these are computed.
     """
-    settings, protocol, device = config.eval, protocol_of(config), model.device
+    settings, protocol, weight = config.eval, protocol_of(config), next(model.parameters())
     window = Window(settings.window, settings.stride) if settings.mode == "slide" else None
     there = (
-        ([view[None].to(device, non_blocking=True) for view in views], size)
+        ([view[None].to(weight, non_blocking=True) for view in views], size)  # device and type
         for views, size in images
     )
     for label in predict_each(

@@ -6,14 +6,14 @@ and resumed takes the same steps as one that was not: on a CPU, the same bits.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
 import random
-import signal
-import threading
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from . import checkpoint, distributed
+from . import checkpoint, distributed, nonfinite, parallel
 from .config import RunConfig
-from .datasets import TrainStream, load_dataset, rank_counters
+from .datasets import load_dataset
 from .describe import start_table
 from .errors import UserError
 from .evaluate import evaluate, predictor
+from .feed import Batch, Faults, Feed
 from .fit import fit_to_device
 from .frozen import freeze_encoder
 from .losses import loss_and_terms, loss_divisor
@@ -40,7 +40,6 @@ from .optim import build_optimizer, describe_groups, set_lr
 from .pretrained import load_first_weights, require_source
 from .recompute import recompute_encoder
 from .run_log import RunLog
-from .transforms import TrainTransform
 from .visualize import overlay
 
 PICTURES = 3
@@ -51,7 +50,8 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     """Train the model of a run; the same function serves scripts, notebooks and torchrun.
 
     Writes into ``train.out`` (default ``runs/<recipe>``): ``last`` and ``best`` checkpoints,
-    ``log.csv``, ``curves.png`` and TensorBoard events.
+    ``log.csv``, ``curves.png`` and TensorBoard events. Ctrl-C and SIGTERM end it after the step,
+    or the evaluation, that is going on, with ``last`` saved.
 
     Args:
         config: a recipe, perhaps with overrides.
@@ -69,19 +69,24 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     """
     started = time.perf_counter()
     device = distributed.start(config.train.device)
-    say = print if progress and distributed.rank() == 0 else lambda *_: None
+    loud = progress and distributed.rank() == 0
+    say = functools.partial(print, flush=True) if loud else lambda *_: None
     run = _Run(config, device, resume)
     _make_folder(run.folder)
     if progress or device.type == "cuda":  # a second on a CPU: not for nothing
         run.speed = measure_speed(run.config, device)
         say(run.describe())
-    loader = _batches(run.config, run)
     bar = tqdm(
         total=config.train.steps, initial=run.step, unit="step", desc=config.recipe or "train",
         disable=not progress or distributed.rank() > 0, dynamic_ncols=True,
     )
-    with bar, _stop_signals() as stop, run.log:
-        for batch in loader:
+    advice = f"{run.folder / 'last'} is the last checkpoint, --resume goes on from there"
+    stop = distributed.StopSignals()
+    with bar, distributed.name_lost_process(advice), stop, run.log:
+        if run.owes_evaluation:
+            run.evaluate(progress)
+            run.save()
+        for batch in run.feed.batches(run.step):
             loss = run.take_step(batch)
             bar.update()
             if run.due(config.train.log_every):
@@ -90,13 +95,14 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
                 text += "  MFU {mfu:.0%}" if "mfu" in row else ""
                 bar.set_postfix_str(text.format(**row))
             if run.due(config.train.eval_every):
+                run.save()  # an evaluation takes long; who is stopped in it should lose no step
                 run.evaluate(progress)
                 say(f"step {run.step}: mIoU {run.miou:.3f}")
-            if run.due(config.train.save_every):
+            if run.due(config.train.save_every) or run.scored == run.step:
                 run.save()
-            if run.should_stop(stop):
+            if stop.asked() and run.step < config.train.steps:
                 run.save()
-                say(f"\nstopped after step {run.step}, saved in {run.folder}; --resume goes on")
+                say(f"\nstopped after step {run.step}, saved in {run.folder / 'last'}")
                 break
     distributed.barrier()  # rank 0 may still be writing
     return run.result(time.perf_counter() - started)
@@ -122,7 +128,7 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     say = print if distributed.rank() == 0 else lambda *_: None
     say(run.describe())
     times = [time.perf_counter()]
-    batch = next(iter(_batches(run.config, run)))
+    batch = next(run.feed.batches(run.step))
     times.append(time.perf_counter())
     losses = []
     for _ in range(2):
@@ -165,7 +171,9 @@ class _Run:
                 f"{len(self.train_set.classes)} classes; "
                 f"set model.num_classes={len(self.train_set.classes)}"
             )
-        self.step, self.miou, self.best, self.confusion = 0, math.nan, -1.0, None
+        self.step, self.scored = 0, 0  # of the last update, of the last evaluation
+        self.miou, self.best, self.confusion = math.nan, -1.0, None
+        self.faults, self.earlier = Faults(), Faults()  # of this process, of those before it
         seed_everything(config.train.seed, 0)
         self.model, self.sources = SETR.from_config(config.model), []
         config = replace(config, data=self.model.normalization(config.data))
@@ -184,16 +192,25 @@ class _Run:
         freeze_encoder(self.model.encoder, config)
         recompute_encoder(self.model.encoder, config.train)
         self.model.to(device).train()
-        if device.type == "cuda":
+        cut_up = config.train.parallel == "fsdp" and distributed.world_size() > 1
+        if device.type == "cuda" and not cut_up:  # FSDP takes contiguous weights only
             self.model.to(memory_format=torch.channels_last)
         if config.train.compile:
             for block in self.model.encoder.blocks:
                 block.compile()
-        self.wrapped = distributed.wrap(self.model, device)
-        self.optimizer = build_optimizer(self.model, config.optim)
+        self.wrapped = parallel.wrap(
+            self.model, device, parallel=config.train.parallel, sync_bn=config.train.sync_bn,
+            bf16=self.bf16)
+        # plain SGD has no fused form for FSDP's pieces
+        self.optimizer = build_optimizer(self.model, config.optim, fused=not cut_up)
+        self.guard = nonfinite.Guard(self.optimizer, device.type == "cuda" and not cut_up)
+        self.recent: deque[tuple[int, Batch]] = deque(maxlen=2)
         if resume:
             self._resume()
-        self.log = RunLog(self.folder, self.step)
+        self.feed = Feed(
+            config, self.train_set, self.faults, pin=device.type == "cuda",
+            warn=lambda text: tqdm.write(text, file=sys.stderr))
+        self.log = RunLog(self.folder, self.step, self.scored)
         self.clock, self.clock_step = time.perf_counter(), self.step
 
     def _resume(self) -> None:
@@ -202,8 +219,11 @@ class _Run:
         checkpoint.read_optimizer(last, self.optimizer)
         state = checkpoint.read_state(last)
         self.step, self.best = state["step"], state["best"]
+        self.scored = state.get("scored", self.step)
         self.miou = math.nan if state["miou"] is None else state["miou"]
-        if self.step >= self.config.train.steps:
+        if distributed.rank() == 0:
+            self.earlier = Faults(**state.get("faults", {}))
+        if self.step >= self.config.train.steps and not self.owes_evaluation:
             raise UserError(
                 f"{last}: has all {self.step} of train.steps={self.config.train.steps}; raise "
                 "train.steps to go on"
@@ -230,55 +250,63 @@ class _Run:
         """Whether something that happens every so many steps, and at the end, happens now."""
         return self.step == self.config.train.steps or (every > 0 and self.step % every == 0)
 
-    def should_stop(self, asked: threading.Event) -> bool:
-        """Whether any rank was asked to stop; several ranks agree when they log, not each step."""
-        if self.step == self.config.train.steps:
-            return False
-        if distributed.world_size() == 1:
-            return asked.is_set()
-        return self.due(self.config.train.log_every) and distributed.any_rank(
-            asked.is_set(), self.device)
+    @property
+    def owes_evaluation(self) -> bool:
+        """Whether the run was stopped before the evaluation that its last step asks for."""
+        return 0 < self.step != self.scored and self.due(self.config.train.eval_every)
 
-    def take_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    @property
+    def bf16(self) -> bool:
+        """Whether it computes in bfloat16 autocast."""
+        amp = self.config.train.amp
+        return amp == "bf16" or (amp == "auto" and self.device.type == "cuda")
+
+    def take_step(self, batch: Batch) -> Tensor:
         """One optimiser step on this rank's images; the loss, still on the device."""
+        self.recent.append((self.step + 1, batch))
         c = self.config
         seed_everything(c.train.seed, self.step + 1, distributed.rank())
         set_lr(self.optimizer, self.step, c.train.steps, c.optim)
-        image = batch[0].to(self.device, non_blocking=True)
-        label = batch[1].to(self.device, non_blocking=True)
+        # PyTorch's default type, so that a script can train in float64
+        image = batch.image.to(self.device, torch.get_default_dtype(), non_blocking=True)
+        label = batch.label.to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
         loss, self.terms = torch.zeros((), device=self.device), 0
         count, divisor = c.train.accumulate, loss_divisor(label, c.loss.normalize)
         parts = zip(image.chunk(count), label.chunk(count), strict=True)
         for i, (images, labels) in enumerate(parts, 1):
-            with _sync_when(self.wrapped, i == count), self._autocast():
+            with parallel.gradients_sync_when(self.wrapped, i == count), self._autocast():
                 part, terms = loss_and_terms(
                     self.wrapped(images), labels,
                     aux_weight=c.loss.aux_weight, normalize=c.loss.normalize, divisor=divisor,
                 )
                 part.backward()
             loss, self.terms = loss + part.detach(), self.terms + terms
+        norm = nonfinite.gradient_norm(self.model.parameters())
+        self._guarded(lambda: self.guard.before_update(self.step + 1, loss, norm))
         if c.optim.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), c.optim.clip_norm)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), c.optim.clip_norm, norm)
         self.optimizer.step()
         self.step += 1
         return loss
 
+    def _guarded(self, look: Callable[[], None]) -> None:
+        """`look` for what is not finite, and stop if it is there."""
+        try:
+            look()
+        except nonfinite.NonFinite as error:
+            self.step, batch = error.step - 1, dict(self.recent)[error.step]
+            nonfinite.stop(error, self.folder, self._write, batch[:2], batch.names)
+
     def _autocast(self) -> torch.autocast:
-        amp = self.config.train.amp
-        on = amp == "bf16" or (amp == "auto" and self.device.type == "cuda")
         # every weight is used once: kept casts would only take memory, see `MicroBatches`
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     def write_log(self, loss: Tensor) -> dict[str, Any]:
         """One line of the log: losses of this step over all ranks, rates, speed, memory."""
         terms = distributed.mean_over_ranks(torch.stack([loss, *self.terms])).tolist()
         value, *terms = terms
-        if not math.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {self.step}; the last checkpoint in {self.folder} is "
-                "from before, resume it with a lower optim.lr or optim.clip_norm=1"
-            )
         now = time.perf_counter()
         images = (self.step - self.clock_step) * self.config.train.batch_size
         speed = images / max(now - self.clock, 1e-9)
@@ -298,46 +326,67 @@ class _Run:
 
     def evaluate(self, progress: bool) -> None:
         """Score the validation set, keep the best, draw the curves."""
+        self._guarded(self.guard.settle)
         progress = progress and distributed.rank() == 0
+        model = self._whole_model()
         self.confusion = evaluate(
-            self.model, self.val_set, self.config, workers=self.config.train.workers,
-            progress=progress)
-        self.miou = float(self.confusion.miou())
+            model, self.val_set, self.config, workers=self.config.train.workers, progress=progress)
+        self.miou, self.scored = float(self.confusion.miou()), self.step
+        if self.miou > self.best:
+            self.best = self.miou
+            self._write("best", optimizer=False)
         if distributed.rank() == 0:
             classes = zip(self.val_set.classes, self.confusion.iou().tolist(), strict=True)
             ious = {f"iou/{name}": iou for name, iou in classes if not math.isnan(iou)}
             self.log.write({"step": self.step, "miou": self.miou, **ious})
-            self.log.show(self.step, self._pictures())
-            if self.miou > self.best:
-                self.best = self.miou
-                self.save("best", optimizer=False)
+            self.log.show(self.step, self._pictures(model))
             self.log.draw()
         self.clock, self.clock_step = time.perf_counter(), self.step  # not the loop's time
 
-    def _pictures(self) -> Iterator[tuple[str, np.ndarray]]:
+    def _whole_model(self) -> SETR:
+        """The model as one process has it. FSDP's pieces would have to call one another for every
+        image, and processes score different numbers of them."""
+        if not parallel.is_cut_up(self.model):
+            return self.model
+        model = SETR.from_config(self.config.model)
+        model.load_state_dict(parallel.whole_state(self.model.state_dict()))
+        return model.to(self.device)
+
+    def _pictures(self, model: SETR) -> Iterator[tuple[str, np.ndarray]]:
         """The first validation images under what the model sees in them."""
-        self.model.eval()
-        label_of = predictor(self.model, self.config)
+        model.eval()
+        label_of = predictor(model, self.config)
         for i in range(min(PICTURES, len(self.val_set), self.config.eval.limit or PICTURES)):
             sample = self.val_set[i]
             picture = overlay(sample.image, label_of(sample.image), self.val_set.palette)
             yield f"validation/{sample.name}", np.asarray(picture)
-        self.model.train()
+        model.train()
 
-    def save(self, name: str = "last", optimizer: bool = True) -> None:
-        """Write a checkpoint; rank 0 does, the others wait."""
+    def save(self) -> None:
+        """Write the checkpoint ``last``, and number it if several are kept."""
+        self._guarded(self.guard.settle)
+        self._write("last")
         if distributed.rank() == 0:
-            batch = self.config.train.batch_size
-            checkpoint.save_checkpoint(
-                self.folder / name, self.model, self.config,
-                classes=self.val_set.classes, palette=self.val_set.palette,
-                optimizer=self.optimizer if optimizer else None,
-                state={
-                    "step": self.step, "samples": self.step * batch, "best": self.best,
-                    "miou": None if math.isnan(self.miou) else self.miou,
-                    "torch": torch.__version__, "device": str(self.device),
-                },
-            )
+            checkpoint.keep_numbered(self.folder / "last", self.step, self.config.train.keep_last)
+
+    def _write(self, name: str, optimizer: bool = True) -> None:
+        faults = torch.tensor([self.faults.images, self.faults.workers], device=self.device)
+        images, workers = distributed.sum_over_ranks(faults).tolist()
+        checkpoint.save_checkpoint(
+            self.folder / name, self.model, self.config,
+            classes=self.val_set.classes, palette=self.val_set.palette,
+            optimizer=self.optimizer if optimizer else None,
+            state={
+                "step": self.step, "samples": self.step * self.config.train.batch_size,
+                "finished": self.step == self.config.train.steps == self.scored,
+                "scored": self.scored, "best": self.best,
+                "miou": None if math.isnan(self.miou) else self.miou,
+                "faults": asdict(Faults(
+                    self.earlier.images + images, self.earlier.workers + workers)),
+                "torch": torch.__version__, "device": str(self.device),
+                "processes": distributed.world_size(),
+            },
+        )
 
     def result(self, seconds: float) -> dict[str, Any]:
         return {
@@ -356,20 +405,6 @@ def seed_everything(*numbers: int) -> None:
     torch.manual_seed(seed)
 
 
-def _batches(config: RunConfig, run: _Run) -> DataLoader:
-    """This rank's share of every batch from the run's step to the end, as (image, label)."""
-    stream = TrainStream(
-        run.train_set, TrainTransform(config.data, config.train.seed), config.train.seed)
-    counters = rank_counters(
-        run.step, config.train.steps, config.train.batch_size,
-        distributed.rank(), distributed.world_size(),
-    )
-    return DataLoader(
-        stream, batch_size=run.batch, sampler=counters, num_workers=config.train.workers,
-        pin_memory=run.device.type == "cuda", worker_init_fn=distributed.one_thread,
-    )
-
-
 def _local_batch(config: RunConfig) -> int:
     size, world, parts = config.train.batch_size, distributed.world_size(), config.train.accumulate
     if size % (world * parts):
@@ -383,9 +418,10 @@ def _local_batch(config: RunConfig) -> int:
 def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
     """A resumed run may change where and how long it runs, not what it computes."""
     free = {
-        "train.steps", "train.out", "train.device", "train.workers", "train.compile",
-        "train.micro_batch", "train.grad_checkpointing", "train.fit", "train.eval_every",
-        "train.save_every", "train.log_every", "train.feature_cache", "data.root",
+        "train.steps", "train.out", "train.device", "train.workers", "train.parallel",
+        "train.compile", "train.micro_batch", "train.grad_checkpointing", "train.fit",
+        "train.on_bad_image", "train.eval_every", "train.save_every", "train.keep_last",
+        "train.log_every", "train.feature_cache", "data.root",
     }
     before, now = saved.to_dict(), asked.to_dict()
     for section in ("model", "data", "loss", "optim", "train"):
@@ -403,28 +439,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"train.out={folder}: cannot be written ({error.strerror})") from error
-
-
-def _sync_when(model: nn.Module, last: bool) -> contextlib.AbstractContextManager:
-    """DDP averages gradients once, after the last part of an accumulated batch."""
-    return contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
-    event = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,6 +1,8 @@
 """A checkpoint is complete or absent, and errors name what differs."""
 
 import json
+import shutil
+from collections import namedtuple
 from dataclasses import replace
 
 import pytest
@@ -83,6 +85,40 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, model, monkeypatch)
         checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 2})
     assert checkpoint.read_state(folder) == {"step": 1}
     assert not (tmp_path / "last.part").exists()
+
+
+def test_a_disk_that_is_too_small_is_left_alone(tmp_path, model, monkeypatch):
+    """Asked before a byte is written: what was there is not even touched."""
+    folder = checkpoint.save_checkpoint(tmp_path / "last", model, CONFIG, state={"step": 1})
+    before = [(p, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(folder.iterdir())]
+    size = (folder / "model.safetensors").stat().st_size
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, size))
+    monkeypatch.setattr("safetensors.torch.save_file", None)
+    with pytest.raises(UserError, match=r"No space left on device: \d+ MiB to write, \d+ free; wh"):
+        checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 2})
+    assert [(p, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(folder.iterdir())] == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_numbered_checkpoints(tmp_path, model, monkeypatch, links):
+    folder = tmp_path / "last"
+    if not links:
+        monkeypatch.setattr("os.link", _no_links)
+    for step in (1, 2, 30, 1_000_000, 20_000_000):
+        checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": step})
+        checkpoint.keep_numbered(folder, step, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "last", "step_0000030", "step_1000000", "step_20000000"]
+    assert checkpoint.read_state(tmp_path / "step_0000030") == {"step": 30}
+    SETR.from_pretrained(tmp_path / "step_0000030")
+    checkpoint.keep_numbered(folder, 5, 1)
+    assert not (tmp_path / "step_0000005").exists()
+
+
+def _no_links(source, target):
+    raise OSError(1, "Operation not permitted")
 
 
 def test_another_shape_is_named(tmp_path, model):

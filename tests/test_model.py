@@ -74,14 +74,18 @@ def test_classifying_before_the_resize_changes_nothing(spread):
     torch.testing.assert_close(head([x]), head.classifier(features), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("taps", [None, (0, 1, 2, 3)])
 @pytest.mark.parametrize("head", ["naive", "pup", "mla"])
-def test_every_parameter_learns(head):
-    model = tiny(head)
+def test_every_parameter_learns(head, taps):
+    """DistributedDataParallel would wait for one that does not."""
+    model = tiny(head, taps=taps)
     output = model(torch.randn(2, 3, 32, 48))
     loss = output.logits.square().mean() + sum(a.square().mean() for a in output.aux_logits)
     loss.backward()
     idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == []
+    unread = [p.requires_grad for p in model.encoder.blocks[4].parameters()]
+    assert set(unread) == {taps is None}
 
 
 def test_crop_and_squeeze():

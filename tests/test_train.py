@@ -1,16 +1,17 @@
 """The loop: it learns, resumes bit for bit, survives being stopped, and refuses mistakes."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from setr_lite import checkpoint
 from setr_lite.config import TrainConfig
@@ -81,30 +82,7 @@ def test_the_loss_falls(tmp_path):
     assert sum(values[-3:]) < 0.7 * sum(values[:3])
 
 
-def test_resuming_a_killed_run_takes_the_same_steps(tmp_path):
-    whole = run(tmp_path / "whole", "model.drop_path=0.2")
-    code = (
-        "import sys; from setr_lite.recipes import get_recipe; from setr_lite.train import train;"
-        "train(get_recipe('toytown_naive').override(*sys.argv[1:]), progress=False)"
-    )
-    command = [sys.executable, "-c", code, *settings(tmp_path / "cut", "model.drop_path=0.2")]
-    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    last = tmp_path / "cut" / "last"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists(last) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    step = checkpoint.read_state(last)["step"]
-    assert step in (2, 4)  # it died on the way
-    resumed = run(tmp_path / "cut", "model.drop_path=0.2", resume=True)
-    assert losses(resumed) == losses(whole)
-    same_weights(resumed["checkpoint"], whole["checkpoint"])
-
-
 def same_weights(one, other):
-    from safetensors.torch import load_file
-
     a, b = (load_file(Path(folder) / "model.safetensors") for folder in (one, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -174,6 +152,7 @@ def test_a_step_never_waits_for_the_device():
 
 
 def test_ctrl_c_saves_first(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
     from setr_lite import train as _  # noqa: F401 (the module, below, not the function)
 
     loop = sys.modules["setr_lite.train"]
@@ -192,7 +171,7 @@ def test_ctrl_c_saves_first(tmp_path, monkeypatch):
     monkeypatch.undo()
     resumed = run(tmp_path / "a", "train.save_every=100", resume=True)
     assert losses(resumed) == losses(run(tmp_path / "b"))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_mistakes_are_one_line(tmp_path):
@@ -254,13 +233,19 @@ def test_cuda_asked_for_and_not_there(tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d; the last checkpoint"):
-        run(tmp_path, "optim.lr=1e18", "optim.clip_norm=0", "optim.warmup=0", "train.steps=6")
+    with pytest.raises(UserError, match=r"step \d: the loss is .*stopped before the update. Imag"):
+        run(tmp_path, "optim.lr=1e18", "optim.clip_norm=0", "optim.warmup=0",
+            "train.save_every=1")
+    kept, before = tmp_path / "nonfinite", tmp_path / "last"
+    assert checkpoint.read_state(kept)["step"] >= checkpoint.read_state(before)["step"]
+    SETR.from_pretrained(kept)
+    names = json.loads((kept / "batch_0.json").read_text())
+    assert len(names) == 2
+    assert load_file(kept / "batch_0.safetensors")["image"].shape == (2, 3, 32, 48)
 
 
-def test_two_processes_equal_one(tmp_path):
-    """Under torchrun, with whole-batch losses: BatchNorm in eval mode would be needed for equal
-    bits, so this compares what does not depend on it: the images seen and the first loss."""
+def test_torchrun_starts_several_processes(tmp_path):
+    """That they equal one is for test_parallel to show."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
         "-m", "setr_lite", "train", "toytown_naive", *settings(tmp_path / "two", "train.steps=2"),

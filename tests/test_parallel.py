@@ -1,0 +1,138 @@
+"""Several processes train what one trains, as copies or in pieces, and exchange checkpoints.
+
+All runs here are in float64 and compared to 1e-9.
+"""
+
+import csv
+import functools
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run_ranks
+from safetensors.torch import load_file
+
+from setr_lite import checkpoint
+from setr_lite.datasets import load_dataset
+from setr_lite.errors import UserError
+from setr_lite.feed import Faults, Feed
+from setr_lite.recipes import get_recipe
+from setr_lite.train import train
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
+SGD = ("optim.name=sgd", "optim.lr=0.05", "optim.head_multiplier=10", "optim.weight_decay=0",
+       "optim.clip_norm=0")  # fmt: skip
+WAYS = {
+    "adamw, all": ("loss.normalize=all",),
+    "sgd, valid": ("loss.normalize=valid", *SGD),
+}
+SEVERAL = {"adamw, all": (), "sgd, valid": ("train.micro_batch=1",)}
+"""What the processes set besides: micro-batches are exact, whoever holds the weights."""
+
+
+def config_of(out, *settings):
+    return get_recipe("toytown_mla").override(
+        f"data.root={SAMPLE}", f"train.out={out}", "train.device=cpu", "train.steps=3",
+        "train.batch_size=4", "train.workers=0", "train.eval_every=0", "train.save_every=1",
+        "train.log_every=1", "train.keep_last=9", "data.crop_size=32x48", "eval.limit=1",
+        "data.ratio_range=0.1,0.4",  # a small image is padded with ignored pixels
+        "model.channels=8", "optim.warmup=0", "optim.min_lr=1e-4", *settings,
+    )  # fmt: skip
+
+
+def go(out, settings, resume=False):
+    """A run in float64, in this process or as one of several."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        train(config_of(out, *settings), resume=resume, progress=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def same(one, other):
+    """Losses, score, weights, and the optimiser's state."""
+    for folder in (one, other):
+        assert checkpoint.read_state(folder / "last")["finished"]
+    torch.testing.assert_close(losses(one), losses(other), rtol=1e-9, atol=0)
+    miou = [checkpoint.read_state(folder / "last")["miou"] for folder in (one, other)]
+    assert miou[0] == miou[1]
+    weights, states = zip(*map(contents, (one, other)), strict=True)
+    torch.testing.assert_close(*weights, rtol=1e-9, atol=1e-9)
+    # fused AdamW counts its steps in float32, the other in the default type
+    torch.testing.assert_close(*states, rtol=1e-9, atol=1e-12, check_dtype=False)
+
+
+def losses(folder):
+    with open(folder / "log.csv", newline="") as file:
+        values = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+    assert len(values) == 3
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def contents(folder):
+    last = folder / "last"
+    moments = torch.load(last / "optimizer.pt", weights_only=True)["state"]
+    return load_file(last / "model.safetensors"), moments
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same run three times, alone, as two copies and in two pieces; each kind is made once."""
+
+    @functools.cache
+    def make(kind):
+        home, settings = tmp_path_factory.mktemp("runs"), WAYS[kind]
+        go(home / "one", settings)
+        for way in ("ddp", "fsdp"):
+            more = (*settings, *SEVERAL[kind], f"train.parallel={way}")
+            run_ranks(2, go, str(home / way), more, logs=home / f"{way} says")
+        return home, settings
+
+    return make
+
+
+def test_ignored_pixels_are_uneven_between_the_processes():
+    config = config_of("", "loss.normalize=valid")
+    feed = Feed(config, load_dataset(config.data, "train"), Faults())
+    for _, batch in zip(range(3), feed.batches(0), strict=False):
+        first, second = ((half != 255).sum() for half in batch.label.chunk(2))
+        assert first != second
+
+
+@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_equal_one(runs, kind, way):
+    home, _ = runs(kind)
+    same(home / way, home / "one")
+    state = checkpoint.read_state(home / way / "last")
+    assert state["processes"] == 2
+
+
+@pytest.mark.parametrize(("kind", "saved", "resumed"), [
+    ("adamw, all", "ddp", "one"), ("adamw, all", "one", "fsdp"),
+    ("sgd, valid", "fsdp", "one"), ("sgd, valid", "one", "ddp"), ("sgd, valid", "ddp", "fsdp"),
+])  # fmt: skip
+def test_checkpoints_do_not_depend_on_the_processes(runs, kind, saved, resumed, tmp_path):
+    home, settings = runs(kind)
+    out = tmp_path / "run"
+    shutil.copytree(home / saved / "step_0000001", out / "last")
+    shutil.copy(home / saved / "log.csv", out)
+    if resumed == "one":
+        go(out, settings, resume=True)
+    else:
+        more = (*settings, f"train.parallel={resumed}")
+        run_ranks(2, go, str(out), more, True, logs=tmp_path / "says")
+    same(out, home / "one")
+
+
+def test_without_sync_bn_copies_differ_from_one(runs, tmp_path):
+    """So the tests above would notice if BatchNorm saw one process's images only."""
+    home, settings = runs("adamw, all")
+    run_ranks(2, go, str(tmp_path / "own"), (*settings, "train.sync_bn=false"), logs=tmp_path)
+    assert not torch.allclose(losses(tmp_path / "own"), losses(home / "one"), rtol=1e-4)
+
+
+def test_a_feature_cache_needs_whole_models():
+    with pytest.raises(UserError, match=r"train.feature_cache: .*use train.parallel=ddp"):
+        config_of("", "train.feature_cache=tokens", "train.parallel=fsdp")
