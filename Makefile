@@ -24,7 +24,8 @@ PAGES := _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all setup book train test test-book test-faults notebooks clean help changed
+.PHONY: all setup book train test test-book test-faults test-input test-versions notebooks clean \
+        help changed
 .SHELLFLAGS := -eu -c
 
 # Announce a step, with the seconds since make began.
@@ -45,6 +46,8 @@ help:
 	@echo 'make test       everything CI runs'
 	@echo 'make test-book  of that, the checks of the built pages, in Chromium where it is installed'
 	@echo 'make test-faults  the full fault drill: kills, full disks, dead processes'
+	@echo 'make test-input  2,000 cases and more of bad input, of which make test has a part'
+	@echo 'make test-versions  the tests with the oldest and the newest packages; half an hour'
 	@echo 'make notebooks  run all notebooks again and write their outputs'
 	@echo 'make clean      remove everything that was made, .venv excepted'
 	@echo 'PYTHON=python3.12   the Python, 3.11 or later, that makes .venv'
@@ -141,6 +144,14 @@ test-book: $(DONE)/book
 test-faults: $(DONE)/environment
 	$(call say,the full fault drill)
 	@$(ONE_THREAD) DRILL=full $(PYTEST) -v -s --durations 0 --durations-min 1 tests/faults
+
+# not in CI: the whole of what `test` has a part of, and other versions
+
+test-input: $(DONE)/environment
+	@$(ONE_THREAD) SETR_INPUT_DRILL=full $(PYTEST) tests/test_bad_input.py
+
+test-versions: $(DONE)/environment
+	@$(BIN)/python tests/versions.py
 
 clean:
 	rm -rf _build $(DONE) $(TOWN) $(RUN) book/_web/static/vendor

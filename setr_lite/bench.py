@@ -24,6 +24,7 @@ from .bench_work import WORKS, model_config, recipe_config
 from .config import DataConfig, RunConfig, TrainConfig
 from .datasets import data_root, load_dataset
 from .errors import UserError, nearest
+from .files import written_beside
 from .memory import estimate_memory, format_bytes
 
 KINDS = (*(kind for kind in WORKS if kind != "recipe"), "memory")
@@ -325,7 +326,7 @@ def save_row(row: Row, path: str | Path, command: str) -> None:
     try:
         rows = json.loads(path.read_text()) if path.exists() else []
         rows = [old for old in rows if (old["command"], old["head"]) != (command, row["head"])]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([*rows, row], indent=1) + "\n")
+        with written_beside(path) as part:
+            part.write_text(json.dumps([*rows, row], indent=1) + "\n")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: cannot hold the results ({error})") from error

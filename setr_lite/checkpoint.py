@@ -33,6 +33,7 @@ from .distributed import rank
 from .errors import UserError
 from .parallel import is_cut_up, load_optimizer, whole_state
 
+DAMAGED = "the checkpoint is damaged, take another one"
 OLD = ".old"  # the previous checkpoint, during the two renames that replace it
 
 
@@ -63,7 +64,7 @@ def save_checkpoint(
     moments = None if optimizer is None else whole_state(optimizer.state_dict())
     if rank() > 0:
         return folder
-    part = folder.with_name(folder.name + ".part")
+    part = _beside(folder, ".part")
     info = {"config": config.to_dict(), "classes": list(classes)}
     info["palette"] = [[int(v) for v in colour] for colour in palette]
     try:
@@ -113,12 +114,20 @@ def keep_numbered(folder: str | Path, step: int, count: int) -> None:
 
 
 def read_info(folder: str | Path) -> dict[str, Any]:
-    """``config.json`` as it is: keys config, classes, palette.
+    """``config.json`` as it is: keys config (a dict), classes (names), palette (RGB rows).
 
     Raises:
-        UserError: no checkpoint there, or a file that is no JSON.
+        UserError: no checkpoint there, or a file that holds something else.
     """
-    return _read_json(_complete(folder) / "config.json")
+    path = _complete(folder) / "config.json"
+    info = _read_json(path)
+    for key, kind in {"config": dict, "classes": list, "palette": list}.items():
+        if not isinstance(info.get(key), kind):
+            raise UserError(f"{path}: {key!r} is missing or of another type; {DAMAGED}")
+    rows = [row for row in info["palette"] if not isinstance(row, list) or len(row) != 3]
+    if rows or not all(isinstance(v, int) and 0 <= v < 256 for row in info["palette"] for v in row):
+        raise UserError(f"{path}: 'palette' is no list of colours [r, g, b] in 0..255; {DAMAGED}")
+    return info
 
 
 def read_config(folder: str | Path) -> RunConfig:
@@ -126,9 +135,23 @@ def read_config(folder: str | Path) -> RunConfig:
     return RunConfig.from_dict(read_info(folder)["config"])
 
 
-def read_state(folder: str | Path) -> dict[str, Any]:
-    """Step, sample counter and scores at the time of writing."""
-    return _read_json(_complete(folder) / "state.json")
+def read_state(folder: str | Path, *needed: str) -> dict[str, Any]:
+    """Step, sample counter and scores at the time of writing.
+
+    Args:
+        folder: the checkpoint.
+        needed: keys that must be there.
+
+    Raises:
+        UserError: no checkpoint there, or a file that holds something else.
+    """
+    path = _complete(folder) / "state.json"
+    state = _read_json(path)
+    kinds = {"step": int, "best": int | float, "miou": int | float | None}
+    for key in needed:
+        if not isinstance(state.get(key, ""), kinds[key]):
+            raise UserError(f"{path}: {key!r} is missing or no number; {DAMAGED}")
+    return state
 
 
 def sha256(folder: str | Path) -> str:
@@ -157,8 +180,8 @@ def read_weights(folder: str | Path, model: nn.Module) -> None:
     """Load ``model.safetensors`` into `model`; every name and shape must match.
 
     Raises:
-        UserError: a missing, unexpected or differently shaped tensor (the first one is named), or
-            a damaged file.
+        UserError: a missing, unexpected or differently shaped tensor, or one with a value that is
+            no number (the first one is named); or a damaged file.
     """
     tensors, path = read_tensors(folder), _complete(folder) / "model.safetensors"
     wanted = model.state_dict()
@@ -171,6 +194,11 @@ def read_weights(folder: str | Path, model: nn.Module) -> None:
             raise UserError(
                 f"{path}: {name!r} is {tuple(tensors[name].shape)}, the model's is "
                 f"{tuple(wanted[name].shape)}; build it with the checkpoint's own config"
+            )
+        if not tensors[name].isfinite().all():
+            raise UserError(
+                f"{path}: {name!r} holds NaN or infinity, which no training leaves behind; "
+                f"{DAMAGED}"
             )
     model.load_state_dict(tensors)
 
@@ -187,19 +215,24 @@ def read_optimizer(folder: str | Path, optimizer: torch.optim.Optimizer) -> None
     try:
         load_optimizer(optimizer, torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle raises whatever it likes
-        raise UserError(f"{path}: cannot be resumed from ({error})") from error
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise UserError(f"{path}: cannot be resumed from ({why}); {DAMAGED}") from error
 
 
 def exists(folder: str | Path) -> bool:
     """Whether a complete checkpoint is there."""
     folder = Path(folder)
-    return any((f / "state.json").exists() for f in (folder, folder.with_name(folder.name + OLD)))
+    return any((f / "state.json").exists() for f in (folder, _beside(folder, OLD)))
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.parent / (folder.name + ending)  # "." has no name
 
 
 def _complete(folder: str | Path) -> Path:
     """`folder`, or its predecessor if a crash fell between the two renames."""
     folder = Path(folder)
-    old = folder.with_name(folder.name + OLD)
+    old = _beside(folder, OLD)
     if (folder / "state.json").exists():
         return folder
     if (old / "state.json").exists():
@@ -212,7 +245,7 @@ def _complete(folder: str | Path) -> Path:
 
 def _replace(folder: Path, part: Path) -> None:
     """Two renames, each atomic; `_complete` reads the old folder between them."""
-    old = folder.with_name(folder.name + OLD)
+    old = _beside(folder, OLD)
     if folder.exists():  # else `old`, if there, is the only good one: keep it until the end
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
@@ -248,6 +281,9 @@ def _link(source: str, target: str) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); {DAMAGED}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: a {type(found).__name__}, not a JSON object; {DAMAGED}")
+    return found

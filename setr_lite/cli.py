@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .errors import UserError
+from .config import LARGEST_SIDE
+from .errors import UserError, one_line, out_of_memory
 
 EPILOG = """\
 examples:
@@ -46,14 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"setr-lite {options.verb}: {error}", file=sys.stderr)
-        return 2
+        return _mistake(options.verb, one_line(error))
     except KeyboardInterrupt:
         print(f"setr-lite {options.verb}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of `setr-lite recipes | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit's flush fails
         return 141
+    except (MemoryError, RuntimeError, OSError) as error:  # cv2.error is not one of these
+        if out_of_memory(error):
+            return _mistake(options.verb, f"{_MEMORY} ({one_line(error)[:200]})")
+        if isinstance(error, OSError):  # a disk, a permission: the system's word on a path
+            return _mistake(options.verb, one_line(error))
+        raise
+
+
+_MEMORY = (
+    "out of memory; take a smaller train.batch_size, data.crop_size, eval.window or "
+    "eval.window_batch, a smaller model, or more train.accumulate"
+)
+
+
+def _mistake(verb: str, message: str) -> int:
+    print(f"setr-lite {verb}: {message}", file=sys.stderr)
+    return 2
 
 
 def run_recipes(options: argparse.Namespace) -> None:
@@ -380,6 +397,8 @@ def _size(text: str) -> tuple[int, int]:
         height, width = (int(part) for part in text.lower().split("x"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give HEIGHTxWIDTH, such as 96x192") from None
+    if not 1 <= min(height, width) <= max(height, width) <= LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r}: give sides of 1 to {LARGEST_SIDE}")
     return height, width
 
 

@@ -22,6 +22,8 @@ IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)
 """Mean of ImageNet's RGB in 0..255; every published SETR recipe subtracts it."""
 IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
 """Standard deviation of ImageNet's RGB in 0..255."""
+LARGEST_SIDE = 16_384
+"""Most pixels that a setting may ask for in height or width."""
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -66,11 +68,12 @@ class ModelConfig:
                 f"model.pretrained={self.pretrained}: name the weights, such as "
                 "timm:vit_base_patch16_384"
             )
-        _at_least("model.num_classes", self.num_classes, 1)
-        _at_least("model.channels", self.channels, 2)
+        _within("model.num_classes", self.num_classes, 1, 65_535)
+        _within("model.channels", self.channels, 2, 4096)
+        _within("model.aux_units", self.aux_units or 1, 1, 64)
         _within("model.drop_path", self.drop_path, 0, 1)
         for side in self.img_size:
-            _at_least("model.img_size", side, 1)
+            _within("model.img_size", side, 1, LARGEST_SIDE)
         if self.taps is not None and (
             len(self.taps) != 4 or sorted(set(self.taps)) != list(self.taps) or self.taps[0] < 0
         ):
@@ -111,7 +114,7 @@ class DataConfig:
         _within("data.flip", self.flip, 0, 1)
         _within("data.cat_max_ratio", self.cat_max_ratio, 0, 1)
         for side in (*self.crop_size, *self.base_size):
-            _at_least("data.crop_size and data.base_size", side, 1)
+            _within("data.crop_size and data.base_size", side, 1, LARGEST_SIDE)
         low, high = self.ratio_range
         if not 0 < low <= high:
             raise UserError(f"data.ratio_range={self.ratio_range}: give 0 < low <= high")
@@ -274,13 +277,13 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         for side in (*self.window, *self.stride):
-            _at_least("eval.window and eval.stride", side, 1)
+            _within("eval.window and eval.stride", side, 1, LARGEST_SIDE)
         for side in self.base_size or ():
-            _at_least("eval.base_size", side, 1)
+            _within("eval.base_size", side, 1, LARGEST_SIDE)
         if not self.ratios or min(self.ratios) <= 0:
             raise UserError(f"eval.ratios={self.ratios}: give one or more positive numbers")
         _at_least("eval.limit", self.limit, 0)
-        _at_least("eval.window_batch", self.window_batch, 1)
+        _within("eval.window_batch", self.window_batch, 1, 4096)
 
 
 @dataclass(frozen=True)
@@ -349,7 +352,7 @@ class RunConfig:
             UserError: a key that no section has, or a value of the wrong type.
         """
         known = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
+        for name in _as_object("a run's settings", values):
             if name not in known:
                 raise UserError(f"no section {name!r} in a run's settings{nearest(name, known)}")
         parts = {"recipe": str(values.get("recipe", ""))}
@@ -372,15 +375,23 @@ def settings_table(config: RunConfig) -> str:
 def _from_json(section: str, kind: type, values: dict[str, Any]) -> Any:
     kinds = typing.get_type_hints(kind)
     parts = {}
-    for key, value in values.items():
+    for key, value in _as_object(section, values).items():
         if key not in kinds:
             raise UserError(f"no setting '{section}.{key}'{_nearest_setting(section, key, kinds)}")
         try:
+            if kinds[key] is str and not isinstance(value, str):
+                raise ValueError(value)
             parts[key] = _parse(_text(value), kinds[key])
         except (ValueError, TypeError):
             wanted = _describe(kinds[key])
             raise UserError(f"{section}.{key}={value!r}: expected {wanted}") from None
     return kind(**parts)
+
+
+def _as_object(what: str, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise UserError(f"{what}: a {type(values).__name__}, expected a JSON object of settings")
+    return values
 
 
 def _text(value: Any) -> str:

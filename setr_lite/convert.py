@@ -22,6 +22,7 @@ from .config import ModelConfig, RunConfig
 from .datasets import DATASETS
 from .encoder import PRESETS, VisionTransformer, default_taps
 from .errors import UserError, nearest
+from .files import written_beside
 from .model import AUX_STREAMS, SETR
 from .recipes import RECIPES
 from .weight_account import Report, near
@@ -374,16 +375,11 @@ def _write(out: Path, tensors: dict[str, Tensor], content: Any) -> None:
     """`tensors` to ``.safetensors``, or `content` to a file of ``torch.save``."""
     from safetensors.torch import save_file
 
-    part = out.with_name(out.name + ".part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with written_beside(out) as part:
             if out.suffix == ".safetensors":
                 save_file({name: value.contiguous() for name, value in tensors.items()}, part)
             else:
                 torch.save(content, part)
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         raise UserError(f"could not write {out}: {error}") from error

@@ -15,6 +15,7 @@ import numpy as np
 
 from .dataset_base import SegmentationDataset
 from .errors import UserError
+from .files import written_beside
 from .transforms import IGNORE
 from .visualize import STYLE, overlay, panel
 
@@ -71,13 +72,14 @@ class Health:
         """
         out = Path(out)
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "report.txt").write_text(self.text() + "\n", encoding="utf-8")
             files = [out / "report.txt"]
+            with written_beside(files[0]) as part:
+                part.write_text(self.text() + "\n", encoding="utf-8")
             for name, figure in (("histogram", _histogram(self)), ("samples", _sheet(self))):
                 if figure is not None:
                     files.append(out / f"{name}.png")
-                    figure.savefig(files[-1], dpi=100)
+                    with written_beside(files[-1]) as part:
+                        figure.savefig(part, dpi=100)
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error})") from error
         return files

@@ -16,6 +16,24 @@ class UserError(ValueError):
     """A mistake in the input (a path, a setting, a file), not in the program."""
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error, without the traceback that a loader process hands over with it."""
+    text = str(error)
+    if text.startswith(f"Caught {type(error).__name__} in DataLoader"):
+        text = text.partition(f"{type(error).__name__}: ")[2]
+    return " ".join(text.splitlines()).strip()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, NumPy, PyTorch or OpenCV says that memory is used up."""
+    words = ("can't allocate memory", "Failed to allocate", "Cannot allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # of PyTorch, which is not loaded here
+        or any(word in str(error) for word in words)
+    )
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest choice, else the list of all of them."""
     choices = [str(choice) for choice in choices]

@@ -20,6 +20,8 @@ from .checkpoint import read_info
 from .config import RunConfig
 from .datasets import read_image
 from .errors import UserError
+from .files import written_beside
+from .folder_data import voc_palette
 from .inference import Window, predict_each
 from .metrics import ConfusionMatrix
 from .model import SETR
@@ -60,6 +62,16 @@ def image_views(image: Tensor, config: RunConfig) -> list[Tensor]:
     return [test_view(image, size, data) for size in view_sizes(config, tuple(image.shape[-2:]))]
 
 
+def check_settings(config: RunConfig) -> None:
+    """Refuse at the start of a run what its first evaluation would.
+
+    Raises:
+        UserError: a stride above the window, or ratios beside a protocol that has its own.
+    """
+    protocol_of(config)
+    _window(config)
+
+
 def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
     """``image (3, H, W) uint8 RGB -> label (H, W)`` by the run's `EvalConfig`."""
     config = _with_normalization(model, config)
@@ -75,6 +87,11 @@ def _with_normalization(model: SETR, config: RunConfig) -> RunConfig:
     return replace(config, data=model.normalization(config.data))
 
 
+def _window(config: RunConfig) -> Window | None:
+    settings = config.eval
+    return Window(settings.window, settings.stride) if settings.mode == "slide" else None
+
+
 def _predictions(
     model: SETR, config: RunConfig, images: Iterable[tuple[Sequence[Tensor], tuple[int, int]]]
 ) -> Iterator[Tensor]:
@@ -83,7 +100,7 @@ def _predictions(
     Nothing in it waits for the device: the next images are loaded while these are computed.
     """
     settings, protocol, weight = config.eval, protocol_of(config), next(model.parameters())
-    window = Window(settings.window, settings.stride) if settings.mode == "slide" else None
+    window = _window(config)
     there = (
         ([view[None].to(weight, non_blocking=True) for view in views], size)  # device and type
         for views, size in images
@@ -176,14 +193,17 @@ def predict_files(
     config = model.config.override(*settings)
     model.to(distributed.choose_device(config.train.device))
     palette, run = read_info(checkpoint)["palette"], predictor(model, config)
+    if len(palette) < config.model.num_classes:  # a converted file that names no classes
+        palette = voc_palette(config.model.num_classes)
     for file in tqdm(files, desc="predict", unit="image", disable=not progress):
         image = read_image(file)
         label = run(image)
         target = out / (file.relative_to(images).parent if images.is_dir() else "")
         try:
-            target.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(colorize(label, palette)).save(target / f"{file.stem}_labels.png")
-            overlay(image, label, palette, alpha).save(target / f"{file.stem}_overlay.png")
+            with written_beside(target / f"{file.stem}_labels.png") as part:
+                Image.fromarray(colorize(label, palette)).save(part)
+            with written_beside(target / f"{file.stem}_overlay.png") as part:
+                overlay(image, label, palette, alpha).save(part)
         except OSError as error:
             raise UserError(f"{target}: cannot be written ({error})") from error
     return len(files)
@@ -199,7 +219,8 @@ def find_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
+    files = sorted(
+        p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.is_dir())
     if not files:
         raise UserError(f"{path}: no image below it ({', '.join(IMAGE_ENDINGS)})")
     return files

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .checkpoint import read_info
 from .errors import UserError, nearest
+from .files import written_beside
 from .model import SETR
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -80,8 +81,8 @@ def export_checkpoint(
     facts = _facts(checkpoint, model, None if dynamic else size)
     write, read = {"onnx": (_write_onnx, _read_onnx), "torch": (_write_torch, _read_torch)}[format]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(program, path, facts)
+        with written_beside(path) as part:
+            write(program, part, facts)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
     patch = model.encoder.patch_size

@@ -82,7 +82,7 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
     twice = sorted(name for name in set(names) if names.count(name) > 1)
     if twice:
         raise UserError(f"{path}: {twice[0]!r} is listed twice; every class needs its own name")
-    colours = [colour or _voc_colour(k + 1) for k, (_, colour) in enumerate(rows)]
+    colours = [colour or voc for (_, colour), voc in zip(rows, voc_palette(len(rows)), strict=True)]
     return names, np.array(colours, dtype=np.uint8)
 
 
@@ -95,6 +95,11 @@ def _parse_line(path: Path, number: int, line: str) -> tuple[str, tuple[int, ...
             f"{path}, line {number}: {line.strip()!r} is no class; write NAME or NAME #rrggbb"
         )
     return name.strip(), tuple(bytes.fromhex(colour.strip()))
+
+
+def voc_palette(count: int) -> list[tuple[int, int, int]]:
+    """RGB of the classes 0..count - 1 as Pascal VOC colours them, without its black background."""
+    return [_voc_colour(k + 1) for k in range(count)]
 
 
 def _voc_colour(index: int) -> tuple[int, int, int]:

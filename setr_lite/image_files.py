@@ -5,6 +5,7 @@ Shape legend: H, W  size of a picture in pixels.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from torch import Tensor
 
 from .errors import UserError
 
+# Pillow looks at the size that a header claims before it takes memory, but from 89 million pixels
+# on only warns, and refuses twice as many: such a file can have a few hundred bytes.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
 
 def read_image(path: str | Path) -> Tensor:
     """(3,H,W) uint8 RGB of an image file, whatever its mode.
@@ -24,7 +29,8 @@ def read_image(path: str | Path) -> Tensor:
     is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it back.
 
     Raises:
-        UserError: no such file, or not a readable image.
+        UserError: no such file, not a readable image, or more than `PIL.Image.MAX_IMAGE_PIXELS`
+            (89 million, which take up to 1 GiB while they are read).
     """
     return torch.from_numpy(_decode(path, _rgb)).permute(2, 0, 1)
 
@@ -35,7 +41,7 @@ def _rgb(file: Image.Image) -> np.ndarray:
         if pixels is not None:
             return pixels
     if file.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255
-        grey = (np.asarray(file).astype(np.int64) >> 8).astype(np.uint8)
+        grey = (np.asarray(file).clip(0, 65535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if "transparency" in file.info:
         file = file.convert("RGBA")  # Pillow warns where this step is left out
@@ -109,6 +115,11 @@ def _decode(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> 
         raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(
+            f"{path}: claims more than {Image.MAX_IMAGE_PIXELS} pixels, so it is not opened; cut it"
+            " into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in a script"
+        ) from None
     except Exception as error:  # OSError, SyntaxError, ValueError, ...: Pillow has many
         reason = str(error).split("\n")[0]
         raise UserError(

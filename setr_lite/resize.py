@@ -29,6 +29,8 @@ STRIP = {"cpu": 1 << 20, "cuda": 1 << 24}
 150 classes and 512 x 512 pixels one core took half the time of a whole image at once. A GPU wants
 longer strips, as each costs a dozen kernel launches; that length is a guess, not measured."""
 
+TALLEST = 1024
+"""Rows of a strip at most: its matrix has the square of them, 800 MB for a picture 10000 x 1."""
 CHUNK = 128
 """Columns resized by one matrix, which then has few inputs."""
 
@@ -159,7 +161,7 @@ def weights(
 def strip_height(logits: Tensor, width: int) -> int:
     """Rows of a strip of resized `logits` (B, K, h, w) that is `width` pixels wide."""
     length = STRIP.get(logits.device.type, STRIP["cuda"])
-    return max(1, length // (logits.shape[1] * width))
+    return min(max(1, length // (logits.shape[1] * width)), TALLEST)
 
 
 def _bilinear(first: int, last: int, inputs: int, outputs: int) -> tuple[Tensor, int]:

@@ -23,6 +23,7 @@ from .config import RunConfig
 from .datasets import load_dataset
 from .errors import UserError
 from .evaluate import evaluate
+from .files import written_beside
 from .metrics import ConfusionMatrix, bootstrap_miou
 from .model import SETR
 from .protocols import protocol_of
@@ -152,7 +153,8 @@ def write_prediction(folder: Path, dataset, index: int, prediction: Tensor) -> P
 
     path = folder / f"{dataset.files[index][0].stem}.png"
     try:
-        Image.fromarray(file_ids(dataset)[prediction.numpy()]).save(path)
+        with written_beside(path) as part:
+            Image.fromarray(file_ids(dataset)[prediction.numpy()]).save(part)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
     return path
@@ -215,9 +217,9 @@ def write_csv(scores: dict[str, Any], path: str | Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    _make(path.parent)
     try:
-        path.write_text(text, encoding="utf-8")
+        with written_beside(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
 

@@ -26,6 +26,8 @@ from .townscape import Street
 
 SMALLEST = (48, 64)
 """Least height and width of a scene: below it people and signs shrink to single pixels."""
+LARGEST = 4096
+"""Most pixels of a scene in height or width."""
 
 
 class ToyClass(NamedTuple):
@@ -165,6 +167,8 @@ def _check_size(size: tuple[int, int]) -> None:
     if len(size) != 2 or size[0] < SMALLEST[0] or size[1] < SMALLEST[1]:
         given = "x".join(str(side) for side in size)
         raise UserError(f"size={given} (height x width) is too small: give 48x64 or more")
+    if max(size) > LARGEST:
+        raise UserError(f"size={size[0]}x{size[1]} is too large: give sides of {LARGEST} or less")
 
 
 def _check_counts(train: int, val: int, seed: int) -> None:

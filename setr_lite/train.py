@@ -28,7 +28,7 @@ from .config import RunConfig
 from .datasets import load_dataset
 from .describe import start_table
 from .errors import UserError
-from .evaluate import evaluate, predictor
+from .evaluate import check_settings, evaluate, predictor
 from .feed import Batch, Faults, Feed
 from .fit import fit_to_device
 from .frozen import freeze_encoder
@@ -157,6 +157,7 @@ class _Run:
     def __init__(self, config: RunConfig, device: torch.device, resume: bool) -> None:
         if not resume:
             require_source(config)
+        check_settings(config)
         self.device, self.speed, self.fitted = device, None, None
         if config.train.fit:
             self.fitted = fit_to_device(config, device)
@@ -217,7 +218,7 @@ class _Run:
         last = self.folder / "last"
         _refuse_changes(checkpoint.read_config(last), self.config)
         checkpoint.read_optimizer(last, self.optimizer)
-        state = checkpoint.read_state(last)
+        state = checkpoint.read_state(last, "step", "best", "miou")
         self.step, self.best = state["step"], state["best"]
         self.scored = state.get("scored", self.step)
         self.miou = math.nan if state["miou"] is None else state["miou"]

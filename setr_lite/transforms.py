@@ -20,9 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .config import IMAGENET_MEAN, IMAGENET_STD, Colour, DataConfig, Size
+from .errors import UserError
 
 Box = tuple[int, int, int, int]
 """(y0, y1, x0, x1): rows y0 to y1 - 1, columns x0 to x1 - 1."""
+MOST_PIXELS = 1 << 27
+"""Of a resized image; 1.5 GiB as float32."""
 IGNORE = 255
 """The label that counts nowhere."""
 _REDRAWS = 10
@@ -51,9 +54,19 @@ def fit_size(size: Size, base_size: tuple[float, float]) -> Size:
 
     The short side of `base_size` bounds the short side of the image, the long side the long
     one; both results are rounded half up, as the published pipelines do, and at least 1.
+
+    Raises:
+        UserError: more than `MOST_PIXELS`.
     """
     scale = min(max(base_size) / max(size), min(base_size) / min(size))
-    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
+    height, width = max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
+    if height * width > MOST_PIXELS:
+        raise UserError(
+            f"an image of {size[0]}x{size[1]} becomes {height}x{width}, more than {MOST_PIXELS} "
+            "pixels; lower data.base_size, eval.base_size, the ratios or the window, or leave an "
+            "image of such an aspect out"
+        )
+    return height, width
 
 
 def scale_base(base_size: Size, ratio: float) -> Size:

@@ -62,6 +62,8 @@ def read_weight_file(path: str | Path, *, allow_pickle: bool = False) -> WeightF
                 f"{path}: {key!r} is a {type(value).__name__}, expected tensors by name, at the "
                 "top or under 'state_dict' or 'model'"
             )
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {key!r} holds NaN or infinity; take a file without")
     return WeightFile(path, dict(content), meta if isinstance(meta, dict) else {})
 
 
