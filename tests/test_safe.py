@@ -1,0 +1,109 @@
+"""Nothing that is read gets executed, and nothing loads from other hosts."""
+
+import ast
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import setr_lite.convert
+import setr_lite.weight_files
+import setr_lite.weights
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = [path for folder in ("setr_lite", "book/_ext", "book/_tools", "book/_web")
+           for path in sorted((ROOT / folder).glob("*.py"))]  # fmt: skip
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load",
+                "yaml.unsafe_load", "pickle.load", "pickle.loads", "torch.hub.load"}  # fmt: skip
+
+pytestmark = pytest.mark.smoke
+
+
+def unsafe(source):
+    """What a piece of Python may not do, one text each."""
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        yield from (f"imports {n}" for n in names if n.partition(".")[0] in UNSAFE_MODULES)
+        if not isinstance(node, ast.Call):
+            continue
+        call, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+        if call in UNSAFE_CALLS:
+            yield f"calls {call}"
+        if given.get("shell", "False") != "False":
+            yield f"{call} with a shell"
+        if call == "torch.load" and given.get("weights_only") not in ("True", "not allow_pickle"):
+            yield "torch.load without weights_only"
+        if call in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False":
+            yield "np.load of pickles"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_source_executes_data(path):
+    assert list(unsafe(path.read_text("utf-8"))) == []
+
+
+def test_the_search_finds_what_it_looks_for():
+    wrong = (
+        "import pickle", "from dill import load", "eval('1')", "os.system('id')", "torch.load(f)",
+        "torch.load(f, weights_only=False)", "subprocess.run('id', shell=True)",
+        "np.load(f, allow_pickle=True)", "from yaml import load\nyaml.load(f)",
+    )  # fmt: skip
+    assert [line for line in wrong if not list(unsafe(line))] == []
+    assert list(unsafe("torch.load(f, weights_only=True); np.load(f); block.compile()")) == []
+
+
+def test_pickles_are_opened_on_request_only():
+    asked = [
+        function for module in (setr_lite.weight_files, setr_lite.weights, setr_lite.convert)
+        for _, function in inspect.getmembers(module, inspect.isfunction)
+        if "allow_pickle" in inspect.signature(function).parameters
+        and not function.__name__.startswith("_")
+    ]  # fmt: skip
+    assert len(asked) >= 5
+    for function in asked:
+        assert inspect.signature(function).parameters["allow_pickle"].default is False
+    sources = [p.name for p in SOURCES if "weights_only=not allow_pickle" in p.read_text("utf-8")]
+    assert sources == ["weight_files.py"]
+
+
+LOADS = re.compile(
+    r"<(?:script|img|iframe|link|source|video|embed|object)\b[^>]*?"
+    r"\b(?:src|href|data)\s*=\s*[\"']?(?:https?:)?//[^\"'>\s]*|!\[[^\]]*\]\(https?://[^)]*", re.I)
+
+
+def pieces(notebook):
+    """All text of a notebook's cells and outputs that a page shows as HTML or Markdown."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            yield "".join(cell["source"])
+        for output in cell.get("outputs", []):
+            yield from ("".join(text) for kind, text in output.get("data", {}).items()
+                        if kind in ("text/html", "text/markdown", "image/svg+xml"))  # fmt: skip
+    state = notebook["metadata"].get("widgets", {})
+    for kind in state.values():
+        for model in kind["state"].values():
+            yield str(model["state"].get("value", ""))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_load_nothing_from_other_hosts(path):
+    notebook = json.loads(path.read_text("utf-8"))
+    assert [found[:100] for text in pieces(notebook) for found in LOADS.findall(text)] == []
+    code = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    for cell in code:
+        assert not re.search(r"^\s*[!%]|urllib|requests\.|urlopen|wget|curl ", cell, re.M), cell
+
+
+def test_the_search_for_hosts_finds_them():
+    assert LOADS.search('<img alt="x" src="https://host/x.png">')
+    assert LOADS.search("<script src=//host/x.js></script>")
+    assert LOADS.search("![x](https://host/x.png)")
+    assert not LOADS.search('<a href="https://host/x">text</a> <img src="data:image/png;base64,">')
