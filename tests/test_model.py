@@ -114,14 +114,39 @@ def test_preprocess_normalises():
     torch.testing.assert_close(got[0, :, 3, 4], torch.tensor(expected))
 
 
-def test_it_is_an_ordinary_module():
+def test_it_is_an_ordinary_module(tmp_path):
     import copy
 
     model = tiny().eval()
-    twin = copy.deepcopy(model)
     image = torch.randn(1, 3, 32, 48)
-    assert torch.equal(twin.logits(image), model.logits(image))
+    wanted = model.logits(image)
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin.logits(image), wanted)
     assert twin.half().encoder.pos_embed.dtype is torch.float16
+    assert model.encoder.pos_embed.dtype is torch.float32  # a copy, not the same tensors
+    assert twin.to(torch.float64).logits(image.double()).dtype is torch.float64
+    torch.save(model, tmp_path / "whole.pt")
+    whole = torch.load(tmp_path / "whole.pt", weights_only=False)
+    assert torch.equal(whole.logits(image), wanted)
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    other = tiny().eval()
+    assert not torch.equal(other.logits(image), wanted)
+    found = other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert (found.missing_keys, found.unexpected_keys) == ([], [])
+    assert torch.equal(other.logits(image), wanted)
+
+
+def test_one_line_builds_the_real_thing():
+    with torch.device("meta"):  # 97 million parameters without their memory
+        model = SETR(num_classes=19, head="pup", encoder="vit_base_patch16")
+        output = model(torch.zeros(2, 3, 512, 512))
+    assert isinstance(model, torch.nn.Module)
+    assert model.encoder.embed_dim == 768
+    assert output.logits.shape[:2] == (2, 19)
+    assert output.full().shape == (2, 19, 512, 512)
+    assert model.half().to("meta").device.type == "meta"
+    assert set(model.state_dict()) == set(dict(model.named_parameters()) | dict(
+        model.named_buffers()))  # fmt: skip
 
 
 def test_mistakes_are_named():
