@@ -148,7 +148,7 @@ test-faults: $(DONE)/environment
 # not in CI: the whole of what `test` has a part of, and other versions
 
 test-input: $(DONE)/environment
-	@$(ONE_THREAD) SETR_INPUT_DRILL=full $(PYTEST) tests/test_bad_input.py
+	@$(ONE_THREAD) DRILL=full $(PYTEST) tests/test_bad_input.py
 
 test-versions: $(DONE)/environment
 	@$(BIN)/python tests/versions.py

@@ -37,7 +37,7 @@ from setr_lite.image_files import read_image, read_label
 from setr_lite.model import SETR
 from setr_lite.weights import load_pretrained
 
-FULL = os.environ.get("SETR_INPUT_DRILL") == "full"
+FULL = os.environ.get("DRILL") == "full"
 SECONDS = 60
 GROWTH = 256 << 20
 """Most bytes of memory that a case may add, imports included. Where a setting asks for a large

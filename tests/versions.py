@@ -57,7 +57,7 @@ def test(name: str, python: Path) -> int:
     if name == "oldest":  # what later releases of others made of them is not our fault
         options += ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning",
                     "-W", "ignore::UserWarning"]  # fmt: skip
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, ROOT / "tests"]
+    command = [python, "-m", "pytest", "-q", "--durations=20", *options, ROOT / "tests"]
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
     environment |= {"OMP_NUM_THREADS": "1", "PATH": f"{python.parent}:{os.environ['PATH']}"}
     return subprocess.run(command, cwd=ROOT, env=environment).returncode

@@ -1,0 +1,46 @@
+"""The page of promises: each names a test, and the test is there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "book" / "promises.md").read_text("utf-8")
+NAMED = re.findall(r"(tests/[\w/]+\.py)::(\w+)", PAGE)
+
+pytestmark = pytest.mark.smoke
+
+
+def test_every_promise_has_its_test():
+    assert len(NAMED) > 30
+    for path, name in NAMED:
+        tree = ast.parse((ROOT / path).read_text("utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert name in functions, f"{path}::{name}"
+
+
+def test_every_row_names_a_test():
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if row != "| Promise | Test |"]
+    assert [row for row in rows if not re.search(r"\| `tests/[^`]+::\w+` \|$", row)] == []
+
+
+def test_every_command_exists():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in set(re.findall(r"`make ([\w-]+)`", PAGE)):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    assert "--unsafe-pickle" in (ROOT / "setr_lite" / "cli.py").read_text("utf-8")
+
+
+def test_the_bounds_are_those_of_the_code():
+    from PIL import Image
+
+    from setr_lite.transforms import MOST_PIXELS
+
+    assert f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels is not opened" in PAGE
+    assert f"at\nmost {MOST_PIXELS / 1e6:.0f} million pixels" in PAGE
+    drill = (ROOT / "tests" / "test_bad_input.py").read_text("utf-8")
+    bound = re.search(r"^GROWTH = (\d+) << 20", drill, re.M)[1]
+    assert f"at most {bound} MiB" in PAGE
