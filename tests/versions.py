@@ -44,8 +44,8 @@ def install(name: str) -> Path | None:
     python = home / "bin" / "python"
     subprocess.run(
         [UV, "pip", "install", "--quiet", "--python", python, "--resolution", resolution, "-e",
-         f"{ROOT}[test]", "setuptools<81"],  # TensorBoard of the time looks for pkg_resources
-        check=True,
+         f"{ROOT}[test]", *(["setuptools==80.9.0"] if name == "oldest" else [])],
+        check=True,  # TensorBoard of that time looks for what setuptools has dropped since
     )  # fmt: skip
     return python
 
