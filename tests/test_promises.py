@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+import mutations
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,3 +45,10 @@ def test_the_bounds_are_those_of_the_code():
     drill = (ROOT / "tests" / "test_bad_input.py").read_text("utf-8")
     bound = re.search(r"^GROWTH = (\d+) << 20", drill, re.M)[1]
     assert f"at most {bound} MiB" in PAGE
+
+
+def test_every_change_to_the_library_can_be_made():
+    for file, old, new, chapter in mutations.CHANGES.values():
+        assert (ROOT / "setr_lite" / file).read_text("utf-8").count(old) == 1, old
+        assert old != new
+        assert (ROOT / "book" / f"{chapter}.ipynb").exists()
