@@ -124,6 +124,8 @@ def read_info(folder: str | Path) -> dict[str, Any]:
     for key, kind in {"config": dict, "classes": list, "palette": list}.items():
         if not isinstance(info.get(key), kind):
             raise UserError(f"{path}: {key!r} is missing or of another type; {DAMAGED}")
+    if not all(isinstance(name, str) for name in info["classes"]):
+        raise UserError(f"{path}: 'classes' is no list of names; {DAMAGED}")
     rows = [row for row in info["palette"] if not isinstance(row, list) or len(row) != 3]
     if rows or not all(isinstance(v, int) and 0 <= v < 256 for row in info["palette"] for v in row):
         raise UserError(f"{path}: 'palette' is no list of colours [r, g, b] in 0..255; {DAMAGED}")

@@ -54,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of `setr-lite recipes | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit's flush fails
         return 141
-    except (MemoryError, RuntimeError, OSError) as error:  # cv2.error is not one of these
+    except Exception as error:
         if out_of_memory(error):
             return _mistake(options.verb, f"{_MEMORY} ({one_line(error)[:200]})")
         if isinstance(error, OSError):  # a disk, a permission: the system's word on a path
             return _mistake(options.verb, one_line(error))
-        raise
+        raise  # a fault of the program, with its traceback
 
 
 _MEMORY = (
