@@ -166,24 +166,30 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     """``model.safetensors`` as it is, under the names of `SETR`'s parameters and buffers.
 
     Raises:
-        UserError: no checkpoint there, or a damaged file.
+        UserError: no checkpoint there, a damaged file, or a value that is no number.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = _complete(folder) / "model.safetensors"
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise UserError(
+                f"{path}: {name!r} holds NaN or infinity, as no training leaves it; {DAMAGED}"
+            )
+    return tensors
 
 
 def read_weights(folder: str | Path, model: nn.Module) -> None:
     """Load ``model.safetensors`` into `model`; every name and shape must match.
 
     Raises:
-        UserError: a missing, unexpected or differently shaped tensor, or one with a value that is
-            no number (the first one is named); or a damaged file.
+        UserError: a missing, unexpected or differently shaped tensor (the first one is named), or
+            what `read_tensors` raises.
     """
     tensors, path = read_tensors(folder), _complete(folder) / "model.safetensors"
     wanted = model.state_dict()
@@ -196,11 +202,6 @@ def read_weights(folder: str | Path, model: nn.Module) -> None:
             raise UserError(
                 f"{path}: {name!r} is {tuple(tensors[name].shape)}, the model's is "
                 f"{tuple(wanted[name].shape)}; build it with the checkpoint's own config"
-            )
-        if not tensors[name].isfinite().all():
-            raise UserError(
-                f"{path}: {name!r} holds NaN or infinity, which no training leaves behind; "
-                f"{DAMAGED}"
             )
     model.load_state_dict(tensors)
 
