@@ -69,6 +69,9 @@ _MEMORY = (
 
 
 def _mistake(verb: str, message: str) -> int:
+    if "tqdm" in sys.modules:  # a bar that the error has left open would share its line
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
     print(f"setr-lite {verb}: {message}", file=sys.stderr)
     return 2
 

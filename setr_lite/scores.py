@@ -22,7 +22,7 @@ from . import checkpoint, distributed
 from .config import RunConfig
 from .datasets import load_dataset
 from .errors import UserError
-from .evaluate import evaluate
+from .evaluate import check_settings, evaluate
 from .files import written_beside
 from .metrics import ConfusionMatrix, bootstrap_miou
 from .model import SETR
@@ -63,6 +63,7 @@ def score_checkpoint(
     """
     model = SETR.from_pretrained(folder)
     config = model.config.override(*settings)
+    check_settings(config)
     protocol = describe_protocol(config)
     model.to(distributed.start(config.train.device))
     dataset = load_dataset(config.data, split)
@@ -217,6 +218,7 @@ def write_csv(scores: dict[str, Any], path: str | Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    _make(path.parent)
     try:
         with written_beside(path) as part:
             part.write_text(text, encoding="utf-8")
