@@ -149,10 +149,11 @@ def read_state(folder: str | Path, *needed: str) -> dict[str, Any]:
     """
     path = _complete(folder) / "state.json"
     state = _read_json(path)
-    kinds = {"step": int, "best": int | float, "miou": int | float | None}
-    for key in needed:
-        if not isinstance(state.get(key, ""), kinds[key]):
-            raise UserError(f"{path}: {key!r} is missing or no number; {DAMAGED}")
+    number = int | float
+    kinds = {"step": int, "scored": int, "best": number, "miou": number | None, "faults": dict}
+    for key, kind in kinds.items():
+        if (key in state or key in needed) and not isinstance(state.get(key, ""), kind):
+            raise UserError(f"{path}: {key!r} is missing or of another type; {DAMAGED}")
     return state
 
 

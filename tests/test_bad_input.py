@@ -241,7 +241,9 @@ def test_a_bad_picture_in_a_loader_process_is_one_line_too(house, tmp_path, caps
     assert main([*words, *SHORT, "train.workers=1"]) == 2
     error = capsys.readouterr().err
     assert "Traceback" not in error
-    assert error.strip().splitlines()[-1].startswith(f"setr-lite train: {town}")
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("setr-lite train: step 1, epoch 1: ")
+    assert f"{town / 'images'}" in last
 
 
 def test_the_largest_picture_takes_at_most_1_gib(tmp_path):

@@ -24,7 +24,7 @@ def test_every_promise_has_its_test():
 
 def test_every_row_names_a_test():
     rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
-    rows = [row for row in rows if row != "| Promise | Test |"]
+    rows = [row for row in rows if row not in ("| Promise | Test |", "| Accident | Test |")]
     assert [row for row in rows if not re.search(r"\| `tests/[^`]+::\w+` \|$", row)] == []
 
 
