@@ -113,7 +113,9 @@ def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
     """What training `config` takes on one of `processes` devices.
 
     ``train.amp=auto`` counts as on CUDA, bfloat16. The tests hold it to what autograd saves on a
-    CPU and to what a CPU's allocator gives out; on a GPU it has not been measured.
+    CPU and to what a CPU's allocator gives out; on a GPU it has not been measured. Several
+    processes are taken to hold a copy each, as DDP has them: with ``train.parallel=fsdp``, which
+    shares weights, gradients and the optimiser's state out, it is an upper bound.
 
     Raises:
         UserError: a batch that does not divide into processes and accumulated parts.
