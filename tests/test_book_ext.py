@@ -80,6 +80,12 @@ def test_the_box_names_the_address_and_comes_once(monkeypatch, tmp_path):
     assert "ADDRESS-OF" in boxes.box(path)
 
 
+def test_every_notebook_has_its_box():
+    for path in sorted((ROOT / "book").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        assert boxes.with_box(notebook, path) == notebook, "python book/_tools/run_boxes.py"
+
+
 # --- the reference ------------------------------------------------------------------------------
 
 
