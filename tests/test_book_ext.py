@@ -151,3 +151,16 @@ def test_citation_file_agrees_with_the_rest():
         entry = " ".join(text.partition("{zheng2021setr,")[2].partition("\n}")[0].split())
         assert f"{{{paper['title']}}}" in entry
         assert f"{{{' and '.join(names)}}}" in entry
+
+
+# --- the contents -------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_the_intro_lists_every_page():
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+    pages = [page["file"] for part in contents["parts"] for page in part["chapters"]]
+    intro = nbformat.read(ROOT / "book" / "intro.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in intro.cells if cell.cell_type == "markdown")
+    linked = [Path(page).name for page in pages if f"]({Path(page).name}." in text]
+    assert linked == [Path(page).name for page in pages]
