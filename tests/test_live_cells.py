@@ -150,3 +150,19 @@ def test_camvid_on_ones_own_disk(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SETR_DATA", os.fspath(tmp_path))
     live = live_cell("17_camvid")
     moves(live, ("model", "mla"), ("frame", live["frame"].options[2]))
+
+
+def test_pictures_and_masks_of_ones_own(tmp_path) -> None:
+    """First the page's own folder, then one of a reader's."""
+    from PIL import Image
+
+    live = live_cell("09b_your_pictures")
+    assert live["which"].max == 19
+    moves(live, ("which", 7))
+    for kind, mode, value in (("images", "RGB", 90), ("labels", "L", 1)):
+        (tmp_path / kind / "train").mkdir(parents=True)
+        Image.new(mode, (40, 24), value).save(tmp_path / kind / "train" / "mine.png")
+    (tmp_path / "classes.txt").write_text("crack\nwall\n")
+    live = live_cell("09b_your_pictures", ('DIR = ""', f'DIR = r"{tmp_path}"'))
+    assert live["which"].max == 0
+    assert "mine" in live["view"].value
