@@ -109,7 +109,8 @@ def score_auxiliary_heads(model, streets):
         sample = streets[index]
         output = model(image_views(sample.image, model.config)[0][None])
         for confusion, logits in zip(confusions, output.aux_logits, strict=True):
-            confusion.update(output._replace(logits=logits).label()[0], sample.label)
+            alone = output._replace(scores=logits, aux_scores=(), factors=())
+            confusion.update(alone.label()[0], sample.label)
     return [float(confusion.miou()) for confusion in confusions]
 
 
