@@ -165,9 +165,12 @@ def test_an_unknown_option_is_refused(capsys):
 
 
 def test_no_traceback_from_the_shell(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "setr_lite", "eval", str(tmp_path)], capture_output=True, text=True)
+    (tmp_path / "file").touch()
+    done = subprocess.run(  # the verb that imports least
+        [sys.executable, "-m", "setr_lite", "toytown", str(tmp_path / "file")],
+        capture_output=True, text=True)
     assert done.returncode == 2
+    assert done.stderr.startswith("setr-lite toytown: ")
     assert "Traceback" not in done.stderr
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import run_ranks
 
 from setr_lite import resize
 from setr_lite.errors import UserError
 from setr_lite.losses import loss_and_terms, loss_divisor, resize_cross_entropy, segmentation_loss
+from setr_lite.metrics import ConfusionMatrix
 
 
 class Output(NamedTuple):
@@ -188,43 +189,31 @@ def test_errors():
             segmentation_loss(output, bad)
 
 
-TWO_PROCESSES = """
-import json, os, sys, torch
-import torch.distributed as dist
-from types import SimpleNamespace
-from setr_lite.losses import segmentation_loss
-from setr_lite.metrics import ConfusionMatrix
-
-torch.set_num_threads(1)
-child = os.fork()  # one import serves both processes
-rank = 0 if child else 1
-store = dist.FileStore(sys.argv[1], 2)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-logits = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3).clone().requires_grad_()
-label = torch.tensor([[[1, 255, 255]], [[0, 1, 0]]])[rank : rank + 1]  # 1 and 3 valid pixels
-output = SimpleNamespace(scores=logits, aux_scores=(), size=(1, 3), padded=(1, 3), factors=())
-loss = segmentation_loss(output, label, normalize="valid")
-loss.backward()
-gradient = logits.grad.sum(dim=(0, 2, 3))
-for value in (loss := loss.detach(), gradient):  # what DistributedDataParallel does: the mean
-    dist.all_reduce(value)
-    value /= 2
-matrix = ConfusionMatrix(2)
-matrix.update(torch.ones_like(label), label)
-matrix.all_reduce()
-if rank == 0:
+def print_global_results():
+    """On each of two ranks: loss and gradient averaged over both, and their matrix."""
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    logits = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3).clone().requires_grad_()
+    label = torch.tensor([[[1, 255, 255]], [[0, 1, 0]]])[rank : rank + 1]  # 1 and 3 valid pixels
+    output = SimpleNamespace(
+        scores=logits, aux_scores=(), size=(1, 3), padded=(1, 3), factors=())
+    loss = segmentation_loss(output, label, normalize="valid")
+    loss.backward()
+    gradient = logits.grad.sum(dim=(0, 2, 3))
+    for value in (loss := loss.detach(), gradient):  # what DistributedDataParallel does: the mean
+        torch.distributed.all_reduce(value)
+        value /= 2
+    matrix = ConfusionMatrix(2)
+    matrix.update(torch.ones_like(label), label)
+    matrix.all_reduce()
     print(json.dumps([loss.item(), gradient.tolist(), matrix.matrix.tolist()]))
-    os.waitpid(child, 0)
-dist.destroy_process_group()
-"""
+    torch.distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks after importing torch")
 def test_two_processes_average_over_the_global_count(tmp_path):
-    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "store")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    loss, gradient, matrix = json.loads(run.stdout)
+    first, second = run_ranks(2, print_global_results, logs=tmp_path)
+    assert first == second
+    loss, gradient, matrix = json.loads(first)
     p = 1 / (1 + math.exp(-1))  # probability of class 1 at each of the 4 valid pixels, two of each
     assert loss == pytest.approx((-2 * math.log(p) - 2 * math.log(1 - p)) / 4, rel=1e-6)
     assert gradient == pytest.approx([0.5 - p, p - 0.5], rel=1e-5)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import run_ranks
 
 from setr_lite.cli import main
 from setr_lite.datasets import ADE20K, CamVid, Cityscapes, PascalContext
@@ -154,27 +151,10 @@ def test_two_processes_count_as_one(tmp_path):
     options = ["--images", "3", *SETTINGS, "eval.protocol=official+ms"]
     _, alone = score_checkpoint(TRAINED, options[2:], images=3)
     file, out = tmp_path / "two.json", tmp_path / "labels"
-    command = [
-        sys.executable, "-m", "setr_lite", "eval", str(TRAINED), "--json", str(file),
-        "--save-predictions", str(out), *options,
-    ]  # fmt: skip
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
-    ranks = [
-        subprocess.Popen(
-            command, env=environment | {"RANK": str(rank)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]  # fmt: skip
-    printed = [rank.communicate(timeout=300) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], printed
-    assert "QUICK LOOK" in printed[0][0]
-    assert printed[1][0] == ""
+    words = ["eval", str(TRAINED), "--json", str(file), "--save-predictions", str(out), *options]
+    printed = run_ranks(2, main, words, logs=tmp_path)
+    assert "QUICK LOOK" in printed[0]
+    assert printed[1] == ""
     two = json.loads(file.read_text())
     assert two["processes"] == 2
     assert two["matrix"] == alone["matrix"]
