@@ -80,7 +80,6 @@ def good_images():
         "grey.png": encoded(GREY, "PNG"), "grey.jpg": encoded(GREY, "JPEG"),
         "cmyk.jpg": encoded(RGB.convert("CMYK"), "JPEG"),
         "cmyk.tif": encoded(RGB.convert("CMYK"), "TIFF"),
-        "ycbcr.tif": encoded(RGB.convert("YCbCr"), "TIFF"),
         "lab.tif": encoded(RGB.convert("LAB"), "TIFF"),
         "16 bits.png": encoded(Image.fromarray(WIDE), "PNG"),
         "16 bits.tif": encoded(Image.fromarray(WIDE), "TIFF"),
