@@ -11,7 +11,9 @@ pairs      single tricks beside what they replace, in turns
 growth     time and memory against image side, batch, classes and depth
 tried      what was tried and what came of it: compile, int8, a cached position table
 
-Weights and inputs are random; their values do not change the time.
+Weights and inputs are random; their values do not change the time. Seconds are the least of
+several turns, since what else runs on the machine can only add to them; with one thread they are
+seconds of the processor, which do not count the time that other programs had it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import datetime
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,48 +75,45 @@ def cpu_name() -> str:
 
 
 # ------------------------------------------------------------------------------------- measuring
-def seconds_of(step: Callable, turns: int = 3, least: float = 0.05) -> float:
-    """Median seconds of a step; a short one is repeated until `least` seconds are filled."""
+def clock() -> float:
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def seconds_of(step: Callable, turns: int = 7, least: float = 0.05) -> float:
+    """Least seconds of a step; a short one is repeated until `least` seconds are filled."""
     step()
-    begin = time.perf_counter()
+    begin = clock()
     step()
-    once = time.perf_counter() - begin
+    once = clock() - begin
     times = max(1, int(least / max(once, 1e-6)))
-    if once > 1:
-        turns = 1
+    turns = min(turns, max(1, int(3 / max(once, 1e-6))))
     found = []
     for _ in range(turns):
-        begin = time.perf_counter()
+        begin = clock()
         for _ in range(times):
             step()
-        found.append((time.perf_counter() - begin) / times)
-    return statistics.median(found)
+        found.append((clock() - begin) / times)
+    return min([*found, once] if times == 1 else found)
 
 
 def in_turns(steps: dict[str, Callable], turns: int = 5) -> dict[str, dict[str, float]]:
-    """Median seconds and peak bytes of steps that take turns."""
-    sides = {name: side(step) for name, step in steps.items()}
+    """Least seconds of two steps that take turns, and their ratio, the second by the first."""
     found = {name: [] for name in steps}
-    for turn in range(turns + 1):
-        for name, one in sides.items():
-            seconds = one.run()["seconds"]
-            if turn:
-                found[name].append(seconds)
-    return {name: {"seconds": statistics.median(s)} for name, s in found.items()} | {
-        "ratio": statistics.median(
-            b / a for a, b in zip(*(found[name] for name in list(steps)[:2]), strict=True))}
+    for _ in range(turns):
+        for name, step in steps.items():
+            found[name].append(seconds_of(step, turns=1))
+    first, second = (min(seconds) for seconds in found.values())
+    return {name: {"seconds": min(seconds)} for name, seconds in found.items()} | {
+        "ratio": second / first}
 
 
-def side(step: Callable) -> Side:
+def cost(step: Callable) -> dict[str, float]:
+    """Least seconds and the most bytes that a step takes."""
     task = {"threads": torch.get_num_threads(), "device": "cpu"}
-    return Side(lambda task: Work(step, lambda _: [], {}), task)
-
-
-def cost(step: Callable, turns: int = 3) -> dict[str, float]:
-    """Median seconds and the most bytes that a step takes."""
-    one = side(step)
-    found = [one.run()["seconds"] for _ in range(turns + 1)][1:]
-    return {"seconds": statistics.median(found), "bytes": one.memory()}
+    one = Side(lambda task: Work(step, lambda _: [], {}), task)
+    step()
+    most = one.memory()
+    return {"seconds": seconds_of(step), "bytes": most}
 
 
 def with_gradient(function: Callable, *inputs: torch.Tensor, module: nn.Module | None = None):
@@ -268,7 +266,7 @@ def ladder() -> list[dict]:
         ("plain", False, False, False), ("classify at low resolution", True, False, False),
         ("resize and loss in strips", True, True, False), ("fused attention", True, True, True),
     )  # fmt: skip
-    return [{"name": name, **cost(step(*on), turns=2)} for name, *on in rungs]
+    return [{"name": name, **cost(step(*on))} for name, *on in rungs]
 
 
 def pairs() -> dict:
@@ -319,7 +317,7 @@ def pairs() -> dict:
 def growth() -> dict:
     """Points (size, seconds, bytes) along four axes, and of attention alone."""
     found = {"side": [], "attention": [], "explicit": [], "batch": [], "classes": [], "depth": []}
-    for side_ in (128, 192, 256, 384, 512, 768, 1024, 1536):
+    for side_ in (128, 192, 256, 384, 512, 768, 1024, 1280):
         grid = side_ // 16
         encoder = VisionTransformer((side_, side_), depth=12, **TINY).eval()
         image = torch.randn(1, 3, side_, side_)
