@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import statistics
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -132,3 +134,22 @@ def test_mistakes_are_said_in_a_line() -> None:
         measure("forward", against="nowhere.py")
     with pytest.raises(UserError, match="only ade20k"):
         measure("data", against=__file__, data="camvid")
+
+
+def test_committed_rows_are_what_their_turns_say() -> None:
+    """Nobody has improved a number by hand, and every row says how it was made."""
+    rows = json.loads((Path(__file__).parent / "benchmarks" / "results.json").read_text())
+    assert {row["kind"] for row in rows} >= {"forward", "train", "eval", "loss"}
+    for row in rows:
+        words = row["command"].split()
+        assert words[:2] == ["setr-lite", "bench"]
+        assert words[2] == row["kind"]
+        assert row["head"] in row["command"] or "--head" not in words
+        assert row["device"] in ("cpu", "cuda")
+        assert row["ours"]["median"] == statistics.median(row["ours"]["seconds"])
+        if "theirs" in row:
+            pairs = zip(row["ours"]["seconds"], row["theirs"]["seconds"], strict=True)
+            ratios = [theirs / ours for ours, theirs in pairs]
+            assert row["ratio"]["median"] == pytest.approx(statistics.median(ratios))
+            assert row["memory_ratio"] == pytest.approx(
+                row["ours"]["bytes"] / row["theirs"]["bytes"])
