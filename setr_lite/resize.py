@@ -2,7 +2,8 @@
 
 Resizing is linear along each axis, so any rectangle of the result is ``rows @ logits @ columns.T``
 with two small matrices, and a chain of resizes is the product of theirs. The numbers are
-PyTorch's ``F.interpolate(mode="bilinear", align_corners=False)``.
+PyTorch's ``F.interpolate(mode="bilinear", align_corners=False)``; no final resize of SETR aligns
+corners, only a step inside the official MLA head does.
 
 Shapes: B images, K classes, logits (h, w), result (H, W), strip of s rows.
 """
