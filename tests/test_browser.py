@@ -299,6 +299,24 @@ def pixels(figure):
     return figure.locator(".setr-heat canvas").evaluate("canvas => canvas.toDataURL()")
 
 
+def test_dials_turn(page):
+    figures = page.locator(".setr-dials").all()
+    if not figures:
+        pytest.skip("no dials on this page")
+    for figure in figures:
+        bars = set()
+        for knob in figure.locator("input").all():
+            before = figure.locator("output").all_inner_texts()
+            at_end = knob.input_value() == knob.get_attribute("max")
+            knob.focus()
+            page.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
+            assert figure.locator("output").all_inner_texts() != before
+            assert knob.get_attribute("aria-valuetext") != ""
+            bars.add(figure.locator(".setr-stack").evaluate("e => e.innerHTML"))
+        assert len(bars) > 1
+    assert page.problems == []
+
+
 def test_dividers_move(page):
     stages = page.locator(".setr-compare").all()
     if not stages:

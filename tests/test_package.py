@@ -14,7 +14,7 @@ HOUSE = Path(setr_lite.__file__).parent
 FLOORS = [
     ["errors", "bench_turns", "config", "transforms", "resize", "losses", "metrics", "optim",
      "inference", "distributed", "sync_bn", "parallel", "nonfinite", "protocols", "visualize",
-     "interactive", "image_files", "pascal_json", "frozen", "recompute", "run_log",
+     "interactive", "dials", "image_files", "pascal_json", "frozen", "recompute", "run_log",
      "stages", "files"],
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "dataset_base", "data_report", "folder_data", "datasets", "published", "recipes",
