@@ -166,3 +166,57 @@ def test_pictures_and_masks_of_ones_own(tmp_path) -> None:
     live = live_cell("09b_your_pictures", ('DIR = ""', f'DIR = r"{tmp_path}"'))
     assert live["which"].max == 0
     assert "mine" in live["view"].value
+
+
+def test_crops_and_steps_of_ade20k(tmp_path, monkeypatch) -> None:
+    write_toytown(tmp_path / "ade20k", 3, 1, (48, 64), layout="ade20k", progress=False)
+    monkeypatch.setenv("SETR_DATA", os.fspath(tmp_path))
+    live = live_cell("13_ade20k")
+    number, view = live["number"], live["view"]
+    before = view.value
+    number.value = 5
+    assert view.value != before
+    live["settings"].value = (
+        "model.encoder=toy model.taps=none model.img_size=32 model.channels=8 "
+        "model.pretrained=none data.crop_size=32 data.base_size=32,128 eval.limit=1 "
+        "eval.mode=whole train.workers=0 train.steps=1 "
+        "train.batch_size=2 train.log_every=1 train.device=cpu"
+    )
+    live["go"].click()
+    assert live["report"].value.startswith("1 steps in ")
+
+
+def test_crops_without_ade20k_are_those_of_toytown() -> None:
+    live = live_cell("13_ade20k")
+    assert live["yours"] is live["small"]
+    assert "<img" in live["view"].value
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_windows_fill_a_street_one_by_one(tmp_path, monkeypatch, real) -> None:
+    if real:
+        write_toytown(tmp_path / "cityscapes", 0, 2, (64, 128), progress=False)
+        monkeypatch.setenv("SETR_DATA", os.fspath(tmp_path))
+    live = live_cell("14_cityscapes")
+    view, windows = live["view"], live["windows"]
+    for slider, value in ((live["share"], 0.3), (windows, 3), (live["which"], 1)):
+        before = view.value
+        slider.value = value
+        assert view.value != before
+    assert f"{windows.value} of {windows.max} windows" in view.value
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_names_of_pascal_context(tmp_path, monkeypatch, real) -> None:
+    if real:
+        write_toytown(
+            tmp_path / "pascal_context", 1, 2, (48, 64), layout="pascal_context", progress=False)
+        monkeypatch.setenv("SETR_DATA", os.fspath(tmp_path))
+    live = live_cell("15_pascal_context")
+    view, name = live["view"], live["name"]
+    name.label = "sky"
+    assert view.value.startswith("sky: ")
+    assert "the authors' list would say rock" in view.value
+    before = view.value
+    live["which"].value = 1
+    assert view.value != before
