@@ -15,7 +15,7 @@ async function (script, name) {
     }
     canvas.getContext("2d").putImageData(image, 0, 0);
   };
-  /* A grey PNG is the matrix itself: pixel (row, column) is the 8-bit number. */
+  /* A grey picture is the matrix itself: pixel (row, column) is the 8-bit number. */
   const load = async (option) => {
     const image = new Image();
     image.src = option.dataset.rows;

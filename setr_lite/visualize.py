@@ -185,7 +185,7 @@ def panel(
 # ---------------------------------------------------------------------- attention
 
 
-def attention_maps(model: nn.Module, image: Tensor, block: int = -1) -> Tensor:
+def attention_maps(model: nn.Module, image: Tensor, block: int | None = -1) -> Tensor:
     """Where each token of an encoder block looks: its softmax(q k^T / sqrt(d)).
 
     The model never stores this matrix. A hook catches the input of the block's attention, and the
@@ -194,31 +194,38 @@ def attention_maps(model: nn.Module, image: Tensor, block: int = -1) -> Tensor:
     Args:
         model: a SETR; it runs in eval mode, and every part's mode is put back.
         image: (B, 3, H, W) or (3, H, W), normalised.
-        block: 0-based index; -1 is the last one.
+        block: 0-based index; -1 is the last one, None all of them.
 
     Returns:
-        (B, heads, N, N) with rows (queries) that sum to 1. N counts the class token, first, if
-        the encoder carries it through its blocks (`model.encoder.keep_class_token`), and the
-        other prefix tokens of a timm encoder.
+        (B, heads, N, N) with rows (queries) that sum to 1; (blocks, B, heads, N, N) for all. N
+        counts the class token, first, if the encoder carries it through its blocks
+        (`model.encoder.keep_class_token`), and the other prefix tokens of a timm encoder.
 
     Raises:
         UserError: no such block, the block did not run, or its attention does more than the
             formula (rotary positions, norms of q and k: DINOv3, EVA).
     """
     blocks = model.encoder.blocks
-    if not -len(blocks) <= block < len(blocks):
+    if block is not None and not -len(blocks) <= block < len(blocks):
         raise UserError(f"block {block}: the encoder has blocks 0..{len(blocks) - 1}")
-    attention, seen = blocks[block].attn, []
-    _check_attention(attention)
-    handle = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    wanted, seen = [b.attn for b in (blocks if block is None else [blocks[block]])], {}
+    for attention in wanted:
+        _check_attention(attention)
+    handles = [
+        attention.register_forward_pre_hook(lambda layer, inputs: seen.update({layer: inputs[0]}))
+        for attention in wanted
+    ]
     try:
         with _eval_mode(model), torch.no_grad():
             model(image if image.ndim == 4 else image[None])
     finally:
-        handle.remove()
-    if not seen:
-        raise UserError(f"block {block} did not run under a hook: use a model that is not compiled")
-    return _attention(attention, seen[0])
+        for handle in handles:
+            handle.remove()
+    if len(seen) < len(wanted):
+        which = "a block" if block is None else f"block {block}"
+        raise UserError(f"{which} did not run under a hook: use a model that is not compiled")
+    maps = [_attention(attention, seen[attention]) for attention in wanted]
+    return torch.stack(maps) if block is None else maps[0]
 
 
 def _check_attention(attention: nn.Module) -> None:

@@ -255,7 +255,7 @@ def test_explorer_carries_the_whole_matrix(scale):
     option = html_of(explorer(matrix, scale=scale)).select_one("option")
     ends = np.frombuffer(base64.b64decode(option["data-ends"].split(",")[1]), "<f4").reshape(12, 2)
     low, high = ends[:, :1], ends[:, 1:]
-    again = low + (high - low) * decoded(option["data-rows"]) / 255
+    again = low + (high - low) * decoded(option["data-rows"])[..., 0] / 255
     assert np.abs(again - matrix).max() <= (high - low).max() / 255 / 2 * 1.001
     if scale == "row":
         assert np.allclose(low[:, 0], matrix.min(1))
@@ -278,6 +278,12 @@ def test_explorer_offers_a_choice_only_between_several_maps():
     assert [o.text for o in html_of(explorer(two)).find_all("option")] == ["one", "two"]
     assert html_of(explorer()).select_one("select").parent.has_attr("hidden")
     assert not html_of(explorer(two)).select_one("select").parent.has_attr("hidden")
+
+
+def test_explorer_refuses_what_is_too_heavy_for_a_page():
+    noise = np.random.default_rng(0).random((900, 900))
+    with pytest.raises(UserError, match=r"kB, at most 450 kB fit a page; use fewer maps"):
+        MatrixExplorer(picture(), noise, (30, 30), name="fig", label="noise", alt="colours")
 
 
 def test_explorer_takes_a_constant_matrix():

@@ -152,6 +152,14 @@ def test_camvid_on_ones_own_disk(tmp_path, monkeypatch) -> None:
     moves(live, ("model", "mla"), ("frame", live["frame"].options[2]))
 
 
+def test_inside_any_street_and_any_head() -> None:
+    live = live_cell("18_inside")
+    assert (live["seed"].max, live["block_"].max) == (999, 5)
+    moves(live, ("seed", 5), ("block_", 3), ("head_", 2), ("row_", 0), ("column_", 23))
+    assert "street 5" in live["view"].value
+    assert "block 3, 2" in live["view"].value
+
+
 def test_pictures_and_masks_of_ones_own(tmp_path) -> None:
     """First the page's own folder, then one of a reader's."""
     from PIL import Image

@@ -15,7 +15,7 @@ FLOORS = [
     ["errors", "bench_turns", "config", "transforms", "resize", "losses", "metrics", "optim",
      "inference", "distributed", "sync_bn", "parallel", "nonfinite", "protocols", "visualize",
      "interactive", "dials", "image_files", "pascal_json", "frozen", "recompute", "run_log",
-     "stages", "files"],
+     "stages", "files", "attention_stats", "calibration"],
     ["canvas", "figures", "townscape", "encoder", "timm_encoder", "heads", "toytown",
      "dataset_base", "data_report", "folder_data", "datasets", "published", "recipes",
      "weight_files", "weight_tables"],

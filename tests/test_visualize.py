@@ -162,6 +162,17 @@ def test_attention_maps_take_one_image_and_count_from_the_end():
         attention_maps(model, image, 3)
 
 
+def test_attention_maps_of_all_blocks_come_from_one_run():
+    model = Segmenter(False).eval()
+    image, runs = torch.randn(2, 3, 16, 24), []
+    model.register_forward_hook(lambda *_: runs.append(1))
+    maps = attention_maps(model, image, None)
+    assert (tuple(maps.shape), len(runs)) == ((3, 2, 2, 6, 6), 1)
+    for i in range(3):
+        assert torch.equal(maps[i], attention_maps(model, image, i))
+    assert not any(block.attn._forward_pre_hooks for block in model.encoder.blocks)
+
+
 # ---------------------------------------------------------------------- results
 
 
