@@ -41,7 +41,7 @@ class Child:
     def kill(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 150) -> int:
         """Its exit code; a test fails here that would hang otherwise."""
         self.process.join(seconds)
         if self.process.exitcode is None:
@@ -89,13 +89,13 @@ def start_ranks(
 def run_ranks(world: int, function: Callable, *arguments: object, logs: Path) -> list[str]:
     """Run to the end, all well; what each rank printed."""
     children = start_ranks(world, function, *arguments, logs=logs)
-    codes = [child.wait(120) for child in children]
+    codes = [child.wait() for child in children]
     texts = [child.text() for child in children]
     assert codes == [0] * world, "\n".join(texts)
     return texts
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 150) -> None:
     """Until `condition` holds."""
     end = time.monotonic() + seconds
     while not condition():
