@@ -5,9 +5,10 @@ What changes is how the batch is worked through, see `recompute`. Ways are tried
 and the first whose `estimate_memory` fits is taken:
 
 1. as the recipe says;
-2. ``train.micro_batch``, halved down to 1: one more forward pass of the encoder, exact;
-3. ``train.micro_batch=1`` with ``train.grad_checkpointing``: two more, exact;
-4. ``train.accumulate`` on top: BatchNorm sees the statistics of a part, which the heads' published
+2. ``train.grad_checkpointing``: one more forward pass of the encoder, on large matrices, exact;
+3. ``train.micro_batch``, halved down to 1: the same on small ones, exact;
+4. both: two more forward passes, exact;
+5. ``train.accumulate`` on top: BatchNorm sees the statistics of a part, which the heads' published
    scores do not have. It is taken last, and said.
 """
 
@@ -101,12 +102,13 @@ def _ways(config: RunConfig, processes: int) -> Iterator[dict[str, Any]]:
     plain = {"micro_batch": 0, "grad_checkpointing": False, "accumulate": 1}
     yield plain
     least = plain | {"grad_checkpointing": True}
+    yield least
     if config.model.encoder not in HYBRIDS:  # whose BatchNorm needs all images at once
         sizes = {max(1, local // 2**i) for i in range(1, local.bit_length())}
         for size in sorted(sizes, reverse=True):
             yield plain | {"micro_batch": size}
-        least["micro_batch"] = 1
-    yield least
+        least = least | {"micro_batch": 1}
+        yield least
     for parts in range(2, local + 1):
         if local % parts == 0:
             yield least | {"accumulate": parts}

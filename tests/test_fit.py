@@ -36,7 +36,7 @@ def estimate(monkeypatch):
 def test_the_fastest_way_that_fits_is_taken(estimate):
     run, seen = config(), set()
     ways = [replace(run, train=replace(run.train, **way)) for way in _ways(run, 1)]
-    assert [way.train.accumulate for way in ways] == [1] * 4 + [2, 4]
+    assert [way.train.accumulate for way in ways] == [1] * 5 + [2, 4]
     peaks = [estimate(way, processes=1).peak for way in ways]
     for peak in peaks:
         capacity = int(peak / SHARE) + 1
@@ -50,7 +50,7 @@ def test_the_fastest_way_that_fits_is_taken(estimate):
             said = f"train.{key}={str(value).lower()}" in str(found)
             assert said == (value not in (0, False) and (key, value) != ("accumulate", 1))
         seen.add(tuple(values.values()))
-    assert len(seen) > 3
+    assert len(seen) > 2
 
 
 def test_not_even_one_image():
@@ -68,8 +68,8 @@ def test_several_processes_share_the_batch(estimate):
     run = config()
     capacity = int(0.9 * estimate(run, processes=1).peak / SHARE)
     alone, four = fit_memory(run, capacity), fit_memory(run, capacity, processes=4)
-    assert alone.config.train.micro_batch > 0
-    assert four.config.train.micro_batch == 0
+    assert alone.config.train.grad_checkpointing
+    assert not four.config.train.grad_checkpointing
 
 
 def test_auto_is_a_way_to_say_fit(monkeypatch, estimate):
