@@ -547,7 +547,7 @@ WORDS = (
     "ade20k", "--train", "--val", "2", "--fast", "--classes", "--alpha", "nan", "--to", "mmseg",
     "--img-size", "--taps", "1,2", "--format", "onnx", "--csv", "-h", "--", "-", "=", "a=b",
     "model.head=mla", "train.steps=x", "--unsafe-pickle", "--against", "plain", "--turns", "0",
-    "--batch", "--seed", "--save-predictions", "ünï cödé", "", " ", "\n", "data.root=nowhere",
+    "--batch", "--seed", "--save-predictions", "ünï cödé", "", " ", "\t", "data.root=nowhere",
     "vit2mmseg", ".", "/", "/dev/null", "--no-aux", "--threads",
 )  # fmt: skip
 
