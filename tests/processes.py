@@ -3,6 +3,7 @@ instead of the seconds that `import torch` takes."""
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -63,6 +64,7 @@ def _enter(function: Callable, arguments: Sequence, log: str, environment: dict[
     sys.stdout.reconfigure(line_buffering=True)
     os.environ.update(environment)
     torch.set_num_threads(1)
+    gc.freeze()  # else collecting garbage copies all that was imported, page by page
     sys.exit(function(*arguments))
 
 
