@@ -7,8 +7,11 @@ from torch.utils._pytree import tree_leaves
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _fresh():
+    """Every test begins alike, also behind one that ran a page which does without gradients."""
     torch.manual_seed(0)
+    with torch.enable_grad():
+        yield
 
 
 @pytest.fixture

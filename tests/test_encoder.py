@@ -101,7 +101,7 @@ def test_parameter_counts(img_size, large, base):
 def test_presets_are_timms():
     from timm import create_model
 
-    for name in set(PRESETS) - {"toy"}:
+    for name in (name for name in PRESETS if name.startswith("vit_")):
         with torch.device("meta"):
             theirs = create_model(f"{name}_224", num_classes=0)
             ours = VisionTransformer.from_preset(name, img_size=(224, 224))
