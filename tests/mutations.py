@@ -63,8 +63,11 @@ def main() -> int:
     """Run the changes asked for; 0 if every chapter noticed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=CHANGES, default=list(CHANGES))
-    noticed = [mutate(name) for name in parser.parse_args().names]
+    parser.add_argument("names", nargs="*", metavar="CHANGE", help=", ".join(CHANGES))
+    names = parser.parse_args().names or list(CHANGES)
+    if unknown := set(names) - set(CHANGES):
+        parser.error(f"no change {', '.join(sorted(unknown))}; there are {', '.join(CHANGES)}")
+    noticed = [mutate(name) for name in names]
     return 0 if all(noticed) else 1
 
 
