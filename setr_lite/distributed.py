@@ -30,6 +30,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from .errors import UserError
 
@@ -93,6 +94,22 @@ def one_thread(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def start_loader(loader: DataLoader) -> Iterator:
+    """The batches of `loader`, whose processes start now.
+
+    PyTorch's handler of SIGCHLD would raise wherever the main process is when one of them dies: in
+    the middle of an update, or of another loader's end. It is taken out, also where an earlier
+    loader of somebody else left it. A death is then noticed within seconds by the one who waits for
+    the next batch.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        torchs = getattr(before, "__module__", "") == "torch.utils.data._utils.signal_handling"
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if torchs or before is None else before)
+    return batches
 
 
 def stop() -> None:

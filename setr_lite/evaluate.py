@@ -148,7 +148,10 @@ def evaluate(
         worker_init_fn=distributed.one_thread, pin_memory=model.device.type == "cuda",
     )
     model.eval()
-    bar = tqdm(loader, desc="evaluate", unit="image", leave=False, disable=not progress)
+    bar = tqdm(
+        distributed.start_loader(loader), desc="evaluate", unit="image", leave=False,
+        total=len(loader), disable=not progress,
+    )
 
     def images() -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
         for views, label in bar:

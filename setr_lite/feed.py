@@ -9,9 +9,7 @@ Shapes: B images of this process, S x S crops.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -113,13 +111,7 @@ class Feed:
             num_workers=train.workers, pin_memory=self.pin, collate_fn=_collate,
             worker_init_fn=distributed.one_thread,
         )
-        before = signal.getsignal(signal.SIGCHLD)
-        batches = iter(loader)
-        if threading.current_thread() is threading.main_thread():
-            # PyTorch's handler would raise anywhere, in the middle of an update, too. Without it a
-            # death is noticed within seconds by the one who waits for the next batch.
-            signal.signal(signal.SIGCHLD, before)
-        return batches
+        return distributed.start_loader(loader)
 
     def _account(self, batch: Batch, step: int) -> None:
         """Count what the batch skipped, or give up."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from setr_lite.datasets import load_dataset
 from setr_lite.errors import UserError
@@ -115,3 +117,21 @@ def test_a_dead_loader_process_ends_the_run(town):
     kill_one()
     with pytest.raises(UserError, match=r"step \d: a loader process died .*fewer train.workers"):
         list(batches)
+
+
+def test_no_handler_of_torch_is_left_to_raise_anywhere(town):
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        # what a loader of somebody else leaves in a process; PyTorch sets it once only
+        signal_handling._SIGCHLD_handler_set = False
+        list(DataLoader(range(2), num_workers=1))
+        left = signal.getsignal(signal.SIGCHLD)
+        assert left.__module__ == signal_handling.__name__
+        next(feed(town[0], "train.workers=1")[0].batches(0))
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+        own = lambda number, frame: None  # noqa: E731
+        signal.signal(signal.SIGCHLD, own)
+        next(feed(town[0], "train.workers=1")[0].batches(0))
+        assert signal.getsignal(signal.SIGCHLD) is own
+    finally:
+        signal.signal(signal.SIGCHLD, before)
