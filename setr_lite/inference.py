@@ -407,7 +407,7 @@ def _probabilities(views: Sequence[_View], tile: Box, parts: Iterator[LazyLogits
             dtype = torch.promote_types(lazy.logits.dtype, torch.float32)
             total = lazy.logits.new_zeros(*lazy.logits.shape[:2], y1 - y0, x1 - x0, dtype=dtype)
         for image, rows, strip in lazy.strips(view.own(tile)):
-            scores = strip.softmax(dim=1).transpose(0, 1)
+            scores = strip.softmax(dim=-1).permute(2, 0, 1)
             total[image, :, rows] += scores.flip(-1) if view.mirrored else scores
     return total.div_(len(views))
 
