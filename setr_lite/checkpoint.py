@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 
 from .config import RunConfig
 from .distributed import rank
-from .errors import UserError
+from .errors import UserError, in_short
 from .parallel import is_cut_up, load_optimizer, whole_state
 
 DAMAGED = "the checkpoint is damaged, take another one"
@@ -189,11 +189,20 @@ def read_weights(folder: str | Path, model: nn.Module) -> None:
     """Load ``model.safetensors`` into `model`; every name and shape must match.
 
     Raises:
-        UserError: a missing, unexpected or differently shaped tensor (the first one is named), or
-            what `read_tensors` raises.
+        UserError: what `read_tensors` and `check_fit` raise.
     """
-    tensors, path = read_tensors(folder), _complete(folder) / "model.safetensors"
-    wanted = model.state_dict()
+    tensors = read_tensors(folder)
+    check_fit(folder, tensors, model)
+    model.load_state_dict(tensors)
+
+
+def check_fit(folder: str | Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Compare the tensors of a checkpoint with those of a model, which may be on the meta device.
+
+    Raises:
+        UserError: a missing, unexpected or differently shaped tensor; the first one is named.
+    """
+    path, wanted = _complete(folder) / "model.safetensors", model.state_dict()
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             raise UserError(f"{path}: has no {name!r}, which the model needs; other settings?")
@@ -204,7 +213,6 @@ def read_weights(folder: str | Path, model: nn.Module) -> None:
                 f"{path}: {name!r} is {tuple(tensors[name].shape)}, the model's is "
                 f"{tuple(wanted[name].shape)}; build it with the checkpoint's own config"
             )
-    model.load_state_dict(tensors)
 
 
 def read_optimizer(folder: str | Path, optimizer: torch.optim.Optimizer) -> None:
@@ -219,7 +227,7 @@ def read_optimizer(folder: str | Path, optimizer: torch.optim.Optimizer) -> None
     try:
         load_optimizer(optimizer, torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle raises whatever it likes
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        why = in_short(error)
         raise UserError(f"{path}: cannot be resumed from ({why}); {DAMAGED}") from error
 
 

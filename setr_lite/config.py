@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
 """Standard deviation of ImageNet's RGB in 0..255."""
 LARGEST_SIDE = 16_384
 """Most pixels that a setting may ask for in height or width."""
+MOST_PIXELS = 1 << 27
+"""Of a crop or a resized image; 1.5 GiB as float32."""
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -115,6 +118,7 @@ class DataConfig:
         _within("data.cat_max_ratio", self.cat_max_ratio, 0, 1)
         for side in (*self.crop_size, *self.base_size):
             _within("data.crop_size and data.base_size", side, 1, LARGEST_SIDE)
+        _within("data.crop_size: height x width", math.prod(self.crop_size), 1, MOST_PIXELS)
         low, high = self.ratio_range
         if not 0 < low <= high:
             raise UserError(f"data.ratio_range={self.ratio_range}: give 0 < low <= high")

@@ -71,7 +71,9 @@ def choose_device(device: str = "auto") -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise UserError(f"train.device={device}: give auto, cpu, cuda or cuda:N") from None
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"train.device={device}: give auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(

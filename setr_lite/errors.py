@@ -24,6 +24,15 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.splitlines()).strip()
 
 
+def in_short(error: BaseException) -> str:
+    """The first sentence of another library's message, at most 200 characters of it.
+
+    A damaged file can put all of its bytes into the message.
+    """
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+    return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, NumPy, PyTorch or OpenCV says that memory is used up."""
     words = ("can't allocate memory", "Failed to allocate", "Cannot allocate memory")

@@ -72,6 +72,15 @@ def check_settings(config: RunConfig) -> None:
     _window(config)
 
 
+def check_views(config: RunConfig, dataset) -> None:
+    """Refuse at the start of a run sizes that its first evaluation could not give an image.
+
+    Raises:
+        UserError: the first image of `dataset` cannot be read, or becomes too large.
+    """
+    view_sizes(config, tuple(dataset[0].image.shape[-2:]))
+
+
 def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
     """``image (3, H, W) uint8 RGB -> label (H, W)`` by the run's `EvalConfig`."""
     config = _with_normalization(model, config)

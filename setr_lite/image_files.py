@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, in_short
 
 # Pillow looks at the size that a header claims before it takes memory, but from 89 million pixels
 # on only warns, and refuses twice as many: such a file can have a few hundred bytes.
@@ -121,7 +121,6 @@ def _decode(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> 
             " into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in a script"
         ) from None
     except Exception as error:  # OSError, SyntaxError, ValueError, ...: Pillow has many
-        reason = str(error).split("\n")[0]
         raise UserError(
-            f"{path}: cannot be read as an image ({reason}); replace the file"
+            f"{path}: cannot be read as an image ({in_short(error)}); replace the file"
         ) from error

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import read_config, read_weights
+from .checkpoint import check_fit, read_config, read_tensors
 from .config import DataConfig, ModelConfig, RunConfig
 from .encoder import PRESETS, VisionTransformer, default_taps
 from .errors import UserError, nearest
@@ -164,8 +164,11 @@ class SETR(nn.Module):
             UserError: no checkpoint there, or weights that do not fit its config.
         """
         config = read_config(folder)
+        tensors = read_tensors(folder)
+        with torch.device("meta"):  # a config that is not that of the file may ask for gigabytes
+            check_fit(folder, tensors, cls.from_config(config.model))
         model = cls.from_config(config.model)
-        read_weights(folder, model)
+        model.load_state_dict(tensors)
         model.config = config
         return model.eval()
 

@@ -62,7 +62,8 @@ class LazyLogits(NamedTuple):
     def full(self) -> Tensor:
         """(B, K, H, W), all at once; needs all of the logits."""
         logits = self.logits
-        if self.steps and logits.device.type == "cpu" and max(logits.shape[-2:]) <= DENSE:
+        compiling = torch.compiler.is_compiling()  # also exporting, where sizes are no numbers
+        if logits.device.type == "cpu" and not compiling and max(logits.shape[-2:]) <= DENSE:
             return self._dense()
         for (height, width), size in self.steps:
             logits = logits[..., :height, :width]

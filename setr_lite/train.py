@@ -28,7 +28,7 @@ from .config import RunConfig
 from .datasets import load_dataset
 from .describe import start_table
 from .errors import UserError
-from .evaluate import check_settings, evaluate, predictor
+from .evaluate import check_settings, check_views, evaluate, predictor
 from .feed import Batch, Faults, Feed
 from .fit import fit_to_device
 from .frozen import freeze_encoder
@@ -166,6 +166,7 @@ class _Run:
         self.batch = _local_batch(config)
         self.train_set = load_dataset(config.data, "train")
         self.val_set = load_dataset(config.data, "val")
+        check_views(config, self.val_set)
         if len(self.train_set.classes) != config.model.num_classes:
             raise UserError(
                 f"model.num_classes={config.model.num_classes}: {config.data.name} has "

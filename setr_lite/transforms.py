@@ -19,13 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .config import IMAGENET_MEAN, IMAGENET_STD, Colour, DataConfig, Size
+from .config import IMAGENET_MEAN, IMAGENET_STD, MOST_PIXELS, Colour, DataConfig, Size
 from .errors import UserError
 
 Box = tuple[int, int, int, int]
 """(y0, y1, x0, x1): rows y0 to y1 - 1, columns x0 to x1 - 1."""
-MOST_PIXELS = 1 << 27
-"""Of a resized image; 1.5 GiB as float32."""
 IGNORE = 255
 """The label that counts nowhere."""
 _REDRAWS = 10

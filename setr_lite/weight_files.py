@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, in_short
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ def read_weight_file(path: str | Path, *, allow_pickle: bool = False) -> WeightF
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    what = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
-    return UserError(f"{path}: not a readable file of weights ({what}); download it again")
+    return UserError(
+        f"{path}: not a readable file of weights ({in_short(error)}); download it again"
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

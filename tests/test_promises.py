@@ -38,7 +38,7 @@ def test_every_command_exists():
 def test_the_bounds_are_those_of_the_code():
     from PIL import Image
 
-    from setr_lite.transforms import MOST_PIXELS
+    from setr_lite.config import MOST_PIXELS
 
     assert f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels is not opened" in PAGE
     assert f"at\nmost {MOST_PIXELS / 1e6:.0f} million pixels" in PAGE
