@@ -174,7 +174,8 @@ def _take_step(
     there += [p.grad for p in model.parameters() if p.grad is not None]
     saved = _Saved(there)
     alive = _Alive(there, saved)
-    parts = {"encoder": [model.encoder], "neck": [model.neck], "head": [model.head],
+    # the model's own: odd sizes are padded before the encoder, which keeps that copy
+    parts = {"encoder": [model], "neck": [model.neck], "head": [model.head],
              "auxiliary heads": model.aux_heads}  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(alive)

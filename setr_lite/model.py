@@ -178,7 +178,8 @@ class SETR(nn.Module):
         patch = self.encoder.patch_size
         grid = ((size[0] + patch - 1) // patch, (size[1] + patch - 1) // patch)  # rounded up
         padded = (grid[0] * patch, grid[1] * patch)
-        image = F.pad(image, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+        if padded != size:  # F.pad copies the batch even where it adds nothing
+            image = F.pad(image, (0, padded[1] - size[1], 0, padded[0] - size[0]))
         tokens = self.encoder(image)
         features = self.neck([t.transpose(1, 2).unflatten(2, grid) for t in tokens])
         aux_streams = self.aux_streams if self.training else ()

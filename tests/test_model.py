@@ -106,6 +106,14 @@ def test_padding_is_the_mean_colour():
     torch.testing.assert_close(model.logits(image), model.logits(by_hand)[..., :33, :])
 
 
+def test_whole_patches_are_not_copied():
+    model, seen = tiny().eval(), []
+    model.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    image = torch.randn(1, 3, 32, 48)
+    model(image)
+    assert seen[0] is image
+
+
 def test_preprocess_normalises():
     image = torch.full((3, 20, 30), 255, dtype=torch.uint8)
     got = tiny().preprocess(image)
