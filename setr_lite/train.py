@@ -123,7 +123,7 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     """
     device = distributed.start(config.train.device)
     train = replace(config.train, feature_cache="")  # it would be written
-    run = _Run(replace(config, train=train), device, resume)
+    run = _Run(replace(config, train=train), device, resume, rehearsing=True)
     run.speed = measure_speed(run.config, device)
     say = print if distributed.rank() == 0 else lambda *_: None
     say(run.describe())
@@ -154,11 +154,14 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
 class _Run:
     """What changes while a run goes on: model, optimiser, step, log, scores."""
 
-    def __init__(self, config: RunConfig, device: torch.device, resume: bool) -> None:
+    def __init__(
+        self, config: RunConfig, device: torch.device, resume: bool, rehearsing: bool = False
+    ) -> None:
         if not resume:
             require_source(config)
         check_settings(config)
         self.device, self.speed, self.fitted = device, None, None
+        self.rehearsing = rehearsing  # then it writes nothing
         if config.train.fit:
             self.fitted = fit_to_device(config, device)
             config = self.fitted.config
@@ -298,6 +301,11 @@ class _Run:
             look()
         except nonfinite.NonFinite as error:
             self.step, batch = error.step - 1, dict(self.recent)[error.step]
+            if self.rehearsing:
+                raise UserError(
+                    f"{error}: training would stop there; nothing was written. Images: "
+                    f"{', '.join(batch.names)}; look at them, or lower optim.lr"
+                ) from error
             nonfinite.stop(error, self.folder, self._write, batch[:2], batch.names)
 
     def _autocast(self) -> torch.autocast:

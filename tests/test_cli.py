@@ -59,6 +59,13 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, capsys, m
     assert "no checkpoint here" in capsys.readouterr().err
 
 
+def test_a_dry_run_that_diverges_writes_nothing_either(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--dry-run", "toytown_mla", *SHORT, "optim.lr=1e30"]) == 2
+    assert "at step 2: training would stop there; nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_eval_prints_a_table_and_writes_json(trained, tmp_path, capsys):
     file = tmp_path / "scores.json"
     assert main(["eval", str(trained), "--json", str(file), "eval.limit=3"]) == 0

@@ -80,6 +80,22 @@ def test_what_autograd_saves_under_autocast(head):
     assert estimate_memory(config.override("train.amp=auto")) == estimate_memory(config)
 
 
+@pytest.mark.parametrize("head", ["naive", "pup", "mla"])
+@pytest.mark.parametrize(
+    ("run", "levers", "most"),
+    [
+        ("ade20k_512_160k", (), 22.5),  # GiB, of a card of 24 GB
+        ("ade20k_512_160k", ("train.micro_batch=4",), 15),  # of one of 16 GB
+        ("cityscapes_768_80k", (), 22.5),
+    ],
+)
+def test_the_published_batch_fits_one_card(head, run, levers, most):
+    config = get_recipe(f"{head}_{run}").override("train.amp=bf16", *levers)
+    assert config.train.batch_size == {"ade20k": 16, "cityscapes": 8}[config.data.name]
+    assert config.train.accumulate == 1  # BatchNorm sees all of it
+    assert 6 < estimate_memory(config).peak / 2**30 < most
+
+
 LEVERS = [
     ("train.micro_batch=1",),
     ("train.micro_batch=2", "train.grad_checkpointing=true"),
