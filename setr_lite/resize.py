@@ -177,12 +177,13 @@ def weights(
     Returns:
         Which inputs are used, and (last - first, inputs) what each output takes of them.
     """
-    matrix = torch.eye(last - first, dtype=torch.float64)
-    for inputs, outputs in reversed(steps):
-        if inputs != outputs:
-            part, first = _bilinear(first, last, inputs, outputs)
-            matrix, last = matrix @ part, first + part.shape[1]
-    return slice(first, last), matrix.to(device, dtype)
+    with torch.inference_mode(False), torch.no_grad():  # what is kept may meet gradients later
+        matrix = torch.eye(last - first, dtype=torch.float64)
+        for inputs, outputs in reversed(steps):
+            if inputs != outputs:
+                part, first = _bilinear(first, last, inputs, outputs)
+                matrix, last = matrix @ part, first + part.shape[1]
+        return slice(first, last), matrix.to(device, dtype)
 
 
 def strip_height(logits: Tensor, width: int) -> int:

@@ -108,3 +108,13 @@ def test_full_logits_never_exist(factor, largest, monkeypatch):
     with largest() as seen:
         lazy.full()
     assert seen.values == 20 * 128 * 192
+
+
+def test_matrices_made_for_a_prediction_serve_a_gradient():
+    weights.cache_clear()
+    lazy = LazyLogits(random_logits(1, 3, 5, 7), (5, 7)).resized((11, 13))
+    with torch.inference_mode():
+        lazy.full()
+    x = lazy.logits.clone().requires_grad_()
+    lazy._replace(logits=x).full().square().sum().backward()
+    assert x.grad.isfinite().all()

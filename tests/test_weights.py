@@ -243,7 +243,8 @@ def augreg_arrays() -> dict[str, np.ndarray]:
         for layer, shape in (("Dense_0", (d, 4 * d)), ("Dense_1", (4 * d, d))):
             name = f"{block}/MlpBlock_3/{layer}"
             found |= {f"{name}/kernel": shape, f"{name}/bias": shape[1:]}
-    return {k: draw(f"flax/{k}", s).numpy() * 0.5 for k, s in found.items()}
+    # of float32's precision, to which timm rounds a patch embedding before 1.0.31
+    return {k: draw(f"flax/{k}", s).float().double().numpy() * 0.5 for k, s in found.items()}
 
 
 @torch.no_grad()
