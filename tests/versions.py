@@ -67,9 +67,12 @@ def main() -> int:
     """Run the sets asked for; 0 if all pass."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", choices=SETS, default=list(SETS))
-    codes = {}
-    for name in parser.parse_args().sets:
+    parser.add_argument("sets", nargs="*", metavar="SET", default=list(SETS),
+                        help=f"{', '.join(SETS)}; all by default")
+    sets, codes = parser.parse_args().sets, {}
+    if unknown := set(sets) - set(SETS):
+        parser.error(f"no set {min(unknown)!r}; choose from {', '.join(SETS)}")
+    for name in sets:
         started = time.monotonic()
         python = install(name)
         if python is None:
