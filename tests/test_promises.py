@@ -50,6 +50,13 @@ def test_the_bounds_are_those_of_the_code():
     assert f"longer than {seconds} seconds" in page
 
 
+def test_the_oldest_packages_are_those_of_the_project():
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    bounds = {name: re.search(rf'"{name}>=([^"]+)"', project)[1] for name in ("torch", "timm")}
+    oldest = [f"{name} {bound}" for name, bound in bounds.items()]
+    assert f"packages that it allows are {' and '.join(oldest)}." in " ".join(PAGE.split())
+
+
 def test_every_change_to_the_library_can_be_made():
     for file, old, new, chapter in mutations.CHANGES.values():
         assert (ROOT / "setr_lite" / file).read_text("utf-8").count(old) == 1, old
