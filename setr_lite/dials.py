@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .interactive import Figure, _figure_html, _identifier, _one_line
+from .interactive import Figure, figure_html, identifier, script_line
 
 MAX_ROWS = 2000
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
@@ -70,7 +70,7 @@ class Dials(Figure):
             for label, values in dials.items()
         }
         self._bundle["text/html"] = _dials_html(
-            _identifier(name), shown, start, names, first, caption,
+            identifier(name), shown, start, names, first, caption,
             {"rows": rows, "most": most, "unit": unit, "total": total,
              "marks": sorted((marks or {}).items(), key=lambda mark: mark[1])},
         )  # fmt: skip
@@ -130,6 +130,6 @@ def _dials_html(
         f'{html.escape(whole)}" data-table="{packed}">', *pieces, "</div>", *rules, "</div>",
         f'<p class="setr-readout">{html.escape(whole)}</p>',
         '<ul class="setr-key">', *keys, "</ul>",
-        f"<script>({_one_line('dials.js')})(document.currentScript, '{name}');</script>",
+        f"<script>({script_line('dials.js')})(document.currentScript, '{name}');</script>",
     ]  # fmt: skip
-    return _figure_html(name, "setr-dials", lines, caption)
+    return figure_html(name, "setr-dials", lines, caption)

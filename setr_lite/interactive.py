@@ -400,7 +400,7 @@ class MatrixExplorer(Figure):
         plain = f"{label!r}, {grid[0]}x{grid[1]} patches"
         super().__init__(plain, heat, maps.values(), digits)
         self._bundle["text/html"] = _explorer_html(
-            name=_identifier(name),
+            name=identifier(name),
             picture=_img(data_url(rgb, quality=quality), alt, shape=rgb.shape),
             still=_img(_png_url(first), f"{label} of one patch", shape=grid),
             table=_bytes_url(table),
@@ -448,7 +448,7 @@ class Compare(Figure):
         both = np.concatenate([pair[0][:, :cut], pair[1][:, cut:]], axis=1)
         self._bundle = _still(np.kron(both, np.ones((scale, scale, 1), np.uint8)))
         images = self._images(pair, list(alts), quality, scale)
-        self._bundle["text/html"] = _compare_html(_identifier(name), images, labels, start, caption)
+        self._bundle["text/html"] = _compare_html(identifier(name), images, labels, start, caption)
 
 
 class show_source:  # used like a function, as the last line of a cell
@@ -575,13 +575,14 @@ def _box(controls: list[Any], stack: Any, caption: str) -> Any:
 # --- parts of HTML figures ------------------------------------------------------------------------
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
+    """`name`, if it can stand in an HTML id; else UserError."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name):
         raise UserError(f"name {name!r}: letters, digits and hyphens only, a letter first")
     return name
 
 
-def _one_line(file: str) -> str:
+def script_line(file: str) -> str:
     """Our script or style on one line, so that nbval's line-wise sanitising can leave it out."""
     text = re.sub(r"/\*.*?\*/", "", (_HERE / file).read_text("utf-8"), flags=re.S)
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
@@ -619,9 +620,10 @@ def _color_table(colors: str) -> np.ndarray:
     return matplotlib.colormaps[colors](np.arange(256), bytes=True)[:, :3].copy()
 
 
-def _figure_html(name: str, kind: str, lines: Iterable[str], caption: str) -> str:
+def figure_html(name: str, kind: str, lines: Iterable[str], caption: str) -> str:
+    """A figure of `kind` (a class of interactive.css) with its style, its lines, its caption."""
     foot = [f"<figcaption>{html.escape(caption)}</figcaption>"] if caption else []
-    style = f"<style>{_one_line('interactive.css')}</style>"
+    style = f"<style>{script_line('interactive.css')}</style>"
     head = f'<figure class="setr-figure {kind}" id="{name}">'
     return "\n".join([head, style, *lines, *foot, "</figure>"])
 
@@ -667,9 +669,9 @@ def _explorer_html(
         "</select></label>",
         '<label><input type="checkbox"> over the picture</label></div>',
         '<p class="setr-readout"></p>',
-        f"<script>({_one_line('interactive.js')})(document.currentScript, '{name}');</script>",
+        f"<script>({script_line('interactive.js')})(document.currentScript, '{name}');</script>",
     ]
-    return _figure_html(name, "setr-explorer", lines, caption)
+    return figure_html(name, "setr-explorer", lines, caption)
 
 
 def _compare_html(
@@ -686,4 +688,4 @@ def _compare_html(
         f'aria-label="divider: {left} to its left, {right} to its right">',
         "</div>",
     ]
-    return _figure_html(name, "", lines, caption)
+    return figure_html(name, "", lines, caption)

@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 
 from setr_lite.dials import Dials
 from setr_lite.errors import UserError
-from setr_lite.interactive import _one_line
+from setr_lite.interactive import script_line
 
 
 def dials(parts=lambda a, b: {"one <1>": a, "two": a * b}, **options):
@@ -75,5 +75,5 @@ def test_nbval_compares_the_numbers_and_not_the_script():
 
 @pytest.mark.skipif(not shutil.which("node"), reason="no node to read the script")
 def test_the_script_survives_on_one_line(tmp_path):
-    (tmp_path / "one.mjs").write_text(f"export default ({_one_line('dials.js')});", "utf-8")
+    (tmp_path / "one.mjs").write_text(f"export default ({script_line('dials.js')});", "utf-8")
     subprocess.run(["node", "--check", str(tmp_path / "one.mjs")], check=True)

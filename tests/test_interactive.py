@@ -345,7 +345,7 @@ def test_html_is_the_same_every_time_and_nbval_sees_only_its_words():
 
 @pytest.mark.skipif(not shutil.which("node"), reason="no node to read the script")
 def test_the_script_survives_on_one_line(tmp_path):
-    line = interactive._one_line("interactive.js")
+    line = interactive.script_line("interactive.js")
     assert "\n" not in line
     (tmp_path / "one.mjs").write_text(f"export default ({line});", encoding="utf-8")
     subprocess.run(["node", "--check", str(tmp_path / "one.mjs")], check=True)
