@@ -178,11 +178,15 @@ def weights(
         Which inputs are used, and (last - first, inputs) what each output takes of them.
     """
     with torch.inference_mode(False), torch.no_grad():  # what is kept may meet gradients later
-        matrix = torch.eye(last - first, dtype=torch.float64)
+        matrix = None
         for inputs, outputs in reversed(steps):
             if inputs != outputs:
                 part, first = _bilinear(first, last, inputs, outputs)
-                matrix, last = matrix @ part, first + part.shape[1]
+                last = first + part.shape[1]
+                # by NumPy: who counts operations must not find more where nothing was kept yet
+                matrix = part if matrix is None else torch.from_numpy(matrix.numpy() @ part.numpy())
+        if matrix is None:
+            matrix = torch.eye(last - first, dtype=torch.float64)
         return slice(first, last), matrix.to(device, dtype)
 
 
