@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .config import LARGEST_SIDE
 from .errors import UserError, one_line, out_of_memory
@@ -228,8 +229,15 @@ def run_bench(options: argparse.Namespace) -> None:
             save_row(row, options.save, command)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, also where a word that it repeats has several."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(" ".join(message.splitlines()))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="setr-lite", description="SETR: segment images with a plain vision transformer.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
