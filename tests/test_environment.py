@@ -92,7 +92,8 @@ def wheel(tmp_path_factory):
 def test_the_wheel_is_complete(wheel):
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
-    wanted = {f"setr_lite/{p.name}" for p in (ROOT / "setr_lite").iterdir() if p.is_file()}
+    wanted = {p.relative_to(ROOT).as_posix() for p in (ROOT / "setr_lite").rglob("*")
+              if p.is_file() and "__pycache__" not in p.parts}  # fmt: skip
     assert {n for n in names if ".dist-info/" not in n} == wanted
     assert "setr_lite/py.typed" in wanted
     assert any(n.endswith("licenses/LICENSE") for n in names)

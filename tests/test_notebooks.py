@@ -144,7 +144,7 @@ def test_headings_do_not_skip_a_level(notebook):
 def test_no_library_class_is_declared_again(notebook):
     library = {
         node.name
-        for file in (ROOT / "setr_lite").glob("*.py")
+        for file in (ROOT / "setr_lite").rglob("*.py")
         for node in ast.parse(file.read_text("utf-8")).body
         if isinstance(node, ast.ClassDef)
     }

@@ -36,8 +36,8 @@ def imports(path):
 
 @pytest.mark.smoke
 def test_every_module_has_a_floor():
-    modules = {p.stem for p in HOUSE.glob("*.py")} - {"__init__"}
-    assert modules == {name for floor in FLOORS for name in floor}
+    modules = {".".join(p.relative_to(HOUSE).with_suffix("").parts) for p in HOUSE.rglob("*.py")}
+    assert modules - {"__init__"} == {name for floor in FLOORS for name in floor}
 
 
 @pytest.mark.smoke
@@ -75,7 +75,7 @@ def test_public_names_exist():
 
 def test_public_docstrings_exist():
     bare = []
-    for path in sorted(HOUSE.glob("*.py")):
+    for path in sorted(HOUSE.rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
             public = isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"
             if public and not ast.get_docstring(node):

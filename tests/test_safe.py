@@ -14,7 +14,7 @@ import setr_lite.weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [path for folder in ("setr_lite", "book/_ext", "book/_tools", "book/_web")
-           for path in sorted((ROOT / folder).glob("*.py"))]  # fmt: skip
+           for path in sorted((ROOT / folder).rglob("*.py"))]  # fmt: skip
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load",

@@ -142,7 +142,7 @@ def library_reference(modules: list[str]) -> str:
     """MyST of all public names, module by module."""
     pages = []
     for name in modules:
-        tree = ast.parse((LIBRARY / f"{name}.py").read_text("utf-8"))
+        tree = ast.parse((LIBRARY / f"{name.replace('.', '/')}.py").read_text("utf-8"))
         pages += [f"## {name}", "", markdown(ast.get_docstring(tree) or ""), ""]
         pages += [describe(node, f"setr_lite.{name}") for node in public(tree.body)]
     return "\n".join(pages)
@@ -156,7 +156,8 @@ def modules_of(words: str) -> list[str]:
         name for page in (ROOT / "book").glob("api*.md")
         for found in MODULES.findall(page.read_text("utf-8")) for name in found.split()
     }
-    return sorted(path.stem for path in LIBRARY.glob("[a-z]*.py") if path.stem not in named)
+    there = (path.relative_to(LIBRARY).with_suffix("") for path in LIBRARY.rglob("[a-z]*.py"))
+    return sorted({".".join(path.parts) for path in there} - named)
 
 
 # --- the command line ---------------------------------------------------------------------------
