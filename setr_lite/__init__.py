@@ -13,7 +13,7 @@ _HOMES = {
     "errors": ["UserError"],
     "inference": ["Window", "multi_scale_probabilities", "predict", "sliding_window"],
     "losses": ["segmentation_loss"],
-    "memory": ["estimate_memory"],
+    "running.memory": ["estimate_memory"],
     "metrics": ["ConfusionMatrix"],
     "model": ["SETR", "SETROutput"],
     "recipes": ["RECIPES", "get_recipe"],

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .config import RunConfig
-from .distributed import rank
+from .distributed.parallel import is_cut_up, load_optimizer, whole_state
+from .distributed.processes import rank
 from .errors import UserError, in_short
-from .parallel import is_cut_up, load_optimizer, whole_state
 
 DAMAGED = "the checkpoint is damaged, take another one"
 OLD = ".old"  # the previous checkpoint, during the two renames that replace it

@@ -80,12 +80,12 @@ def _mistake(verb: str, message: str) -> int:
 def run_recipes(options: argparse.Namespace) -> None:
     """List the recipes, or print one in full."""
     if options.name:
-        from .describe import describe_recipe
+        from .recipes.describe import describe_recipe
 
         for section in describe_recipe(options.name):
             print(section, flush=True)
         return
-    from .recipes import recipe_table
+    from .recipes.named import recipe_table
 
     print(recipe_table())
     print("\nmIoU as published. `setr-lite recipes NAME` prints one in full.")
@@ -93,7 +93,7 @@ def run_recipes(options: argparse.Namespace) -> None:
 
 def run_toytown(options: argparse.Namespace) -> None:
     """Draw ToyTown."""
-    from .toytown import write_toytown
+    from .toytown.scenes import write_toytown
 
     write_toytown(
         options.out, train=options.train, val=options.val, size=options.size, seed=options.seed,
@@ -103,7 +103,7 @@ def run_toytown(options: argparse.Namespace) -> None:
 
 def run_check_data(options: argparse.Namespace) -> int:
     """Look for faults in a data set."""
-    from .check_data import check_data
+    from .datasets.doctor import check_data
 
     health = check_data(options.name, options.root, classes=options.classes, fast=options.fast)
     files = health.write(options.out or f"runs/check_{options.name}")
@@ -115,7 +115,7 @@ def run_check_data(options: argparse.Namespace) -> int:
 def run_train(options: argparse.Namespace) -> int:
     """Train a recipe; under torchrun, on all its processes."""
     from . import distributed
-    from .recipes import get_recipe
+    from .recipes.named import get_recipe
     from .train import rehearse, train
 
     try:
@@ -150,7 +150,7 @@ def _resume_command(words: Sequence[str]) -> str:
 def run_eval(options: argparse.Namespace) -> None:
     """Score a checkpoint on a split."""
     from . import distributed
-    from .scores import score_checkpoint, summary, write_csv, write_json
+    from .evaluate.scores import score_checkpoint, summary, write_csv, write_json
 
     try:
         confusion, scores = score_checkpoint(
@@ -169,7 +169,7 @@ def run_eval(options: argparse.Namespace) -> None:
 
 def run_predict(options: argparse.Namespace) -> None:
     """Segment image files."""
-    from .evaluate import predict_files
+    from .evaluate.loop import predict_files
 
     written = predict_files(
         options.checkpoint, options.images, options.out, settings=options.settings,
@@ -180,7 +180,7 @@ def run_predict(options: argparse.Namespace) -> None:
 
 def run_convert(options: argparse.Namespace) -> None:
     """Weights of other programs to a checkpoint, or back."""
-    from .convert import convert, convert_vit2mmseg
+    from .weights.convert import convert, convert_vit2mmseg
 
     if options.source == "vit2mmseg" and options.store:
         print(convert_vit2mmseg(options.out, options.store, allow_pickle=options.unsafe_pickle))
@@ -196,7 +196,7 @@ def run_convert(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """A checkpoint as one file for other programs."""
-    from .export import export_checkpoint
+    from .weights.export import export_checkpoint
 
     print(export_checkpoint(
         options.checkpoint, options.format, options.out, size=options.size,
@@ -208,7 +208,7 @@ def run_bench(options: argparse.Namespace) -> None:
     """Measure rows, print and save them."""
     import shlex
 
-    from .bench import Bench, bench, describe, describe_setting, save_row
+    from .bench.rows import Bench, bench, describe, describe_setting, save_row
 
     names = ("kind", "encoder", "dialect", "classes", "size", "batch", "labels", "image_size",
              "stride", "data", "root", "split", "images", "turns", "threads", "device", "amp",

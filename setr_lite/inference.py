@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import UserError
-from .resize import Box, LazyLogits, Size, label_dtype, used
+from .logits import Box, LazyLogits, Size, label_dtype, used
 
 
 class Output(Protocol):

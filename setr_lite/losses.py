@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .errors import UserError, nearest
-from .resize import Steps, no_autocast, strip_height, weights
+from .logits import Steps, no_autocast, strip_height, weights
 
 Normalize = Literal["all", "valid"]
 BAND = 4

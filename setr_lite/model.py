@@ -33,7 +33,7 @@ from .heads import (
     scores_before,
     upsample,
 )
-from .resize import LazyLogits
+from .logits import LazyLogits
 from .timm_encoder import HYBRIDS, PREFIX, HybridTransformer, TimmEncoder
 
 

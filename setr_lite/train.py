@@ -23,24 +23,26 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import checkpoint, distributed, nonfinite, parallel
+from . import checkpoint, distributed
 from .config import RunConfig
-from .datasets import load_dataset
-from .describe import start_table
+from .datasets.feed import Batch, Faults, Feed
+from .datasets.layouts import load_dataset
+from .distributed import parallel
 from .errors import UserError
-from .evaluate import check_settings, check_views, evaluate, predictor
-from .feed import Batch, Faults, Feed
-from .fit import fit_to_device
-from .frozen import freeze_encoder
+from .evaluate.loop import check_settings, check_views, evaluate, predictor
 from .losses import loss_and_terms, loss_divisor
-from .memory import format_bytes
-from .meters import format_seconds, measure_speed, peak_memory
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
-from .pretrained import load_first_weights, require_source
-from .recompute import recompute_encoder
-from .run_log import RunLog
+from .recipes.describe import start_table
+from .running import guard as nonfinite
+from .running.fit import fit_to_device
+from .running.frozen import freeze_encoder
+from .running.log import RunLog
+from .running.memory import format_bytes
+from .running.meters import format_seconds, measure_speed, peak_memory
+from .running.recompute import recompute_encoder
 from .visualize import overlay
+from .weights.first import load_first_weights, require_source
 
 PICTURES = 3
 """Predictions that TensorBoard shows after each evaluation, of the first validation images."""

@@ -22,7 +22,7 @@ CHANGES = {
     "loss": ("losses.py", "(aux_weight * loss if i", "(-aux_weight * loss if i", "11_five_minutes"),
     "metrics": ("metrics.py", "return hit / (labelled + predicted - hit)",
                 "return hit / (labelled + predicted + hit)", "10_measuring"),
-    "resize": ("resize.py", "(inputs / outputs) - 0.5)", "(inputs / outputs) - 0.3)",
+    "resize": ("logits.py", "(inputs / outputs) - 0.5)", "(inputs / outputs) - 0.3)",
                "10_measuring"),
 }  # fmt: skip
 """name -> (file, text, what it becomes, chapter)."""

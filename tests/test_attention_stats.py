@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from setr_lite.attention_stats import attention_distance, attention_rollout
 from setr_lite.errors import UserError
+from setr_lite.inside.attention import attention_distance, attention_rollout
 
 
 def tables(*blocks):

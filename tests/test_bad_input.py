@@ -27,15 +27,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from setr_lite.bench_turns import _forget_peak, _peak
-from setr_lite.check_data import check_data
+from setr_lite.bench.turns import _forget_peak, _peak
 from setr_lite.checkpoint import read_optimizer, read_state, save_checkpoint
 from setr_lite.cli import main
 from setr_lite.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from setr_lite.datasets import Folder
+from setr_lite.datasets.doctor import check_data
+from setr_lite.datasets.images import read_image, read_label
 from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
-from setr_lite.image_files import read_image, read_label
 from setr_lite.model import SETR
 from setr_lite.weights import load_pretrained
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from setr_lite.bench import OURS, Bench, bench, describe, describe_setting, save_row
-from setr_lite.bench_turns import Process, Side
-from setr_lite.bench_work import make_work
+from setr_lite.bench.ours import make_work
+from setr_lite.bench.turns import Process, Side
 from setr_lite.cli import main
 from setr_lite.errors import UserError
-from setr_lite.memory import estimate_memory
 from setr_lite.recipes import get_recipe
+from setr_lite.running.memory import estimate_memory
 from setr_lite.toytown import write_toytown
 
 TOY = {"encoder": "toy", "size": (32, 48), "classes": 5, "turns": 2, "threads": 1}
@@ -104,7 +104,7 @@ def test_rows_of_a_file(tmp_path) -> None:
 def test_a_side_in_a_process_of_its_own(tmp_path) -> None:
     script = tmp_path / "side.py"
     script.write_text(
-        "from setr_lite.bench_turns import Work, serve\n"
+        "from setr_lite.bench.turns import Work, serve\n"
         "from setr_lite.errors import UserError\n"
         "def make(task):\n"
         "    if task['kind'] == 'no':\n"

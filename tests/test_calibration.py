@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from setr_lite.calibration import Calibration, fit_temperature
 from setr_lite.errors import UserError
+from setr_lite.inside.calibration import Calibration, fit_temperature
 
 
 def of_two_classes(confidences):

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from setr_lite import check_data as doctor
 from setr_lite import toytown
-from setr_lite.check_data import check_data
 from setr_lite.cli import main
-from setr_lite.data_report import Health
-from setr_lite.datasets import DATASETS
+from setr_lite.datasets import DATASETS, doctor
+from setr_lite.datasets.doctor import check_data
+from setr_lite.datasets.report import Health
 from setr_lite.errors import UserError
 
 SIZE = (48, 64)

@@ -12,14 +12,15 @@ from golden import make_vit2mmseg
 from golden.make_heads import CLASSES, DEPTH, DIM, HEADS
 from test_weights import augreg_arrays, jx_state, published, save, setr_config
 
-from setr_lite import checkpoint, encoder, weights, weights_out
+from setr_lite import checkpoint, encoder, weights
 from setr_lite.cli import main
 from setr_lite.config import ModelConfig
-from setr_lite.convert import convert, identify
 from setr_lite.datasets import ADE20K, Cityscapes, PascalContext
 from setr_lite.errors import UserError
 from setr_lite.model import SETR
-from setr_lite.weight_files import read_weight_file
+from setr_lite.weights import write as weights_out
+from setr_lite.weights.convert import convert, identify
+from setr_lite.weights.files import read_weight_file
 
 CASES = [
     (f"model_{head}" + ("_64" if dialect == "official" else ""), head, dialect)
@@ -175,8 +176,8 @@ def test_classes_and_settings_by_their_number(tmp_path, capsys, changes, classes
 
 
 def test_a_published_model_gets_the_windows_of_its_recipe():
-    from setr_lite.convert import _run_config
     from setr_lite.recipes import RECIPES
+    from setr_lite.weights.convert import _run_config
 
     assert len(RECIPES) > 6
     for make in RECIPES.values():

@@ -26,8 +26,8 @@ from setr_lite.datasets import (
     read_image,
     read_label,
 )
+from setr_lite.datasets.folder import Folder
 from setr_lite.errors import UserError
-from setr_lite.folder_data import Folder
 from setr_lite.transforms import TrainTransform
 
 SIZE = (4, 6)

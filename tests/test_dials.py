@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
+from figures.dials import Dials
+from figures.interactive import script_line
 
-from setr_lite.dials import Dials
 from setr_lite.errors import UserError
-from setr_lite.interactive import script_line
 
 
 def dials(parts=lambda a, b: {"one <1>": a, "two": a * b}, **options):

@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 
-from setr_lite import export
 from setr_lite.checkpoint import save_checkpoint
 from setr_lite.cli import main
 from setr_lite.config import DataConfig, ModelConfig, RunConfig
-from setr_lite.export import EXTRA, export_checkpoint, export_program
 from setr_lite.model import SETR
+from setr_lite.weights import export
+from setr_lite.weights.export import EXTRA, export_checkpoint, export_program
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's exporter warns about itself
 

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from setr_lite.datasets import load_dataset
+from setr_lite.datasets.feed import TRIES, Faults, Feed
 from setr_lite.errors import UserError
-from setr_lite.feed import TRIES, Faults, Feed
 from setr_lite.recipes import get_recipe
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"

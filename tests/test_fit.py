@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from setr_lite import fit, meters
 from setr_lite.config import RunConfig
 from setr_lite.errors import UserError
-from setr_lite.fit import SHARE, _ways, fit_memory, fit_to_device
-from setr_lite.memory import estimate_memory
 from setr_lite.recipes import get_recipe
+from setr_lite.running import fit, meters
+from setr_lite.running.fit import SHARE, _ways, fit_memory, fit_to_device
+from setr_lite.running.memory import estimate_memory
 
 ORDER = ("accumulate", "grad_checkpointing", "micro_batch")
 

@@ -8,9 +8,9 @@ import torch
 from setr_lite.datasets import CamVid, CamVidUnseenDrive
 from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
-from setr_lite.frozen import FeatureCache
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
+from setr_lite.running.frozen import FeatureCache
 from setr_lite.train import train
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"

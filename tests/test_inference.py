@@ -16,7 +16,7 @@ from setr_lite.inference import (
     sliding_window,
     window_starts,
 )
-from setr_lite.resize import LazyLogits
+from setr_lite.logits import LazyLogits
 
 
 def image(height, width, batch=1, seed=0):

@@ -6,16 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
-from PIL import Image
-
-from setr_lite import interactive
-from setr_lite.errors import UserError
-from setr_lite.interactive import (
+import figures
+from figures import interactive
+from figures.interactive import (
     Compare,
     Frames,
     Grid,
@@ -25,6 +24,9 @@ from setr_lite.interactive import (
     as_rgb,
     show_source,
 )  # fmt: skip
+from PIL import Image
+
+from setr_lite.errors import UserError
 
 GRID = (3, 4)
 
@@ -356,7 +358,7 @@ def test_the_script_survives_on_one_line(tmp_path):
 
 def test_show_source_commits_the_name_and_shows_the_code():
     data, metadata = show_source(interactive.grab)._repr_mimebundle_()
-    assert data["text/plain"] == "grab in setr_lite/interactive.py"
+    assert data["text/plain"] == "grab in book/figures/interactive.py"
     assert data["text/markdown"].startswith("```python\ndef grab(figure")
     assert metadata == {"setr_lite": {"live_only": "text/markdown"}}
 
@@ -364,8 +366,9 @@ def test_show_source_commits_the_name_and_shows_the_code():
 @pytest.mark.smoke
 def test_importing_costs_neither_matplotlib_nor_ipywidgets():
     code = (
-        "import sys, setr_lite.interactive; "
+        "import sys, figures.interactive; "
         "print([m for m in ('matplotlib', 'ipywidgets') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True,
+                          cwd=Path(figures.__file__).parents[1])  # fmt: skip
     assert done.stdout.strip() == "[]"

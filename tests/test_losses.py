@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from processes import run_ranks
 
-from setr_lite import resize
+from setr_lite import logits as resize
 from setr_lite.errors import UserError
 from setr_lite.losses import loss_and_terms, loss_divisor, resize_cross_entropy, segmentation_loss
 from setr_lite.metrics import ConfusionMatrix

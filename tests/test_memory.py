@@ -8,10 +8,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from setr_lite.errors import UserError
 from setr_lite.losses import segmentation_loss
-from setr_lite.memory import estimate_memory, format_bytes
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
-from setr_lite.recompute import recompute_encoder
+from setr_lite.running.memory import estimate_memory, format_bytes
+from setr_lite.running.recompute import recompute_encoder
 
 SIZES = ((64, 80), (48, 96))
 

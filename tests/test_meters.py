@@ -5,7 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from setr_lite.encoder import PRESETS
-from setr_lite.meters import (
+from setr_lite.logits import weights
+from setr_lite.recipes import get_recipe
+from setr_lite.running.meters import (
     Speed,
     _left_in_group,
     format_seconds,
@@ -16,8 +18,6 @@ from setr_lite.meters import (
     on_device,
     peak_memory,
 )
-from setr_lite.recipes import get_recipe
-from setr_lite.resize import weights
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from setr_lite import nonfinite
 from setr_lite.errors import UserError
+from setr_lite.running import guard as nonfinite
 
 
 @pytest.fixture

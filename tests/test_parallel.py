@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from setr_lite import checkpoint
 from setr_lite.datasets import load_dataset
+from setr_lite.datasets.feed import Faults, Feed
 from setr_lite.errors import UserError
-from setr_lite.feed import Faults, Feed
 from setr_lite.recipes import get_recipe
 from setr_lite.train import train
 

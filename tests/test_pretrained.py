@@ -10,9 +10,9 @@ from setr_lite.config import RunConfig
 from setr_lite.encoder import resize_pos_embed
 from setr_lite.errors import UserError
 from setr_lite.model import SETR
-from setr_lite.pretrained import load_first_weights
 from setr_lite.recipes import get_recipe
 from setr_lite.train import train
+from setr_lite.weights.first import load_first_weights
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
 

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from setr_lite import protocols
 from setr_lite.config import EvalConfig
 from setr_lite.datasets import Cityscapes
 from setr_lite.errors import UserError
-from setr_lite.evaluate import evaluate
+from setr_lite.evaluate import evaluate, protocols
+from setr_lite.evaluate.protocols import PROTOCOLS, SIX, protocol_of, view_size, view_sizes
 from setr_lite.model import SETR
-from setr_lite.protocols import PROTOCOLS, SIX, protocol_of, view_size, view_sizes
 from setr_lite.recipes import get_recipe
 from setr_lite.toytown import write_toytown
 

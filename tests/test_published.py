@@ -2,7 +2,7 @@
 
 import pytest
 
-from setr_lite.published import BASELINES, DATA, IN_PAPER, MMSEG, PAPER, PUBLISHED
+from setr_lite.recipes.published import BASELINES, DATA, IN_PAPER, MMSEG, PAPER, PUBLISHED
 
 
 @pytest.mark.parametrize("name", IN_PAPER)

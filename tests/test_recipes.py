@@ -16,10 +16,10 @@ from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, RunConfig
 from setr_lite.encoder import PRESETS
 from setr_lite.errors import UserError
 from setr_lite.model import SETR, count_parameters
-from setr_lite.pretrained import expected_source, require_source
-from setr_lite.published import NOTES, PUBLISHED
 from setr_lite.recipes import RECIPES, commands, get_recipe, recipe_table
+from setr_lite.recipes.published import NOTES, PUBLISHED
 from setr_lite.transforms import fit_size
+from setr_lite.weights.first import expected_source, require_source
 
 SHARED = {  # by all of the authors' and mmsegmentation's configs
     "model.channels": 256, "model.aux": True, "model.drop_path": 0.0,

@@ -12,7 +12,7 @@ from setr_lite.config import TrainConfig
 from setr_lite.errors import UserError
 from setr_lite.losses import segmentation_loss
 from setr_lite.model import SETR
-from setr_lite.recompute import recompute_encoder
+from setr_lite.running.recompute import recompute_encoder
 
 HEADS = ("naive", "pup", "mla")
 LEVERS = {
@@ -163,7 +163,7 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, sys.argv[2])
 from test_recompute import assert_same, build, three_steps
 from setr_lite.config import TrainConfig
-from setr_lite.recompute import recompute_encoder
+from setr_lite.running.recompute import recompute_encoder
 
 torch.set_num_threads(1)
 child = os.fork()  # one import serves both processes

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from setr_lite import resize
+from setr_lite import logits as resize
+from setr_lite.logits import LazyLogits, used, weights
 from setr_lite.model import SETROutput
-from setr_lite.resize import LazyLogits, used, weights
 
 CPU = torch.device("cpu")
 

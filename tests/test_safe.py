@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import setr_lite.convert
-import setr_lite.weight_files
 import setr_lite.weights
+import setr_lite.weights.convert
+import setr_lite.weights.files
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [path for folder in ("setr_lite", "book/_ext", "book/_tools", "book/_web")
@@ -62,7 +62,8 @@ def test_the_search_finds_what_it_looks_for():
 
 def test_pickles_are_opened_on_request_only():
     asked = [
-        function for module in (setr_lite.weight_files, setr_lite.weights, setr_lite.convert)
+        function
+        for module in (setr_lite.weights.files, setr_lite.weights.read, setr_lite.weights.convert)
         for _, function in inspect.getmembers(module, inspect.isfunction)
         if "allow_pickle" in inspect.signature(function).parameters
         and not function.__name__.startswith("_")
@@ -71,7 +72,7 @@ def test_pickles_are_opened_on_request_only():
     for function in asked:
         assert inspect.signature(function).parameters["allow_pickle"].default is False
     sources = [p.name for p in SOURCES if "weights_only=not allow_pickle" in p.read_text("utf-8")]
-    assert sources == ["weight_files.py"]
+    assert sources == ["files.py"]
 
 
 LOADS = re.compile(

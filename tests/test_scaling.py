@@ -1,11 +1,11 @@
 """The estimate for many cards, against arithmetic by hand."""
 
 import pytest
+from figures.scaling import Cluster, bytes_sent, images_that_hide, outline
 
-from setr_lite.meters import image_flops
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
-from setr_lite.scaling import Cluster, bytes_sent, images_that_hide, outline
+from setr_lite.running.meters import image_flops
 
 TOY = get_recipe("toytown_pup")
 CLUSTER = Cluster(flops=1e12, inside=1e9, between=1e8, per_machine=4)

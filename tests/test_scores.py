@@ -17,9 +17,9 @@ from setr_lite.cli import main
 from setr_lite.datasets import ADE20K, CamVid, Cityscapes, PascalContext
 from setr_lite.errors import UserError
 from setr_lite.evaluate import predictor
+from setr_lite.evaluate.scores import file_ids, score_checkpoint, summary, write_prediction
 from setr_lite.metrics import ConfusionMatrix, bootstrap_miou
 from setr_lite.model import SETR
-from setr_lite.scores import file_ids, score_checkpoint, summary, write_prediction
 
 DATA = Path(__file__).parents[1] / "data"
 TRAINED = DATA / "runs" / "toytown_pup" / "model"

@@ -109,7 +109,7 @@ def test_the_repository_is_linked_when_it_has_an_address(page, soup):
 def test_every_public_name_is_in_the_reference():
     soups = [soup_of(path) for path in PAGES if path.stem.startswith("api")]
     names = [
-        f"setr_lite.{'.'.join(path.relative_to(ROOT / 'setr_lite').with_suffix('').parts)}.{node.name}"
+        f"{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}.{node.name}"
         for path in (ROOT / "setr_lite").rglob("[a-z]*.py")
         for node in ast.parse(path.read_text("utf-8")).body
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"

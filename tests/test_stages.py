@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from setr_lite.errors import UserError
+from setr_lite.inside.stages import catch, feature_colors, fit_readout
 from setr_lite.model import SETR
-from setr_lite.stages import catch, feature_colors, fit_readout
 
 
 def test_catch_gives_what_the_modules_put_out():

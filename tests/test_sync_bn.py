@@ -7,7 +7,7 @@ from processes import run_ranks
 from torch import nn
 
 from setr_lite import distributed
-from setr_lite.sync_bn import SyncBatchNorm2d, synchronize
+from setr_lite.distributed.sync_bn import SyncBatchNorm2d, synchronize
 
 CUTS = (0, 1, 4)  # rank 0 has one image, rank 1 three
 

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from setr_lite import toytown
-from setr_lite.canvas import ROAD, SHADOW, SKY, Canvas, Dice, _isqrt, pack
 from setr_lite.errors import UserError
 from setr_lite.toytown import (
     CLASSES,
@@ -26,6 +25,7 @@ from setr_lite.toytown import (
     scene_seed,
     write_toytown,
 )
+from setr_lite.toytown.canvas import ROAD, SHADOW, SKY, Canvas, Dice, _isqrt, pack
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "toytown_sha256.json").read_text())
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"

@@ -20,7 +20,7 @@ from setr_lite.errors import UserError
 from setr_lite.losses import loss_and_terms
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
-from setr_lite.recompute import recompute_encoder
+from setr_lite.running.recompute import recompute_encoder
 from setr_lite.train import seed_everything, train
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"

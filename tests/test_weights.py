@@ -19,13 +19,14 @@ from golden import make_vit2mmseg
 from golden.make_heads import CHANNELS, CLASSES, DEPTH, DIM, HEADS, IMAGES, SQUARES, draw
 from test_heads_golden import KEYS, assert_same, assert_training_same
 
-from setr_lite import encoder, weights, weights_out
+from setr_lite import encoder, weights
 from setr_lite.config import ModelConfig
 from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
 from setr_lite.model import SETR
-from setr_lite.weight_account import resample_pos_embed
-from setr_lite.weight_files import WeightFile, read_weight_file
+from setr_lite.weights import write as weights_out
+from setr_lite.weights.account import resample_pos_embed
+from setr_lite.weights.files import WeightFile, read_weight_file
 
 HEAD_NAMES = ("naive", "pup", "mla")
 DIALECTS = ("mmseg", "official")

@@ -32,12 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from setr_lite.bench_turns import Side, Work
+from setr_lite.bench.turns import Side, Work
 from setr_lite.encoder import Attention, Block, VisionTransformer, resize_pos_embed
 from setr_lite.heads import conv_bn_relu
+from setr_lite.logits import LazyLogits
 from setr_lite.losses import resize_cross_entropy, segmentation_loss
 from setr_lite.model import SETR
-from setr_lite.resize import LazyLogits
 
 OUT = Path(__file__).resolve().parents[2] / "data" / "runs" / "cost"
 TINY = {"patch_size": 16, "embed_dim": 192, "num_heads": 3}  # ViT-Ti

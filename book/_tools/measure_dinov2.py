@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from setr_lite import SETR, attention_maps
-from setr_lite.attention_stats import attention_distance
 from setr_lite.datasets import CamVid
-from setr_lite.pretrained import load_first_weights
+from setr_lite.inside.attention import attention_distance
+from setr_lite.weights.first import load_first_weights
 
 RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
 ENCODER = "vit_small_patch14_dinov2.lvd142m"

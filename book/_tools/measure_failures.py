@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from setr_lite import SETR, ConfusionMatrix
-from setr_lite.calibration import Calibration
 from setr_lite.datasets import Cityscapes
+from setr_lite.inside.calibration import Calibration
 from setr_lite.toytown import CLASSES, render_scene, scene_seed
 from setr_lite.visualize import outline
 

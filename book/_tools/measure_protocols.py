@@ -24,9 +24,9 @@ from torch.utils.data import ConcatDataset
 from setr_lite.checkpoint import sha256
 from setr_lite.datasets import Cityscapes
 from setr_lite.evaluate import evaluate
+from setr_lite.evaluate.protocols import PROTOCOLS
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETR
-from setr_lite.protocols import PROTOCOLS
 from setr_lite.toytown import write_toytown
 
 ROOT = Path(__file__).resolve().parents[2]

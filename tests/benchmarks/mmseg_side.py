@@ -24,7 +24,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 
-from setr_lite.bench_turns import Task, Work, serve, some_values
+from setr_lite.bench.turns import Task, Work, serve, some_values
 from setr_lite.encoder import PRESETS, default_taps
 
 CHANNELS = 256

@@ -16,9 +16,9 @@ import torch
 from setr_lite import checkpoint
 from setr_lite.cli import main
 from setr_lite.encoder import PRESETS
-from setr_lite.meters import Speed
 from setr_lite.model import SETR
 from setr_lite.optim import build_optimizer
+from setr_lite.running.meters import Speed
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "toytown_cityscapes"
 STEPS = 16

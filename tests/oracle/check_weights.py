@@ -25,9 +25,9 @@ from mmseg.utils import register_all_modules
 from setr_lite import encoder
 from setr_lite.config import ModelConfig
 from setr_lite.model import SETR, SETROutput
-from setr_lite.weight_files import WeightFile
 from setr_lite.weights import from_mmseg
-from setr_lite.weights_out import to_mmseg
+from setr_lite.weights.files import WeightFile
+from setr_lite.weights.write import to_mmseg
 
 SIZE = (64, 96)
 TAPS = (0, 1, 2, 3)

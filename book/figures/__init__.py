@@ -1,0 +1,1 @@
+"""What draws the pages: figures that move without a kernel. The library imports none of it."""

@@ -1,0 +1,126 @@
+"""Image and mask files as arrays, whatever their mode, and plain words for those that are none.
+
+Shape legend: H, W  size of a picture in pixels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UserError, in_short
+
+# Pillow looks at the size that a header claims before it takes memory, but from 89 million pixels
+# on only warns, and refuses twice as many: such a file can have a few hundred bytes.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def read_image(path: str | Path) -> Tensor:
+    """(3,H,W) uint8 RGB of an image file, whatever its mode.
+
+    Grey and palette images become RGB, transparency is dropped, 16 bits are cut to the upper 8.
+    An EXIF rotation is ignored: a label file has none, and the two must stay aligned. The tensor
+    is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it back.
+
+    Raises:
+        UserError: no such file, not a readable image, or more than `PIL.Image.MAX_IMAGE_PIXELS`
+            (89 million, which take up to 1 GiB while they are read).
+    """
+    return torch.from_numpy(_decode(path, _rgb)).permute(2, 0, 1)
+
+
+def _rgb(file: Image.Image) -> np.ndarray:
+    if file.format == "JPEG" and file.mode == "RGB":
+        pixels = _jpeg(file)
+        if pixels is not None:
+            return pixels
+    if file.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255
+        grey = (np.asarray(file).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if "transparency" in file.info:
+        file = file.convert("RGBA")  # Pillow warns where this step is left out
+    return np.array(file.convert("RGB"))
+
+
+def _jpeg(file: Image.Image) -> np.ndarray | None:
+    """(H,W,3) by OpenCV, None where Pillow has to look.
+
+    The bytes are Pillow's, and those of the published pipelines, in half the time: Pillow takes
+    as long again to hand its pixels over. But OpenCV only warns where half of the file is missing,
+    so one that does not close as a JPEG should is Pillow's.
+    """
+    import cv2
+
+    file.fp.seek(0)
+    data = file.fp.read()
+    if b"\xff\xd9" not in data[-16:]:  # some programs add a few bytes behind the end
+        return None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    if bgr is None or bgr.shape[1::-1] != file.size:
+        return None
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
+
+
+def read_label(path: str | Path) -> Tensor:
+    """(H,W) uint8 of a mask file, the ids as they are in it (of a palette image: the indices).
+
+    Raises:
+        UserError: no such file, not a readable image, or not one channel of 8 bits. Masks in
+            colour, of three equal channels, of 16 bits and of 1 bit are told apart, because each
+            has another remedy.
+    """
+    return torch.from_numpy(_decode(path, _ids))
+
+
+def _ids(file: Image.Image) -> np.ndarray:
+    if file.mode not in ("L", "P"):
+        raise UserError(
+            f"{file.filename}: mask of mode {file.mode}, expected 8-bit grey or palette (L or P)"
+            f" whose values are class ids; {_remedy(file)}"
+        )
+    return np.array(file)
+
+
+def _remedy(file: Image.Image) -> str:
+    values = np.asarray(file)
+    if values.ndim == 3:
+        rgb = values[:, :, :3]
+        if values.shape[2] > 2 and (rgb == rgb[:, :, :1]).all():
+            return "its three channels are equal: save one of them"
+        colours = len(np.unique(rgb.reshape(-1, rgb.shape[2]), axis=0))
+        return f"it is colour-coded ({colours} colours): save the class id of each colour instead"
+    if file.mode == "1":
+        return "save it as 8-bit grey with 0 and 1"
+    if values.max(initial=0) <= 255:
+        return "its values fit in 8 bits: save them as uint8"
+    return (
+        f"its values reach {values.max():.0f}, as instance ids do: save the class of each instead"
+    )
+
+
+def _decode(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """`to_array` of the opened file. Pillow, not OpenCV: it does not keep silent about half a
+    file, and leaves the indices of palette images as they are."""
+    try:
+        with Image.open(path) as file:
+            return to_array(file)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(
+            f"{path}: claims more than {Image.MAX_IMAGE_PIXELS} pixels, so it is not opened; cut it"
+            " into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in a script"
+        ) from None
+    except Exception as error:  # OSError, SyntaxError, ValueError, ...: Pillow has many
+        raise UserError(
+            f"{path}: cannot be read as an image ({in_short(error)}); replace the file"
+        ) from error

@@ -1,0 +1,33 @@
+"""One process or many: start and stop, DDP and FSDP2, BatchNorm over ranks. Imports errors."""
+
+from .processes import (
+    StopSignals,
+    barrier,
+    choose_device,
+    mean_over_ranks,
+    name_lost_process,
+    one_thread,
+    rank,
+    smallest_over_ranks,
+    start,
+    start_loader,
+    stop,
+    sum_over_ranks,
+    world_size,
+)
+
+__all__ = [
+    "StopSignals",
+    "barrier",
+    "choose_device",
+    "mean_over_ranks",
+    "name_lost_process",
+    "one_thread",
+    "rank",
+    "smallest_over_ranks",
+    "start",
+    "start_loader",
+    "stop",
+    "sum_over_ranks",
+    "world_size",
+]

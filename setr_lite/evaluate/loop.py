@@ -1,0 +1,238 @@
+"""Data set + model -> a confusion matrix, over all ranks.
+
+Labels keep their original resolution: logits are brought to it before the argmax, as the
+published evaluation does. `protocols` decides which sizes of an image are looked at.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from .. import distributed
+from ..checkpoint import read_info
+from ..config import RunConfig
+from ..datasets.folder import voc_palette
+from ..datasets.layouts import read_image
+from ..errors import UserError
+from ..files import written_beside
+from ..inference import Window, predict_each
+from ..metrics import ConfusionMatrix
+from ..model import SETR
+from ..transforms import test_view
+from ..visualize import colorize, overlay
+from .protocols import protocol_of, view_sizes
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+class _Views(Dataset):
+    """Each image in the views that are scored, with its untouched label."""
+
+    def __init__(self, dataset, config: RunConfig) -> None:
+        self.dataset, self.config = dataset, config
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[list[Tensor], Tensor]:
+        sample = self.dataset[index]
+        return image_views(sample.image, self.config), sample.label
+
+
+def image_views(image: Tensor, config: RunConfig) -> list[Tensor]:
+    """The views of an image that the run's protocol averages, without the mirrored ones.
+
+    Each is resized from the 8-bit image, as published, and normalised by `config.data`, where
+    None stands for ImageNet's numbers (`predictor` takes the encoder's).
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+
+    Returns:
+        (3, h, w) float32 each, in the order of the protocol's ratios.
+    """
+    data = config.test_data()
+    return [test_view(image, size, data) for size in view_sizes(config, tuple(image.shape[-2:]))]
+
+
+def check_settings(config: RunConfig) -> None:
+    """Refuse at the start of a run what its first evaluation would.
+
+    Raises:
+        UserError: a stride above the window, or ratios beside a protocol that has its own.
+    """
+    protocol_of(config)
+    _window(config)
+
+
+def check_views(config: RunConfig, dataset) -> None:
+    """Refuse at the start of a run sizes that its first evaluation could not give an image.
+
+    Raises:
+        UserError: the first image of `dataset` cannot be read, or becomes too large.
+    """
+    view_sizes(config, tuple(dataset[0].image.shape[-2:]))
+
+
+def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
+    """``image (3, H, W) uint8 RGB -> label (H, W)`` by the run's `EvalConfig`."""
+    config = _with_normalization(model, config)
+
+    def label_of(image: Tensor) -> Tensor:
+        one = [(image_views(image, config), tuple(image.shape[-2:]))]
+        return next(_predictions(model, config, one)).cpu()
+
+    return label_of
+
+
+def _with_normalization(model: SETR, config: RunConfig) -> RunConfig:
+    return replace(config, data=model.normalization(config.data))
+
+
+def _window(config: RunConfig) -> Window | None:
+    settings = config.eval
+    return Window(settings.window, settings.stride) if settings.mode == "slide" else None
+
+
+def _predictions(
+    model: SETR, config: RunConfig, images: Iterable[tuple[Sequence[Tensor], tuple[int, int]]]
+) -> Iterator[Tensor]:
+    """``(views, size (H, W))`` of each image -> its label (H, W) on the model's device.
+
+    Nothing in it waits for the device: the next images are loaded while these are computed.
+    """
+    settings, protocol, weight = config.eval, protocol_of(config), next(model.parameters())
+    window = _window(config)
+    there = (
+        ([view[None].to(weight, non_blocking=True) for view in views], size)  # device and type
+        for views, size in images
+    )
+    for label in predict_each(
+        lambda image: model(image).lazy(protocol.odd), there,
+        window=window, flip=protocol.flip, batch=settings.window_batch,
+    ):  # fmt: skip
+        yield label[0]
+
+
+def evaluate(
+    model: SETR,
+    dataset,
+    config: RunConfig,
+    *,
+    workers: int = 0,
+    progress: bool = False,
+    indices: Sequence[int] | None = None,
+    on_image: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> ConfusionMatrix:
+    """Score `model` on `dataset`. Under torchrun each rank takes every so-manieth image.
+
+    Args:
+        model: its mode is put back afterwards.
+        dataset: a `datasets.SegmentationDataset`.
+        config: the run; `eval` says how an image is predicted, `data` how it is prepared.
+        workers: loader processes.
+        progress: show a bar.
+        indices: images to score; None takes all, or the first ``eval.limit``.
+        on_image: called as ``on_image(index, prediction, label)`` with both (H, W) on the CPU
+            after every image of this rank.
+
+    Returns:
+        The `ConfusionMatrix`, summed over all ranks, of the model's device.
+    """
+    if indices is None:
+        indices = range(min(len(dataset), config.eval.limit or len(dataset)))
+    mine = indices[distributed.rank() :: distributed.world_size()]
+    config = _with_normalization(model, config)
+    training, labels = model.training, deque()
+    confusion = ConfusionMatrix(len(dataset.classes), device=model.device)
+    loader = DataLoader(
+        _Views(Subset(dataset, mine), config), batch_size=None, num_workers=workers,
+        worker_init_fn=distributed.one_thread, pin_memory=model.device.type == "cuda",
+    )
+    model.eval()
+    bar = tqdm(
+        distributed.start_loader(loader), desc="evaluate", unit="image", leave=False,
+        total=len(loader), disable=not progress,
+    )
+
+    def images() -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
+        for views, label in bar:
+            labels.append(label)
+            yield views, tuple(label.shape)
+
+    for index, prediction in zip(mine, _predictions(model, config, images()), strict=True):
+        label = labels.popleft()
+        confusion.update(prediction, label.to(model.device, non_blocking=True))
+        if on_image:
+            on_image(index, prediction.cpu(), label)
+    model.train(training)
+    confusion.all_reduce()
+    return confusion
+
+
+def predict_files(
+    checkpoint: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    alpha: float = 0.5,
+    progress: bool = True,
+) -> int:
+    """Segment an image file, or every image below a folder.
+
+    Writes for each image ``NAME_labels.png`` (the class of every pixel, in its colour) and
+    ``NAME_overlay.png`` (the same over the image) into `out`, with the folders of the input.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        UserError: no such file, no image in the folder, a damaged image, an unusable checkpoint.
+    """
+    from PIL import Image
+
+    images, out = Path(images), Path(out)
+    files = find_images(images)
+    model = SETR.from_pretrained(checkpoint)
+    config = model.config.override(*settings)
+    model.to(distributed.choose_device(config.train.device))
+    palette, run = read_info(checkpoint)["palette"], predictor(model, config)
+    if len(palette) < config.model.num_classes:  # a converted file that names no classes
+        palette = voc_palette(config.model.num_classes)
+    for file in tqdm(files, desc="predict", unit="image", disable=not progress):
+        image = read_image(file)
+        label = run(image)
+        target = out / (file.relative_to(images).parent if images.is_dir() else "")
+        try:
+            with written_beside(target / f"{file.stem}_labels.png") as part:
+                Image.fromarray(colorize(label, palette)).save(part)
+            with written_beside(target / f"{file.stem}_overlay.png") as part:
+                overlay(image, label, palette, alpha).save(part)
+        except OSError as error:
+            raise UserError(f"{target}: cannot be written ({error})") from error
+    return len(files)
+
+
+def find_images(path: Path) -> list[Path]:
+    """The image files at or below `path`, sorted.
+
+    Raises:
+        UserError: nothing there.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    files = sorted(
+        p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.is_dir())
+    if not files:
+        raise UserError(f"{path}: no image below it ({', '.join(IMAGE_ENDINGS)})")
+    return files

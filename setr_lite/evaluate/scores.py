@@ -1,0 +1,241 @@
+"""A checkpoint's scores as they are handed on: text, JSON, CSV, and files for the servers.
+
+Scores are fractions in JSON and CSV. mIoU, mAcc and aAcc are the field's names for
+`ConfusionMatrix.miou`, `mean_accuracy` and `pixel_accuracy`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checkpoint, distributed
+from ..config import RunConfig
+from ..datasets.layouts import load_dataset
+from ..errors import UserError
+from ..files import written_beside
+from ..metrics import ConfusionMatrix, bootstrap_miou
+from ..model import SETR
+from .loop import check_settings, evaluate
+from .protocols import protocol_of
+
+LEVEL = 0.95
+"""Of the confidence interval."""
+
+
+def score_checkpoint(
+    folder: str | Path,
+    settings: Sequence[str] = (),
+    *,
+    split: str = "val",
+    images: int = 0,
+    save_predictions: str | Path = "",
+    progress: bool = False,
+) -> tuple[ConfusionMatrix, dict[str, Any]]:
+    """Score a checkpoint on a split, over all ranks.
+
+    Args:
+        folder: the checkpoint.
+        settings: ``section.key=value`` changes to its run.
+        split: of its data set.
+        images: a quick look at so many images, drawn without replacement by a fixed seed; 0
+            scores all, or the first ``eval.limit``.
+        save_predictions: folder for a label file per image, see `write_prediction`.
+        progress: show a bar, on rank 0.
+
+    Returns:
+        The matrix, and what JSON gets: `ConfusionMatrix.to_dict` with ``names`` (the classes),
+        ``split``, ``images`` (scored), ``of`` (in the split), ``quick_look``, ``interval`` (low
+        and high of mIoU, in a quick look only), ``protocol``, ``checkpoint``, ``sha256``,
+        ``seconds_per_image`` (wall time over images, loading included), ``device``, ``processes``.
+
+    Raises:
+        UserError: no usable checkpoint, data set, setting or folder.
+    """
+    model = SETR.from_pretrained(folder)
+    config = model.config.override(*settings)
+    check_settings(config)
+    protocol = describe_protocol(config)
+    model.to(distributed.start(config.train.device))
+    dataset = load_dataset(config.data, split)
+    indices = _chosen(min(len(dataset), config.eval.limit or len(dataset)), images)
+    seen = _Seen(dataset, indices, model.device, save_predictions, count=bool(images))
+    started = time.perf_counter()
+    confusion = evaluate(
+        model, dataset, config, workers=config.train.workers, indices=indices, on_image=seen,
+        progress=progress and distributed.rank() == 0,
+    )
+    seconds = time.perf_counter() - started
+    interval = bootstrap_miou(distributed.sum_over_ranks(seen.sums), level=LEVEL) if images else ()
+    return confusion, {
+        "checkpoint": str(folder), "sha256": checkpoint.sha256(folder), "split": split,
+        "protocol": protocol, "images": len(indices), "of": len(dataset),
+        "quick_look": bool(images), "interval": list(interval),
+        "seconds_per_image": seconds / len(indices), "device": str(model.device),
+        "processes": distributed.world_size(), "names": list(dataset.classes),
+        **confusion.to_dict(dataset.classes),
+    }  # fmt: skip
+
+
+def describe_protocol(config: RunConfig) -> dict[str, Any]:
+    """The test protocol of a run as JSON knows it: all that decides how an image is predicted."""
+    settings, protocol = config.eval, protocol_of(config)
+    slide = settings.mode == "slide"
+    return {
+        "name": settings.protocol, "ratios": list(protocol.ratios), "flip": protocol.flip,
+        "sizing": protocol.sizing, "odd": protocol.odd,
+        "base_size": list(config.test_data().base_size), "mode": settings.mode,
+        "window": list(settings.window) if slide else None,
+        "stride": list(settings.stride) if slide else None,
+    }  # fmt: skip
+
+
+def _chosen(total: int, images: int) -> list[int]:
+    """Numbers of the images to score, rising."""
+    if not images:
+        return list(range(total))
+    if images < 2:
+        raise UserError(f"--images {images}: a confidence interval needs two or more images")
+    generator = torch.Generator().manual_seed(0)
+    return sorted(torch.randperm(total, generator=generator)[:images].tolist())
+
+
+class _Seen:
+    """Called after each image of this rank: keeps its counts, if wanted, and writes its labels."""
+
+    def __init__(
+        self, dataset, indices: list[int], device: torch.device, folder: str | Path, count: bool
+    ) -> None:
+        self.dataset, self.device, self.count = dataset, device, count
+        self.row = {index: row for row, index in enumerate(indices)}
+        self.sums = torch.zeros(
+            len(indices), 3, len(dataset.classes), dtype=torch.float64, device=device)
+        self.folder = Path(folder) if folder else None
+        if self.folder:
+            _make(self.folder)
+
+    def __call__(self, index: int, prediction: Tensor, label: Tensor) -> None:
+        if self.count:  # only an interval needs each image's own
+            one = ConfusionMatrix(len(self.dataset.classes))
+            one.update(prediction, label)
+            self.sums[self.row[index]] = one.sums().to(self.device)
+        if self.folder:
+            write_prediction(self.folder, self.dataset, index, prediction)
+
+
+def file_ids(dataset) -> np.ndarray:
+    """(K,) uint8, the id that a data set's own mask files have for each class.
+
+    ADE20K: class + 1. Cityscapes: labelIds, which its server wants, whichever masks are read.
+    """
+    table = dataset.table[: dataset.ignore_index]
+    return np.array(
+        [np.flatnonzero(table == k)[0] for k in range(len(dataset.classes))], dtype=np.uint8)
+
+
+def write_prediction(folder: Path, dataset, index: int, prediction: Tensor) -> Path:
+    """Write labels (H, W) of image `index` as the data set's server takes them; the file.
+
+    An 8-bit PNG of `file_ids` with the name of the image, ``.png`` in place of its ending.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from PIL import Image
+
+    path = folder / f"{dataset.files[index][0].stem}.png"
+    try:
+        with written_beside(path) as part:
+            Image.fromarray(file_ids(dataset)[prediction.numpy()]).save(part)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error
+    return path
+
+
+def summary(scores: dict[str, Any]) -> str:
+    """What stands below the table of classes: means, protocol, checkpoint, speed."""
+    protocol, lines = scores["protocol"], []
+    if scores["quick_look"]:
+        low, high = scores["interval"]
+        lines.append(
+            f"QUICK LOOK at {scores['images']} of {scores['of']} images, not a score to report: "
+            f"mIoU {_percent(scores['miou'])}, {LEVEL:.0%} interval {_percent(low)} to "
+            f"{_percent(high)} (bootstrap over images)"
+        )
+    how = f"windows of {_x(protocol['window'])} every {_x(protocol['stride'])}"
+    lines += [
+        f"mIoU {_percent(scores['miou'])}  mAcc {_percent(scores['mean_accuracy'])}  "
+        f"aAcc {_percent(scores['pixel_accuracy'])}  in percent",
+        f"protocol {protocol['name']}: ratios {' '.join(map(str, protocol['ratios']))} "
+        f"({protocol['sizing']}), {'with' if protocol['flip'] else 'no'} mirror images, "
+        f"{how if protocol['window'] else 'whole images'}, odd sizes: {protocol['odd']}",
+        f"checkpoint {scores['checkpoint']}, sha256 {scores['sha256']}",
+        f"{scores['images']} of {scores['of']} images of {scores['split']}, "
+        f"{scores['seconds_per_image']:.3f} s an image on {scores['device']} "
+        f"x {scores['processes']}",
+    ]
+    return "\n".join(lines)
+
+
+def write_json(scores: dict[str, Any], path: str | Path) -> None:
+    """Write `scores` of `score_checkpoint`, making its folder if need be.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    _write(Path(path), json.dumps(scores, indent=1) + "\n")
+
+
+def write_csv(scores: dict[str, Any], path: str | Path) -> None:
+    """Write a line per class: class, IoU, accuracy, labelled pixels; empty where there is none.
+
+    Three more lines follow: ``(mean)`` with mIoU and mAcc, ``(all)`` with aAcc and all pixels,
+    and ``(checkpoint)`` with protocol, SHA-256 and the number of images.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["class", "iou", "accuracy", "pixels"])
+    for name in scores["names"]:
+        row = scores["classes"][name]
+        table.writerow([name, row["iou"], row["accuracy"], row["pixels"]])
+    table.writerow(["(mean)", scores["miou"], scores["mean_accuracy"], ""])
+    table.writerow(["(all)", "", scores["pixel_accuracy"], scores["pixels"]])
+    table.writerow(
+        ["(checkpoint)", scores["protocol"]["name"], scores["sha256"], scores["images"]])
+    _write(Path(path), text.getvalue())
+
+
+def _write(path: Path, text: str) -> None:
+    _make(path.parent)
+    try:
+        with written_beside(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error})") from error
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _x(size: list[int] | None) -> str:
+    return "x".join(map(str, size or ()))

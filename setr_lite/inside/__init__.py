@@ -1,0 +1,1 @@
+"""Looking into a trained model: attention, stages, calibration. Imports up to model."""

@@ -1,0 +1,41 @@
+"""Named runs, and the published numbers beside them. Imports up to running."""
+
+from .named import (
+    AUX_UNITS,
+    RECIPES,
+    TABLE,
+    TAPS,
+    camvid_dinov2_linear,
+    camvid_dinov2_mla,
+    camvid_dinov2_naive,
+    camvid_dinov2_pup,
+    camvid_mla,
+    camvid_naive,
+    camvid_pup,
+    commands,
+    get_recipe,
+    recipe_table,
+    toytown_mla,
+    toytown_naive,
+    toytown_pup,
+)
+
+__all__ = [
+    "AUX_UNITS",
+    "RECIPES",
+    "TABLE",
+    "TAPS",
+    "camvid_dinov2_linear",
+    "camvid_dinov2_mla",
+    "camvid_dinov2_naive",
+    "camvid_dinov2_pup",
+    "camvid_mla",
+    "camvid_naive",
+    "camvid_pup",
+    "commands",
+    "get_recipe",
+    "recipe_table",
+    "toytown_mla",
+    "toytown_naive",
+    "toytown_pup",
+]

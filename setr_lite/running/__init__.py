@@ -1,0 +1,1 @@
+"""What a long run needs beside its steps: memory, meters, guard, log. Imports up to model."""

@@ -1,0 +1,145 @@
+"""What a device has to give, and what a training step asks of it.
+
+Model FLOPs utilisation (MFU) is the share of a device's arithmetic that reaches the model: the
+floating-point operations of forward and backward pass, times images a second, over the rate at
+which this device multiplies matrices. That rate is measured here and now instead of read off a
+table of cards, so MFU says how far a run is from what the device has been seen to do. What
+`recompute` computes again counts as time and not as work.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .. import distributed
+from ..config import RunConfig
+from ..losses import segmentation_loss
+from ..model import SETR
+
+SIDES = {"cuda": 8192, "cpu": 768}
+"""Of the square matrices whose product is timed: large enough that the arithmetic decides."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one image costs and what one device can do."""
+
+    flops: float
+    """Of one image, forward and backward; a multiplication and an addition are two."""
+    rate: float
+    """FLOP a second of one device, see `matmul_rate`."""
+
+    def mfu(self, images_per_s: float, devices: int = 1) -> float:
+        """Model FLOPs utilisation, 0..1, of a run on so many devices."""
+        return images_per_s * self.flops / (self.rate * devices)
+
+
+def measure_speed(config: RunConfig, device: torch.device) -> Speed:
+    """The FLOPs of a run's step and the matmul rate of `device` in the run's precision."""
+    bf16 = on_device(config, device).train.amp == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return Speed(image_flops(config), matmul_rate(device, dtype))
+
+
+def on_device(config: RunConfig, device: torch.device) -> RunConfig:
+    """`config` with what ``train.amp=auto`` means on `device`: bfloat16 on CUDA, else off."""
+    if config.train.amp != "auto":
+        return config
+    return config.override(f"train.amp={'bf16' if device.type == 'cuda' else 'off'}")
+
+
+def image_flops(config: RunConfig) -> float:
+    """FLOPs of one image in a training step, counted on PyTorch's ``meta`` device.
+
+    Matrix products, convolutions and attention, forward and backward, of all heads and the loss;
+    what runs element by element is left out, as usual. A frozen encoder has no backward pass.
+    """
+    batch = 2  # BatchNorm in training refuses a single value
+    with torch.device("meta"):
+        model = SETR.from_config(config.model).train()
+        image = torch.empty(batch, 3, *config.data.crop_size)
+        label = torch.empty(batch, *config.data.crop_size, dtype=torch.uint8)
+    if config.train.freeze_encoder:
+        model.encoder.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        segmentation_loss(model(image), label).backward()
+    return counter.get_total_flops() / batch
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP a second of a square matrix product on `device`, now; takes a fraction of a second.
+
+    The best of five, since other work on the machine only ever takes away.
+    """
+    side = SIDES.get(device.type, SIDES["cpu"])
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):  # the first one warms up
+        begin = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - begin)
+    return 2 * side**3 / best
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a run could take on `device` now.
+
+    On CUDA what the driver and PyTorch's own allocator have free. On a CPU what the system has
+    available, and no more than the control group of a container leaves.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    limits = [_available(), _left_in_group(Path("/sys/fs/cgroup"))]
+    return min(limit for limit in limits if limit is not None)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes taken at the highest so far: on CUDA what PyTorch has reserved, else by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    import resource  # not on Windows, where CUDA may be
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if platform.system() == "Darwin" else most * 1024
+
+
+def _available() -> int:
+    info = Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # macOS does not say
+
+
+def _left_in_group(group: Path) -> int | None:
+    try:
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        return int(limit) - int(used)
+    except (OSError, ValueError):  # no such group, or "max": without a limit
+        return None
+
+
+def smallest_free_memory(device: torch.device) -> int:
+    """`free_memory` of the process that has least, so that all of them plan with the same."""
+    return distributed.smallest_over_ranks(free_memory(device), device)
+
+
+def format_seconds(seconds: float) -> str:
+    """``4.2 s``, ``4 min 46 s``, ``2 h 41 min``, ``3 d 4 h``."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    for large, name, small, rest in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= large:
+            return f"{seconds // large:.0f} {name} {seconds % large // small:.0f} {rest}"
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"

@@ -1,0 +1,385 @@
+"""Published checkpoints to folders that `SETR.from_pretrained` loads, and back.
+
+A file is recognised by its keys alone. They tell head, dialect, sizes and number of classes; they
+do not tell which blocks an auxiliary head reads, nor the grid of a position table that is no
+square: options say what the published rule does not.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import read_config, read_info, save_checkpoint
+from ..config import ModelConfig, RunConfig
+from ..datasets.layouts import DATASETS
+from ..encoder import PRESETS, VisionTransformer, default_taps
+from ..errors import UserError, nearest
+from ..files import written_beside
+from ..model import AUX_STREAMS, SETR
+from ..recipes.named import RECIPES
+from .account import Report, near
+from .files import WeightFile, read_weight_file
+from .read import LABELS, PLAIN, from_mmseg, from_official, head_of, kind_of
+from .tables import AUGREG, MMSEG, MMSEG_VIT, OFFICIAL, TIMM, rename
+from .write import (
+    mmseg_changes,
+    official_changes,
+    to_mmseg,
+    to_mmseg_vit,
+    to_official,
+    to_timm,
+    vit2mmseg,
+)
+
+PROGRAMS = {"official": "the authors' code", "mmseg": "mmsegmentation", "timm": "timm"}
+"""What a checkpoint can be converted to."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the keys of a file tell."""
+
+    file: WeightFile
+    """The file."""
+    kind: str
+    """Its layout, a value of `weights.KINDS`."""
+    model: ModelConfig
+    """The model that it fits; of a plain ViT only `encoder` and `img_size` mean something."""
+
+    def __str__(self) -> str:
+        size, model = PRESETS[self.model.encoder], self.model
+        grid = " x ".join(str(-(-side // size["patch_size"])) for side in model.img_size)
+        encoder = (
+            f"{model.encoder} (depth {size['depth']}, width {size['embed_dim']}), grid {grid} for "
+            f"images of {model.img_size[0]} x {model.img_size[1]}"
+        )
+        if self.kind in PLAIN:
+            return f"a plain ViT ({self.kind}): {encoder}"
+        aux = "with" if model.aux else "without"
+        return (
+            f"SETR-{LABELS[model.head]} of {PROGRAMS[self.kind]} (dialect {model.dialect}), {aux} "
+            f"auxiliary heads, {model.num_classes} classes: {encoder}"
+        )
+
+
+def identify(
+    source: str | Path,
+    *,
+    img_size: tuple[int, int] | None = None,
+    taps: tuple[int, ...] | None = None,
+    aux: bool = True,
+    allow_pickle: bool = False,
+) -> Found:
+    """Recognise a file of weights by its keys.
+
+    Args:
+        source: a file that `read_weight_file` opens.
+        img_size: (H, W) in pixels that its position table was made for; None takes a square.
+        taps: blocks that the heads read; None takes the published rule.
+        aux: keep the auxiliary heads that it has.
+        allow_pickle: see `read_weight_file`.
+
+    Raises:
+        UserError: what `read_weight_file` raises; a layout, head or size that is not known.
+    """
+    file = read_weight_file(source, allow_pickle=allow_pickle)
+    kind = kind_of(file)
+    if kind == "setr-lite":
+        raise UserError(f"{file.path}: is part of a checkpoint of this program; give its folder")
+    head = "naive" if kind in PLAIN else head_of(file.tensors, kind)
+    if head is None:
+        raise UserError(f"{file.path}: a SETR ({kind}) with none of the heads Naive, PUP and MLA")
+    table = _table(kind, head)
+    encoder = _preset(file, table)
+    img_size = img_size or _square(file, table, PRESETS[encoder]["patch_size"])
+    model = ModelConfig(encoder=encoder, head=head, img_size=img_size, taps=taps)
+    return Found(file, kind, model if kind in PLAIN else _with_heads(file, kind, model, aux))
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str | None = None,
+    img_size: tuple[int, int] | None = None,
+    taps: tuple[int, ...] | None = None,
+    aux: bool = True,
+    changed_config: bool = False,
+    allow_missing_patch_bias: bool = False,
+    allow_pickle: bool = False,
+) -> str:
+    """Convert weights of another program to a checkpoint folder, or to another program.
+
+    Args:
+        source: a file of the authors' code, mmsegmentation, timm, DeiT or AugReg; or a checkpoint
+            folder of this program, with `to`.
+        out: folder to write; with `to`, a file (``.safetensors`` holds tensors only).
+        to: ``mmseg``, ``official`` or ``timm`` (the encoder alone).
+        img_size, taps, aux, allow_pickle: see `identify`; `aux` also decides what is written.
+        changed_config: see `weights_out.to_mmseg`.
+        allow_missing_patch_bias: see `weights.from_mmseg`.
+
+    Returns:
+        What was found and written, in lines to print.
+
+    Raises:
+        UserError: what `identify`, the readers in `weights` and the writers in `weights_out` raise.
+    """
+    if to is not None and to not in PROGRAMS:
+        raise UserError(f"no program {to!r} to convert to{nearest(to, PROGRAMS)}")
+    if Path(source).is_dir():
+        return _export_folder(Path(source), Path(out), to, aux, changed_config)
+    found = identify(source, img_size=img_size, taps=taps, aux=aux, allow_pickle=allow_pickle)
+    if found.kind in PLAIN:
+        return f"{found}\n{_export_vit(found, Path(out), to)}"
+    model, report = _read_setr(found, allow_missing_patch_bias)
+    names = _class_names(found)
+    if to is None:
+        written = _save_folder(model, found, names, Path(out))
+    else:
+        written = _export(model.state_dict(), found.model, names, Path(out), to, changed_config)
+    return f"{found}\n{report}\n{written}"
+
+
+def convert_vit2mmseg(
+    pretrain: str | Path, store: str | Path, *, allow_pickle: bool = False
+) -> str:
+    """As mmsegmentation's ``vit2mmseg.py PRETRAIN STORE``: a plain ViT to mmsegmentation's keys.
+
+    Returns:
+        What was found and written, in lines to print.
+
+    Raises:
+        UserError: what `read_weight_file` and `weights_out.vit2mmseg` raise.
+    """
+    tensors, report = vit2mmseg(read_weight_file(pretrain, allow_pickle=allow_pickle))
+    _write(Path(store), tensors, tensors)
+    return f"{report}\nwrote {store}: {len(tensors)} tensors in mmsegmentation's names"
+
+
+# ---- recognising ---------------------------------------------------------------------------
+
+
+def _table(kind: str, head: str) -> Mapping[str, str]:
+    """Our names -> the file's, with ours as in a `SETR`."""
+    whole = {"official": OFFICIAL, "mmseg": MMSEG}
+    if kind in whole:
+        return whole[kind][head]
+    plain = {"mmseg_vit": MMSEG_VIT, "augreg": AUGREG}.get(kind, TIMM)
+    return {f"encoder.{ours}": theirs for ours, theirs in plain.items()}
+
+
+def _shape(file: WeightFile, table: Mapping[str, str], ours: str) -> torch.Size:
+    name = rename(table, ours)
+    if name not in file.tensors:
+        shapes = {found: value.shape for found, value in file.tensors.items()}
+        raise UserError(f"{file.path}: has no {name!r}{near(name, shapes)}")
+    return file.tensors[name].shape
+
+
+def _preset(file: WeightFile, table: Mapping[str, str]) -> str:
+    """The encoder preset of the file's patch size, width and depth."""
+    width, *_, patch = _shape(file, table, "encoder.patch_embed.proj.weight")
+    marks = [re.search(r"\b(?:blocks\.|layers\.|encoderblock_)(\d+)", n) for n in file.tensors]
+    depth = 1 + max((int(mark[1]) for mark in marks if mark), default=-1)
+    sizes = {"patch_size": patch, "embed_dim": width, "depth": depth}
+    for name, preset in PRESETS.items():
+        if sizes == {key: preset[key] for key in sizes}:
+            return name
+    known = ", ".join(
+        f"{n} ({p['embed_dim']}, {p['depth']}, {p['patch_size']})" for n, p in PRESETS.items())
+    raise UserError(
+        f"{file.path}: no encoder of width {width}, depth {depth} and patch size {patch}; known "
+        f"are {known}. Add it, with its number of heads, to encoder.PRESETS; a plain ViT of timm "
+        "needs no conversion, model.encoder=timm:NAME"
+    )
+
+
+def _square(file: WeightFile, table: Mapping[str, str], patch: int) -> tuple[int, int]:
+    """(H, W) in pixels of a square position table."""
+    rows = _shape(file, table, "encoder.pos_embed")[1] - 1 - ("dist_token" in file.tensors)
+    side = math.isqrt(max(rows, 0))
+    if side * side != rows:
+        raise UserError(
+            f"{file.path}: its position table has {rows} rows, which is no square; say what size "
+            "of image it was made for with --img-size HEIGHTxWIDTH"
+        )
+    return side * patch, side * patch
+
+
+def _with_heads(file: WeightFile, kind: str, model: ModelConfig, aux: bool) -> ModelConfig:
+    """`model` with what the keys of its heads tell."""
+    table, head = _table(kind, model.head), model.head
+    unit = "neck.proj.0.0.weight" if head == "mla" else "head.convs.0.0.weight"
+    marks = [re.match(r"auxiliary_head\.(\d+)\.(?:up_convs\.(\d+))?", n) for n in file.tensors]
+    heads = {int(mark[1]) for mark in marks if mark}
+    units = {int(mark[2]) for mark in marks if mark and mark[2]}
+    streams = AUX_STREAMS[head, kind]
+    if aux and heads and heads != set(streams):
+        raise UserError(
+            f"{file.path}: has {len(heads)} auxiliary heads, published are {len(streams)}; "
+            "--no-aux leaves them out (they serve training only)"
+        )
+    quarters = (head, kind, PRESETS[model.encoder]["depth"]) == ("naive", "official", 12)
+    return replace(
+        model,
+        dialect=kind,
+        num_classes=_shape(file, table, "head.classifier.weight")[0],
+        channels=_shape(file, table, unit)[0],
+        aux=aux and bool(heads),
+        aux_units=len(units) if aux and head == "naive" and units else None,
+        taps=model.taps or ((2, 5, 8, 11) if quarters else None),  # as the authors' config has it
+    )
+
+
+# ---- reading and writing -------------------------------------------------------------------
+
+
+def _read_setr(found: Found, allow_missing_patch_bias: bool) -> tuple[SETR, Report]:
+    model = SETR.from_config(found.model)
+    grid = model.encoder.grid
+    if found.kind == "official":
+        state, report = from_official(found.file, model, grid=grid)
+    else:
+        state, report = from_mmseg(
+            found.file, model, grid=grid, allow_missing_patch_bias=allow_missing_patch_bias)
+    model.load_state_dict(state)
+    return model, report
+
+
+PUBLISHED_SETS = {150: "ade20k", 19: "cityscapes", 60: "pascal_context", 59: "pascal_context"}
+"""The data set of a published checkpoint by its classes; 59 are without the background."""
+
+
+def _class_names(found: Found) -> tuple[list[str], list[list[int]]]:
+    """Class names and colours: of the data set with so many classes, else the file's own.
+
+    The file's own win if they are other names. In another order they are not: the authors' list
+    for Pascal Context is in another order than the masks it was trained with.
+    """
+    meta, count = found.file.meta, found.model.num_classes
+    meta = {**meta, **(meta.get("dataset_meta") or {})}
+    names = [str(n).strip() for n in meta.get("CLASSES") or meta.get("classes") or ()]
+    if count in PUBLISHED_SETS:
+        data = DATASETS[PUBLISHED_SETS[count]]
+        classes, palette = list(data.classes[-count:]), data.palette[-count:].tolist()
+        if not names or sorted(names) == sorted(classes):
+            return classes, palette
+    if len(names) != count:
+        return [], []
+    return names, [[int(v) for v in c] for c in meta.get("PALETTE") or meta.get("palette") or ()]
+
+
+def _run_config(model: ModelConfig) -> RunConfig:
+    """Settings round `model`: data and evaluation of the recipe that is most like it."""
+    config, size = RunConfig(model=model), model.img_size
+    keys = ("encoder", "img_size", "head", "dialect")
+    alike = [
+        ([getattr(recipe.model, key) == getattr(model, key) for key in keys], recipe)
+        for recipe in (make() for make in RECIPES.values())
+        if recipe.model.num_classes == model.num_classes in PUBLISHED_SETS
+    ]
+    alike = [(same, recipe) for same, recipe in alike if same[0] or not recipe.data.root]
+    if alike:
+        _, recipe = max(alike, key=lambda pair: pair[0])
+        config = replace(config, data=recipe.data, eval=recipe.eval)
+    if alike and recipe.model.img_size == size:
+        return config
+    stride = (size[0] * 2 // 3, size[1] * 2 // 3)  # as the published recipes
+    return replace(
+        config,
+        data=replace(config.data, crop_size=size),
+        eval=replace(config.eval, window=size, stride=stride),
+    )
+
+
+def _save_folder(
+    model: SETR, found: Found, names: tuple[list[str], list[list[int]]], out: Path
+) -> str:
+    config, (classes, palette) = _run_config(found.model), names
+    save_checkpoint(out, model, config, classes=classes, palette=palette)
+    named = f"classes {classes[0]} .. {classes[-1]}" if classes else "no class names are known"
+    settings = "data.* and eval.* are defaults: set them to evaluate"
+    if PUBLISHED_SETS.get(found.model.num_classes) == config.data.name:
+        settings = f"data and windows as for {config.data.name}"
+    return f"wrote {out}: {named}, {settings}"
+
+
+def _export_folder(
+    source: Path, out: Path, to: str | None, aux: bool, changed_config: bool
+) -> str:
+    config, info = read_config(source), read_info(source)
+    if to is None:
+        raise UserError(f"{source}: is a checkpoint of this program already; give --to PROGRAM")
+    state = SETR.from_pretrained(source).state_dict()
+    names = info.get("classes", []), info.get("palette", [])
+    if not aux:
+        state = {name: value for name, value in state.items() if name[:10] != "aux_heads."}
+    return _export(state, config.model, names, out, to, changed_config)
+
+
+def _export_vit(found: Found, out: Path, to: str | None) -> str:
+    """A plain ViT in other names: of its encoder only what SETR uses."""
+    writers = {"timm": to_timm, "mmseg": to_mmseg_vit}
+    if to not in writers:
+        raise UserError(
+            f"{found.file.path}: {found}. It has no decoder: train one with "
+            f"model.pretrained={found.file.path}, or write the ViT with --to timm or mmseg"
+        )
+    model = nn.ModuleDict({"encoder": VisionTransformer.from_preset(
+        found.model.encoder, img_size=found.model.img_size)})
+    state, report = PLAIN[found.kind](found.file, model["encoder"])
+    tensors = writers[to]({f"encoder.{name}": value for name, value in state.items()})
+    _write(out, tensors, tensors)
+    return f"{report}\nwrote {out}: {len(tensors)} tensors in {PROGRAMS[to]}'s names"
+
+
+def _export(
+    state: dict[str, Tensor], config: ModelConfig, names: tuple, out: Path, to: str,
+    changed_config: bool,
+) -> str:
+    """Write a SETR's state dict for another program."""
+    notes = []
+    if to == "timm":
+        tensors = to_timm(state)
+        content: Any = tensors
+        notes = ["the encoder alone; timm builds it with final_norm=False, num_classes=0"]
+    elif to == "official":
+        tensors = to_official(state, config, changed_config=changed_config)
+        notes = official_changes(config)
+        notes.append("conv_seg of their heads, which is never called, is not written")
+    else:
+        tensors = to_mmseg(state, config, changed_config=changed_config)
+        notes = mmseg_changes(state, config)
+        notes.append("mmsegmentation 1.x needs patch_bias=True in its backbone")
+    if to != "timm":
+        classes, palette = names
+        meta = {"CLASSES": classes, "PALETTE": palette} if classes else {}
+        content = {"meta": meta, "state_dict": tensors}
+    _write(out, tensors, content)
+    taps = config.taps or default_taps(PRESETS[config.encoder]["depth"], config.head)
+    notes.append(f"its heads read the blocks {', '.join(map(str, taps))}")
+    lines = [f"wrote {out}: {len(tensors)} tensors in the names of {PROGRAMS[to]}"]
+    return "\n".join([*lines, *(f"  note: {note}" for note in notes)])
+
+
+def _write(out: Path, tensors: dict[str, Tensor], content: Any) -> None:
+    """`tensors` to ``.safetensors``, or `content` to a file of ``torch.save``."""
+    from safetensors.torch import save_file
+
+    try:
+        with written_beside(out) as part:
+            if out.suffix == ".safetensors":
+                save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+            else:
+                torch.save(content, part)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"could not write {out}: {error}") from error
