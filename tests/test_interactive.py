@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import figures
 import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
-import figures
 from figures import interactive
 from figures.interactive import (
     Compare,
