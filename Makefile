@@ -12,7 +12,7 @@ TOWN := toytown
 RUN := runs/toytown_pup
 PYTEST := $(BIN)/python -m pytest -q
 TWO := -n 2 --dist loadfile
-TEST_BOOK := $(PYTEST) -n 2 --dist loadgroup tests/test_site.py tests/test_browser.py
+TEST_BOOK := $(PYTEST) -n 2 --dist loadgroup tests/book/test_site.py tests/book/test_browser.py
 ONE_THREAD := OMP_NUM_THREADS=1
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
          --nbval-cell-timeout 600
@@ -125,8 +125,8 @@ test: $(DONE)/environment $(DONE)/browser-files
 	$(call say,smoke tests)
 	@$(ONE_THREAD) $(PYTEST) -m smoke tests
 	$(call say,tests)
-	@$(ONE_THREAD) $(PYTEST) -m 'not smoke' $(TWO) --ignore tests/test_site.py \
-	  --ignore tests/test_browser.py tests
+	@$(ONE_THREAD) $(PYTEST) -m 'not smoke' $(TWO) --ignore tests/book/test_site.py \
+	  --ignore tests/book/test_browser.py tests
 	$(call say,notebooks run again and their outputs compared)
 	@$(ONE_THREAD) $(PYTEST) $(NBVAL) $(TWO) -W 'ignore::ResourceWarning' book
 	$(call say,the book with warnings as errors)

@@ -13,7 +13,7 @@ from setr_lite.recipes import get_recipe
 from setr_lite.running.frozen import FeatureCache
 from setr_lite.train import train
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "toytown_cityscapes"
 
 
 def run(out, *more, steps=4):

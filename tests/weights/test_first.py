@@ -14,7 +14,7 @@ from setr_lite.recipes import get_recipe
 from setr_lite.train import train
 from setr_lite.weights.first import load_first_weights
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "toytown_cityscapes"
 
 
 def model_settings(**changes):

@@ -27,8 +27,8 @@ from setr_lite.toytown import (
 )
 from setr_lite.toytown.canvas import ROAD, SHADOW, SKY, Canvas, Dice, _isqrt, pack
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "toytown_sha256.json").read_text())
-SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "toytown_sha256.json").read_text())
+SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "toytown_cityscapes"
 NAMES = [c.name for c in CLASSES]
 SMALL = (48, 96)
 

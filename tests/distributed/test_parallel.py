@@ -20,7 +20,7 @@ from setr_lite.errors import UserError
 from setr_lite.recipes import get_recipe
 from setr_lite.train import train
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "toytown_cityscapes"
 SGD = ("optim.name=sgd", "optim.lr=0.05", "optim.head_multiplier=10", "optim.weight_decay=0",
        "optim.clip_norm=0")  # fmt: skip
 WAYS = {

@@ -21,7 +21,7 @@ from setr_lite.evaluate.scores import file_ids, score_checkpoint, summary, write
 from setr_lite.metrics import ConfusionMatrix, bootstrap_miou
 from setr_lite.model import SETR
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 TRAINED = DATA / "runs" / "toytown_pup" / "model"
 SAMPLE = DATA / "sample" / "toytown_cityscapes"
 SETTINGS = (f"data.root={SAMPLE}", "train.device=cpu", "train.workers=0")

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-BOOK = Path(__file__).resolve().parent.parent / "book"
+BOOK = Path(__file__).resolve().parents[2] / "book"
 NOTATION = (BOOK / "notation.md").read_text("utf-8")
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 GREEK = set(re.findall(

@@ -19,7 +19,7 @@ from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETR
 from setr_lite.transforms import Sample
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 SAMPLE = DATA / "sample" / "toytown_cityscapes"
 TRAINED = DATA / "runs" / "toytown_pup" / "model"
 CONFIG = RunConfig(

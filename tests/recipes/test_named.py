@@ -103,7 +103,7 @@ hybrid_naive_deit_cityscapes_768_80k  naive HD      cityscapes 768  8     80000 
 """The authors' 26 configs, then the rows of the paper's table 2 that have none."""
 
 MMSEG = json.loads(
-    (Path(__file__).parent / "golden" / "recipes_mmseg.json").read_text("utf-8"))
+    (Path(__file__).parents[1] / "golden" / "recipes_mmseg.json").read_text("utf-8"))
 HEADS = {("SETRUPHead", 1): "naive", ("SETRUPHead", 3): "pup", ("SETRMLAHead", None): "mla"}
 FPS = {  # stated in the README only
     "naive_ade20k_512_160k_mmseg": 4.72, "pup_ade20k_512_160k_mmseg": 4.50,

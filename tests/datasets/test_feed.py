@@ -16,7 +16,7 @@ from setr_lite.datasets.feed import TRIES, Faults, Feed
 from setr_lite.errors import UserError
 from setr_lite.recipes import get_recipe
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "toytown_cityscapes"
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_mistakes():
         config.override("eval.window_batch=0")
 
 
-RUNS = Path(__file__).parents[1] / "data" / "runs"
+RUNS = Path(__file__).parents[2] / "data" / "runs"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Dials without a kernel: what they put into a notebook. tests/test_browser.py turns them."""
+"""Dials without a kernel: what they put into a notebook. tests/book/test_browser.py turns them."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def test_dials_refuse(options, message):
 def test_nbval_compares_the_numbers_and_not_the_script():
     html = dials()._repr_mimebundle_()["text/html"]
     assert html == dials()._repr_mimebundle_()["text/html"]
-    rules = (Path(__file__).parent / "nbval_sanitize.cfg").read_text("utf-8")
+    rules = (Path(__file__).parents[1] / "nbval_sanitize.cfg").read_text("utf-8")
     for rule, by in re.findall(r"regex: (.*)\nreplace: (.*)", rules):
         html = re.sub(rule, by, html)
     assert "const" not in html

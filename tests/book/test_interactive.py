@@ -1,4 +1,4 @@
-"""Figures without a kernel: what they put into a notebook. tests/test_browser.py moves them."""
+"""Figures without a kernel: what they put into a notebook; test_browser.py moves them."""
 
 import base64
 import io
@@ -337,7 +337,7 @@ def test_html_is_the_same_every_time_and_nbval_sees_only_its_words():
 
     first = explorer()._repr_mimebundle_()["text/html"]
     assert first == explorer()._repr_mimebundle_()["text/html"]
-    rules = (Path(__file__).parent / "nbval_sanitize.cfg").read_text("utf-8")
+    rules = (Path(__file__).parents[1] / "nbval_sanitize.cfg").read_text("utf-8")
     for rule, by in re.findall(r"regex: (.*)\nreplace: (.*)", rules):
         first = re.sub(rule, by, first)
     assert len(first) < 3000

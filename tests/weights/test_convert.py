@@ -10,7 +10,7 @@ import pytest
 import torch
 from golden import make_vit2mmseg
 from golden.make_heads import CLASSES, DEPTH, DIM, HEADS
-from test_weights import augreg_arrays, jx_state, published, save, setr_config
+from test_read import augreg_arrays, jx_state, published, save, setr_config
 
 from setr_lite import checkpoint, encoder, weights
 from setr_lite.cli import main

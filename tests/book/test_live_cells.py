@@ -14,7 +14,7 @@ import pytest
 
 from setr_lite.toytown import write_toytown
 
-BOOK = Path(__file__).resolve().parent.parent / "book"
+BOOK = Path(__file__).resolve().parents[2] / "book"
 
 
 def live_cell(page: str, *changes: tuple[str, str]) -> dict:
