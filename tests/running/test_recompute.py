@@ -191,7 +191,7 @@ if rank == 0:
 @pytest.mark.skipif(sys.platform != "linux", reason="forks after importing torch")
 def test_two_processes(tmp_path):
     """Under DistributedDataParallel, on other images each, with micro-batches and without."""
-    here = os.path.dirname(os.path.dirname(__file__))
+    here = os.path.dirname(__file__)
     command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "store"), here]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "equal\n"), done.stderr[-2000:]
