@@ -251,6 +251,19 @@ class TrainConfig:
         for key in ("workers", "eval_every", "seed", "micro_batch"):
             _at_least(f"train.{key}", getattr(self, key), 0)
 
+    def local_batch(self, processes: int) -> int:
+        """Images of a step that one of `processes` takes.
+
+        Raises:
+            UserError: the batch does not divide into processes and accumulated parts.
+        """
+        if self.batch_size % (processes * self.accumulate):
+            raise UserError(
+                f"train.batch_size={self.batch_size}: not a multiple of {processes} processes x "
+                f"train.accumulate={self.accumulate}"
+            )
+        return self.batch_size // processes
+
 
 @dataclass(frozen=True)
 class EvalConfig:

@@ -7,45 +7,45 @@ and resumed takes the same steps as one that was not: on a CPU, the same bits.
 from __future__ import annotations
 
 import functools
-import math
 import random
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from . import checkpoint, distributed
 from .config import RunConfig
-from .datasets.feed import Batch, Faults, Feed
+from .datasets.base import SegmentationDataset
+from .datasets.feed import Batch, Feed
 from .datasets.layouts import load_dataset
 from .distributed import parallel
 from .errors import UserError
-from .evaluate.loop import check_settings, check_views, evaluate, predictor
-from .losses import loss_and_terms, loss_divisor
+from .evaluate.loop import check_settings, check_views, evaluate
+from .metrics import ConfusionMatrix
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
 from .recipes.describe import start_table
-from .running import guard as nonfinite
 from .running.fit import fit_to_device
 from .running.frozen import freeze_encoder
+from .running.guard import Guard, NonFinite, keep_evidence
 from .running.log import RunLog
 from .running.memory import format_bytes
-from .running.meters import format_seconds, measure_speed, peak_memory
+from .running.meters import Speed, format_seconds, measure_speed, peak_memory
+from .running.progress import Progress
 from .running.recompute import recompute_encoder
-from .visualize import overlay
+from .running.validation import pictures, whole_model
+from .step import Losses, take_step, uses_bf16
 from .weights.first import load_first_weights, require_source
-
-PICTURES = 3
-"""Predictions that TensorBoard shows after each evaluation, of the first validation images."""
 
 
 def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
@@ -73,41 +73,57 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     device = distributed.start(config.train.device)
     loud = progress and distributed.rank() == 0
     say = functools.partial(print, flush=True) if loud else lambda *_: None
-    run = _Run(config, device, resume)
+    run = Run(config, device, resume=resume)
+    train, done = run.config.train, run.progress
     _make_folder(run.folder)
-    if progress or device.type == "cuda":  # a second on a CPU: not for nothing
-        run.speed = measure_speed(run.config, device)
-        say(run.describe())
+    # a second on a CPU: not for nothing
+    speed = measure_speed(run.config, device) if progress or device.type == "cuda" else None
+    say(run.describe(speed))
+    log = RunLog(run.folder, done, train.batch_size, speed)
     bar = tqdm(
-        total=config.train.steps, initial=run.step, unit="step", desc=config.recipe or "train",
-        disable=not progress or distributed.rank() > 0, dynamic_ncols=True,
+        total=train.steps, initial=done.step, unit="step", desc=config.recipe or "train",
+        disable=not loud, dynamic_ncols=True,
     )
     advice = f"{run.folder / 'last'} is the last checkpoint, --resume goes on from there"
     stop = distributed.StopSignals()
-    with bar, distributed.name_lost_process(advice), stop, run.log:
-        if run.owes_evaluation:
-            run.evaluate(progress)
+    with bar, distributed.name_lost_process(advice), stop, log:
+        if done.owes_evaluation(train):
+            _score(run, log, loud)
             run.save()
-        for batch in run.feed.batches(run.step):
-            loss = run.take_step(batch)
+        for batch in run.feed.batches(done.step):
+            losses = run.take_step(batch)
             bar.update()
-            if run.due(config.train.log_every):
-                row = run.write_log(loss)
-                text = "loss {loss:.3f}  lr {lr:.1e}  {images_per_s:.1f} img/s"
-                text += "  MFU {mfu:.0%}" if "mfu" in row else ""
-                bar.set_postfix_str(text.format(**row))
-            if run.due(config.train.eval_every):
+            if done.due(train.log_every, train.steps):
+                row = log.write_losses(done.step, losses, run.optimizer.param_groups, device)
+                bar.set_postfix_str(_in_a_line(row))
+            if done.due(train.eval_every, train.steps):
                 run.save()  # an evaluation takes long; who is stopped in it should lose no step
-                run.evaluate(progress)
-                say(f"step {run.step}: mIoU {run.miou:.3f}")
-            if run.due(config.train.save_every) or run.scored == run.step:
+                _score(run, log, loud)
+                say(f"step {done.step}: mIoU {done.miou:.3f}")
+            if done.due(train.save_every, train.steps) or done.scored == done.step:
                 run.save()
-            if stop.asked() and run.step < config.train.steps:
+            if stop.asked() and done.step < train.steps:
                 run.save()
-                say(f"\nstopped after step {run.step}, saved in {run.folder / 'last'}")
+                say(f"\nstopped after step {done.step}, saved in {run.folder / 'last'}")
                 break
     distributed.barrier()  # rank 0 may still be writing
-    return run.result(time.perf_counter() - started)
+    return {
+        "folder": run.folder, "checkpoint": run.folder / "last", "step": done.step,
+        "finished": done.step == train.steps, "miou": done.miou, "confusion": run.confusion,
+        "classes": run.val_set.classes, "history": log.rows(),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _score(run: Run, log: RunLog, progress: bool) -> None:
+    model = run.evaluate(progress)
+    shown = pictures(model, run.val_set, run.config)
+    log.write_scores(run.progress.step, run.confusion, run.val_set.classes, shown)
+
+
+def _in_a_line(row: dict[str, Any]) -> str:
+    text = "loss {loss:.3f}  lr {lr:.1e}  {images_per_s:.1f} img/s"
+    return (text + ("  MFU {mfu:.0%}" if "mfu" in row else "")).format(**row)
 
 
 def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
@@ -125,20 +141,20 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     """
     device = distributed.start(config.train.device)
     train = replace(config.train, feature_cache="")  # it would be written
-    run = _Run(replace(config, train=train), device, resume, rehearsing=True)
-    run.speed = measure_speed(run.config, device)
+    run = Run(replace(config, train=train), device, resume=resume, rehearsing=True)
+    speed = measure_speed(run.config, device)
     say = print if distributed.rank() == 0 else lambda *_: None
-    say(run.describe())
+    say(run.describe(speed))
     times = [time.perf_counter()]
-    batch = next(run.feed.batches(run.step))
+    batch = next(run.feed.batches(run.progress.step))
     times.append(time.perf_counter())
     losses = []
     for _ in range(2):
-        losses.append(distributed.mean_over_ranks(run.take_step(batch).clone()).item())
+        losses.append(distributed.mean_over_ranks(run.take_step(batch).total.clone()).item())
         times.append(time.perf_counter())
     read, first, step = (b - a for a, b in pairwise(times))
-    left, memory = run.config.train.steps - run.step + 2, peak_memory(device)
-    mfu = run.speed.mfu(run.config.train.batch_size / step, distributed.world_size())
+    left, memory = run.config.train.steps - run.progress.step + 2, peak_memory(device)
+    mfu = speed.mfu(run.config.train.batch_size / step, distributed.world_size())
     say(
         f"one batch read in {format_seconds(read)}, first step {format_seconds(first)}, second "
         f"{format_seconds(step)} (MFU {mfu:.0%}), loss {losses[0]:.3f} and {losses[1]:.3f}\n"
@@ -153,260 +169,204 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     }
 
 
-class _Run:
-    """What changes while a run goes on: model, optimiser, step, log, scores."""
+class Run:
+    """A training that is set up: data, model, optimiser, and how far it is.
+
+    Args:
+        config: the run.
+        device: of this process, see `distributed.start`.
+        resume: continue from ``last`` in the run's folder.
+        rehearsing: write nothing.
+
+    Attributes:
+        config: as it is trained, with what fitting and the encoder have settled.
+        folder: of the run.
+        train_set, val_set: the images.
+        model: in training mode on `device`; ``wrapped`` is what the steps call.
+        optimizer: of its trainable parameters.
+        progress: the `Progress`, step by step.
+        confusion: of the last evaluation, or None.
+        feed: gives the batches.
+
+    Raises:
+        UserError: unusable settings, data or checkpoint.
+    """
 
     def __init__(
-        self, config: RunConfig, device: torch.device, resume: bool, rehearsing: bool = False
+        self,
+        config: RunConfig,
+        device: torch.device,
+        *,
+        resume: bool = False,
+        rehearsing: bool = False,
     ) -> None:
         if not resume:
             require_source(config)
         check_settings(config)
-        self.device, self.speed, self.fitted = device, None, None
-        self.rehearsing = rehearsing  # then it writes nothing
-        if config.train.fit:
-            self.fitted = fit_to_device(config, device)
-            config = self.fitted.config
+        self.fitted = fit_to_device(config, device) if config.train.fit else None
+        config = self.fitted.config if self.fitted else config
+        config.train.local_batch(distributed.world_size())
+        self.device, self.rehearsing = device, rehearsing
         self.folder = Path(config.train.out or f"runs/{config.recipe or 'run'}")
-        self.batch = _local_batch(config)
-        self.train_set = load_dataset(config.data, "train")
-        self.val_set = load_dataset(config.data, "val")
-        check_views(config, self.val_set)
-        if len(self.train_set.classes) != config.model.num_classes:
-            raise UserError(
-                f"model.num_classes={config.model.num_classes}: {config.data.name} has "
-                f"{len(self.train_set.classes)} classes; "
-                f"set model.num_classes={len(self.train_set.classes)}"
-            )
-        self.step, self.scored = 0, 0  # of the last update, of the last evaluation
-        self.miou, self.best, self.confusion = math.nan, -1.0, None
-        self.faults, self.earlier = Faults(), Faults()  # of this process, of those before it
+        self.train_set, self.val_set = _data_sets(config)
         seed_everything(config.train.seed, 0)
-        self.model, self.sources = SETR.from_config(config.model), []
-        config = replace(config, data=self.model.normalization(config.data))
-        if resume:
-            checkpoint.read_weights(self.folder / "last", self.model)
-            began = checkpoint.read_config(self.folder / "last").model.pretrained
-            config = replace(config, model=replace(config.model, pretrained=began))
-        elif checkpoint.exists(self.folder / "last"):
-            raise UserError(
-                f"{self.folder}: holds a run already; continue it with --resume, or choose "
-                "another folder with train.out=DIR"
-            )
-        else:
-            self.sources = load_first_weights(self.model.encoder, config.model.pretrained)
-        self.config = self.model.config = config
-        freeze_encoder(self.model.encoder, config)
-        recompute_encoder(self.model.encoder, config.train)
-        self.model.to(device).train()
-        cut_up = config.train.parallel == "fsdp" and distributed.world_size() > 1
-        if device.type == "cuda" and not cut_up:  # FSDP takes contiguous weights only
-            self.model.to(memory_format=torch.channels_last)
-        if config.train.compile:
-            for block in self.model.encoder.blocks:
-                block.compile()
-        self.wrapped = parallel.wrap(
-            self.model, device, parallel=config.train.parallel, sync_bn=config.train.sync_bn,
-            bf16=self.bf16)
-        # plain SGD has no fused form for FSDP's pieces
-        self.optimizer = build_optimizer(self.model, config.optim, fused=not cut_up)
-        self.guard = nonfinite.Guard(self.optimizer, device.type == "cuda" and not cut_up)
+        self.model, self.sources = _first_model(config, self.folder, resume)
+        self.config = config = self.model.config
+        self.wrapped = _on_device(self.model, config, device)
+        # FSDP's pieces are no plain CUDA tensors: no flag of theirs leaves an update out
+        plain = not parallel.is_cut_up(self.model)
+        self.optimizer = build_optimizer(self.model, config.optim, fused=plain)
+        self.guard = Guard(self.optimizer, device.type == "cuda" and plain)
         self.recent: deque[tuple[int, Batch]] = deque(maxlen=2)
-        if resume:
-            self._resume()
+        self.progress = self._resumed() if resume else Progress()
+        self.confusion: ConfusionMatrix | None = None
         self.feed = Feed(
-            config, self.train_set, self.faults, pin=device.type == "cuda",
+            config, self.train_set, self.progress.faults, pin=device.type == "cuda",
             warn=lambda text: tqdm.write(text, file=sys.stderr))
-        self.log = RunLog(self.folder, self.step, self.scored)
-        self.clock, self.clock_step = time.perf_counter(), self.step
 
-    def _resume(self) -> None:
-        last = self.folder / "last"
+    def _resumed(self) -> Progress:
+        last, train = self.folder / "last", self.config.train
         _refuse_changes(checkpoint.read_config(last), self.config)
         checkpoint.read_optimizer(last, self.optimizer)
-        state = checkpoint.read_state(last, "step", "best", "miou")
-        self.step, self.best = state["step"], state["best"]
-        self.scored = state.get("scored", self.step)
-        self.miou = math.nan if state["miou"] is None else state["miou"]
-        if distributed.rank() == 0:
-            self.earlier = Faults(**state.get("faults", {}))
-        if self.step >= self.config.train.steps and not self.owes_evaluation:
+        progress = Progress.read(last)
+        if progress.step >= train.steps and not progress.owes_evaluation(train):
             raise UserError(
-                f"{last}: has all {self.step} of train.steps={self.config.train.steps}; raise "
+                f"{last}: has all {progress.step} of train.steps={train.steps}; raise "
                 "train.steps to go on"
             )
+        return progress
 
-    def describe(self) -> str:
+    def describe(self, speed: Speed | None = None) -> str:
+        """What is trained from what, with which rates; with `speed` what it costs."""
         c = self.config
-        return (
+        fresh = self.progress.step == 0 and not self.sources
+        origin = ["the encoder starts from random weights"] if fresh else self.sources
+        lines = [
             f"{c.recipe}: {count_parameters(self.model) / 1e6:.2f} M parameters, "
             f"{len(self.train_set)} training and {len(self.val_set)} validation images, "
             f"{c.train.steps} steps of {c.train.batch_size} on {self.device} "
-            f"x {distributed.world_size()}, from step {self.step}; {self.folder}\n"
-            + "".join(f"{source}\n" for source in self._origin())
-            + (f"{self.fitted}\n" if self.fitted else "")
-            + f"{start_table(c, self.model, self.speed, self.device)}\n"
-            + describe_groups(self.optimizer.param_groups)
-        )
+            f"x {distributed.world_size()}, from step {self.progress.step}; {self.folder}",
+            *origin,
+            self.fitted,
+            start_table(c, self.model, speed, self.device) if speed else None,
+            describe_groups(self.optimizer.param_groups),
+        ]
+        return "\n".join(str(line) for line in lines if line is not None)
 
-    def _origin(self) -> list[Any]:
-        fresh = self.step == 0 and not self.sources
-        return ["the encoder starts from random weights"] if fresh else self.sources
-
-    def due(self, every: int) -> bool:
-        """Whether something that happens every so many steps, and at the end, happens now."""
-        return self.step == self.config.train.steps or (every > 0 and self.step % every == 0)
-
-    @property
-    def owes_evaluation(self) -> bool:
-        """Whether the run was stopped before the evaluation that its last step asks for."""
-        return 0 < self.step != self.scored and self.due(self.config.train.eval_every)
-
-    @property
-    def bf16(self) -> bool:
-        """Whether it computes in bfloat16 autocast."""
-        amp = self.config.train.amp
-        return amp == "bf16" or (amp == "auto" and self.device.type == "cuda")
-
-    def take_step(self, batch: Batch) -> Tensor:
-        """One optimiser step on this rank's images; the loss, still on the device."""
-        self.recent.append((self.step + 1, batch))
-        c = self.config
-        seed_everything(c.train.seed, self.step + 1, distributed.rank())
-        set_lr(self.optimizer, self.step, c.train.steps, c.optim)
+    def take_step(self, batch: Batch) -> Losses:
+        """One optimiser step on this rank's images; the losses are still on the device."""
+        train, step = self.config.train, self.progress.step
+        self.recent.append((step + 1, batch))
+        seed_everything(train.seed, step + 1, distributed.rank())
+        set_lr(self.optimizer, step, train.steps, self.config.optim)
         # PyTorch's default type, so that a script can train in float64
         image = batch.image.to(self.device, torch.get_default_dtype(), non_blocking=True)
         label = batch.label.to(self.device, non_blocking=True)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, self.terms = torch.zeros((), device=self.device), 0
-        count, divisor = c.train.accumulate, loss_divisor(label, c.loss.normalize)
-        parts = zip(image.chunk(count), label.chunk(count), strict=True)
-        for i, (images, labels) in enumerate(parts, 1):
-            with parallel.gradients_sync_when(self.wrapped, i == count), self._autocast():
-                part, terms = loss_and_terms(
-                    self.wrapped(images), labels,
-                    aux_weight=c.loss.aux_weight, normalize=c.loss.normalize, divisor=divisor,
-                )
-                part.backward()
-            loss, self.terms = loss + part.detach(), self.terms + terms
-        norm = nonfinite.gradient_norm(self.model.parameters())
-        self._guarded(lambda: self.guard.before_update(self.step + 1, loss, norm))
-        if c.optim.clip_norm:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), c.optim.clip_norm, norm)
-        self.optimizer.step()
-        self.step += 1
-        return loss
+        with self._stopping():
+            losses = take_step(
+                self.wrapped, self.optimizer, image, label, self.config,
+                bf16=uses_bf16(self.config, self.device),
+                look=functools.partial(self.guard.before_update, step + 1),
+            )
+        self.progress.step += 1
+        return losses
 
-    def _guarded(self, look: Callable[[], None]) -> None:
-        """`look` for what is not finite, and stop if it is there."""
+    def evaluate(self, progress: bool = False) -> SETR:
+        """Score the validation set and keep the best; collective.
+
+        Returns:
+            The model that was scored, whole.
+        """
+        with self._stopping():
+            self.guard.settle()
+        model, done = whole_model(self.model, self.config), self.progress
+        self.confusion = evaluate(
+            model, self.val_set, self.config, workers=self.config.train.workers, progress=progress)
+        done.miou, done.scored = float(self.confusion.miou()), done.step
+        if done.miou > done.best:
+            done.best = done.miou
+            self._write("best", optimizer=False)
+        return model
+
+    def save(self) -> None:
+        """Write the checkpoint ``last``, and number it if several are kept; collective."""
+        with self._stopping():
+            self.guard.settle()
+        self._write("last")
+        if distributed.rank() == 0:
+            checkpoint.keep_numbered(
+                self.folder / "last", self.progress.step, self.config.train.keep_last)
+
+    def _write(self, name: str, optimizer: bool = True) -> None:
+        checkpoint.save_checkpoint(
+            self.folder / name, self.model, self.config,
+            classes=self.val_set.classes, palette=self.val_set.palette,
+            optimizer=self.optimizer if optimizer else None,
+            state=self.progress.state(self.config.train, self.device),
+        )
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """End the run where what the block does meets a number that is not finite."""
         try:
-            look()
-        except nonfinite.NonFinite as error:
-            self.step, batch = error.step - 1, dict(self.recent)[error.step]
+            yield
+        except NonFinite as error:
+            self.progress.step, batch = error.step - 1, dict(self.recent)[error.step]
             if self.rehearsing:
                 raise UserError(
                     f"{error}: training would stop there; nothing was written. Images: "
                     f"{', '.join(batch.names)}; look at them, or lower optim.lr"
                 ) from error
-            nonfinite.stop(error, self.folder, self._write, batch[:2], batch.names)
+            keep_evidence(error, self.folder, self._write, batch[:2], batch.names)
 
-    def _autocast(self) -> torch.autocast:
-        # every weight is used once: kept casts would only take memory, see `MicroBatches`
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
-    def write_log(self, loss: Tensor) -> dict[str, Any]:
-        """One line of the log: losses of this step over all ranks, rates, speed, memory."""
-        terms = distributed.mean_over_ranks(torch.stack([loss, *self.terms])).tolist()
-        value, *terms = terms
-        now = time.perf_counter()
-        images = (self.step - self.clock_step) * self.config.train.batch_size
-        speed = images / max(now - self.clock, 1e-9)
-        self.clock, self.clock_step = now, self.step
-        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-        row = {
-            "step": self.step, "loss": value, "lr": max(rates.values()),
-            "images_per_s": round(speed, 2), **rates, "loss/head": terms[0],
-            **{f"loss/auxiliary {i}": term for i, term in enumerate(terms[1:], 1)},
-            "memory_gib": peak_memory(self.device) / 2**30,
-        }  # fmt: skip
-        if self.speed:
-            row["mfu"] = self.speed.mfu(speed, distributed.world_size())
-        if distributed.rank() == 0:
-            self.log.write(row)
-        return row
-
-    def evaluate(self, progress: bool) -> None:
-        """Score the validation set, keep the best, draw the curves."""
-        self._guarded(self.guard.settle)
-        progress = progress and distributed.rank() == 0
-        model = self._whole_model()
-        self.confusion = evaluate(
-            model, self.val_set, self.config, workers=self.config.train.workers, progress=progress)
-        self.miou, self.scored = float(self.confusion.miou()), self.step
-        if self.miou > self.best:
-            self.best = self.miou
-            self._write("best", optimizer=False)
-        if distributed.rank() == 0:
-            classes = zip(self.val_set.classes, self.confusion.iou().tolist(), strict=True)
-            ious = {f"iou/{name}": iou for name, iou in classes if not math.isnan(iou)}
-            self.log.write({"step": self.step, "miou": self.miou, **ious})
-            self.log.show(self.step, self._pictures(model))
-            self.log.draw()
-        self.clock, self.clock_step = time.perf_counter(), self.step  # not the loop's time
-
-    def _whole_model(self) -> SETR:
-        """The model as one process has it. FSDP's pieces would have to call one another for every
-        image, and processes score different numbers of them."""
-        if not parallel.is_cut_up(self.model):
-            return self.model
-        model = SETR.from_config(self.config.model)
-        model.load_state_dict(parallel.whole_state(self.model.state_dict()))
-        return model.to(self.device)
-
-    def _pictures(self, model: SETR) -> Iterator[tuple[str, np.ndarray]]:
-        """The first validation images under what the model sees in them."""
-        model.eval()
-        label_of = predictor(model, self.config)
-        for i in range(min(PICTURES, len(self.val_set), self.config.eval.limit or PICTURES)):
-            sample = self.val_set[i]
-            picture = overlay(sample.image, label_of(sample.image), self.val_set.palette)
-            yield f"validation/{sample.name}", np.asarray(picture)
-        model.train()
-
-    def save(self) -> None:
-        """Write the checkpoint ``last``, and number it if several are kept."""
-        self._guarded(self.guard.settle)
-        self._write("last")
-        if distributed.rank() == 0:
-            checkpoint.keep_numbered(self.folder / "last", self.step, self.config.train.keep_last)
-
-    def _write(self, name: str, optimizer: bool = True) -> None:
-        faults = torch.tensor([self.faults.images, self.faults.workers], device=self.device)
-        images, workers = distributed.sum_over_ranks(faults).tolist()
-        checkpoint.save_checkpoint(
-            self.folder / name, self.model, self.config,
-            classes=self.val_set.classes, palette=self.val_set.palette,
-            optimizer=self.optimizer if optimizer else None,
-            state={
-                "step": self.step, "samples": self.step * self.config.train.batch_size,
-                "finished": self.step == self.config.train.steps == self.scored,
-                "scored": self.scored, "best": self.best,
-                "miou": None if math.isnan(self.miou) else self.miou,
-                "faults": asdict(Faults(
-                    self.earlier.images + images, self.earlier.workers + workers)),
-                "torch": torch.__version__, "device": str(self.device),
-                "processes": distributed.world_size(),
-            },
+def _data_sets(config: RunConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The training and the validation images, of which the model has the classes."""
+    train_set = load_dataset(config.data, "train")
+    val_set = load_dataset(config.data, "val")
+    check_views(config, val_set)
+    if len(train_set.classes) != config.model.num_classes:
+        raise UserError(
+            f"model.num_classes={config.model.num_classes}: {config.data.name} has "
+            f"{len(train_set.classes)} classes; set model.num_classes={len(train_set.classes)}"
         )
+    return train_set, val_set
 
-    def result(self, seconds: float) -> dict[str, Any]:
-        return {
-            "folder": self.folder, "checkpoint": self.folder / "last", "step": self.step,
-            "finished": self.step == self.config.train.steps, "miou": self.miou,
-            "confusion": self.confusion, "classes": self.val_set.classes,
-            "history": self.log.rows(), "seconds": seconds,
-        }
+
+def _first_model(config: RunConfig, folder: Path, resume: bool) -> tuple[SETR, list[Any]]:
+    """The model on the CPU with the weights a run begins with, and where they come from."""
+    model, sources = SETR.from_config(config.model), []
+    config = replace(config, data=model.normalization(config.data))
+    if resume:
+        checkpoint.read_weights(folder / "last", model)
+        began = checkpoint.read_config(folder / "last").model.pretrained
+        config = replace(config, model=replace(config.model, pretrained=began))
+    elif checkpoint.exists(folder / "last"):
+        raise UserError(
+            f"{folder}: holds a run already; continue it with --resume, or choose "
+            "another folder with train.out=DIR"
+        )
+    else:
+        sources = load_first_weights(model.encoder, config.model.pretrained)
+    model.config = config
+    return model, sources
+
+
+def _on_device(model: SETR, config: RunConfig, device: torch.device) -> nn.Module:
+    """Bring the model to its device as it is trained; what the steps call."""
+    train = config.train
+    freeze_encoder(model.encoder, config)
+    recompute_encoder(model.encoder, train)
+    model.to(device).train()
+    cut_up = train.parallel == "fsdp" and distributed.world_size() > 1
+    if device.type == "cuda" and not cut_up:  # FSDP takes contiguous weights only
+        model.to(memory_format=torch.channels_last)
+    if train.compile:
+        for block in model.encoder.blocks:
+            block.compile()
+    return parallel.wrap(
+        model, device, parallel=train.parallel, sync_bn=train.sync_bn,
+        bf16=uses_bf16(config, device))
 
 
 def seed_everything(*numbers: int) -> None:
@@ -415,16 +375,6 @@ def seed_everything(*numbers: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (for libraries that still draw from the global state)
     torch.manual_seed(seed)
-
-
-def _local_batch(config: RunConfig) -> int:
-    size, world, parts = config.train.batch_size, distributed.world_size(), config.train.accumulate
-    if size % (world * parts):
-        raise UserError(
-            f"train.batch_size={size}: not a multiple of {world} processes x "
-            f"train.accumulate={parts}"
-        )
-    return size // world
 
 
 def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:

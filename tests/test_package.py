@@ -16,7 +16,7 @@ ROOMS = [
     ["errors", "files", "config"],
     ["distributed", "toytown", "transforms", "logits", "metrics", "visualize"],
     ["datasets", "encoder", "timm_encoder", "heads", "losses", "optim", "inference", "checkpoint"],
-    ["model"],
+    ["model", "step"],
     ["evaluate", "running", "inside"],
     ["recipes", "weights"],
     ["train"],

@@ -156,15 +156,15 @@ def test_ctrl_c_saves_first(tmp_path, monkeypatch):
     from setr_lite import train as _  # noqa: F401 (the module, below, not the function)
 
     loop = sys.modules["setr_lite.train"]
-    step = loop._Run.take_step
+    step = loop.Run.take_step
 
     def interrupted(self, batch):
         loss = step(self, batch)
-        if self.step == 3:
+        if self.progress.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return loss
 
-    monkeypatch.setattr(loop._Run, "take_step", interrupted)
+    monkeypatch.setattr(loop.Run, "take_step", interrupted)
     result = run(tmp_path / "a", "train.save_every=100")
     assert not result["finished"]
     assert checkpoint.read_state(tmp_path / "a" / "last")["step"] == 3

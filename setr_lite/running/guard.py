@@ -30,16 +30,6 @@ class NonFinite(Exception):
         self.step, self.loss, self.norm = step, loss, norm
 
 
-def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """L2 norm of all gradients taken together, a scalar on their device.
-
-    Collective where FSDP has cut them up.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-
-
 class _Report(NamedTuple):
     step: int
     values: Tensor
@@ -67,7 +57,7 @@ class Guard:
         Args:
             step: number of the update, from 1.
             loss: of this process.
-            norm: see `gradient_norm`.
+            norm: see `step.gradient_norm`.
 
         Raises:
             NonFinite: at this step, or on a card at the one before. No weight has changed since.
@@ -105,7 +95,7 @@ class Guard:
                 raise NonFinite(report.step, *report.values.tolist())
 
 
-def stop(
+def keep_evidence(
     error: NonFinite, folder: Path, save: Callable[[str], None], batch: tuple, names: Iterable[str]
 ) -> None:
     """Keep the weights and this process's batch in ``folder/nonfinite``, and end the run.

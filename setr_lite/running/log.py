@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import math
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .. import distributed
 from ..errors import written_in
+from ..metrics import ConfusionMatrix
+from ..step import Losses
+from .meters import Speed, peak_memory
+from .progress import Progress
 
 COLUMNS = ("step", "loss", "lr", "images_per_s", "miou")
 """Of ``log.csv``; TensorBoard has all the rest too."""
@@ -23,13 +30,19 @@ class RunLog:
 
     Args:
         folder: of the run.
-        step: of the checkpoint; 0 drops everything.
-        scored: step of the checkpoint's last evaluation.
+        progress: of the checkpoint that the run goes on from; step 0 drops all lines.
+        batch_size: images of a step, over all processes.
+        speed: what the device can do, for the column ``mfu``; None leaves it out.
     """
 
-    def __init__(self, folder: Path, step: int, scored: int) -> None:
-        self.folder, self.path, self.step, self.scored = folder, folder / "log.csv", step, scored
+    def __init__(
+        self, folder: Path, progress: Progress, batch_size: int, speed: Speed | None = None
+    ) -> None:
+        self.folder, self.path = folder, folder / "log.csv"
+        self.step, self.scored = progress.step, progress.scored
+        self.batch_size, self.speed = batch_size, speed
         self.board = None
+        self.restart_clock(progress.step)
 
     def __enter__(self) -> RunLog:
         if distributed.rank() > 0:
@@ -58,20 +71,67 @@ class RunLog:
             self.file.close()
             self.board.close()
 
-    def write(self, row: dict[str, Any]) -> None:
-        """A line: numbers by name, with their ``step``."""
+    def restart_clock(self, step: int) -> None:
+        """Count images a second from now on."""
+        self.clock, self.clock_step = time.perf_counter(), step
+
+    def write_losses(
+        self, step: int, losses: Losses, groups: Iterable[dict[str, Any]], device: torch.device
+    ) -> dict[str, Any]:
+        """A line on a step: losses over all ranks, rates, speed, memory; collective.
+
+        Args:
+            step: its number, from 1.
+            losses: of this rank.
+            groups: the optimiser's, with ``name`` and ``lr``.
+            device: whose memory is told.
+
+        Returns:
+            The line.
+        """
+        values = distributed.mean_over_ranks(torch.stack([losses.total, *losses.terms])).tolist()
+        seconds = max(time.perf_counter() - self.clock, 1e-9)
+        speed = (step - self.clock_step) * self.batch_size / seconds
+        self.restart_clock(step)
+        rates = {f"lr/{group['name']}": group["lr"] for group in groups}
+        row = {
+            "step": step, "loss": values[0], "lr": max(rates.values()),
+            "images_per_s": round(speed, 2), **rates, "loss/head": values[1],
+            **{f"loss/auxiliary {i}": value for i, value in enumerate(values[2:], 1)},
+            "memory_gib": peak_memory(device) / 2**30,
+        }  # fmt: skip
+        if self.speed:
+            row["mfu"] = self.speed.mfu(speed, distributed.world_size())
+        self._write(row)
+        return row
+
+    def write_scores(
+        self,
+        step: int,
+        confusion: ConfusionMatrix,
+        classes: Sequence[str],
+        pictures: Iterable[tuple[str, np.ndarray]],
+    ) -> None:
+        """A line on an evaluation, its pictures (H, W, 3) uint8 by name, and the curves anew."""
+        if self.board is not None:
+            ious = dict(zip(classes, confusion.iou().tolist(), strict=True))
+            ious = {f"iou/{name}": iou for name, iou in ious.items() if not math.isnan(iou)}
+            self._write({"step": step, "miou": float(confusion.miou()), **ious})
+            for name, picture in pictures:
+                with written_in(self.folder):
+                    self.board.add_image(name, picture, step, dataformats="HWC")
+            self._draw()
+        self.restart_clock(step)  # an evaluation is not the loop's time
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.board is None:
+            return
         with written_in(self.folder):
             self.csv.writerow(row)
             self.file.flush()  # a killed run keeps its log
             for key, value in row.items():
                 if key != "step" and value is not None:
                     self.board.add_scalar(key, value, row["step"])
-
-    def show(self, step: int, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Pictures (H, W, 3) uint8 by name, for TensorBoard."""
-        for name, picture in pictures:
-            with written_in(self.folder):
-                self.board.add_image(name, picture, step, dataformats="HWC")
 
     def rows(self) -> list[dict[str, str]]:
         """The lines of ``log.csv``."""
@@ -80,8 +140,7 @@ class RunLog:
         with open(self.path, newline="") as file:
             return list(csv.DictReader(file))
 
-    def draw(self) -> None:
-        """Paint ``curves.png``."""
+    def _draw(self) -> None:
         from ..visualize import plot_curves
 
         with written_in(self.folder):

@@ -27,22 +27,21 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..config import OptimConfig, RunConfig
-from ..errors import UserError
-from ..losses import segmentation_loss
 from ..model import SETR
+from ..step import add_gradients
 from .recompute import recompute_encoder
 
 
@@ -120,13 +119,8 @@ def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
     Raises:
         UserError: a batch that does not divide into processes and accumulated parts.
     """
-    train, parts = config.train, processes * config.train.accumulate
-    if train.batch_size % parts:
-        raise UserError(
-            f"train.batch_size={train.batch_size}: not a multiple of {processes} processes x "
-            f"train.accumulate={train.accumulate}"
-        )
-    size = (train.batch_size // parts, *config.data.crop_size)
+    train = config.train
+    size = (train.local_batch(processes) // train.accumulate, *config.data.crop_size)
     with torch.device("meta"):
         model = SETR.from_config(config.model).train()
         if train.freeze_encoder:
@@ -140,7 +134,8 @@ def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
     if train.accumulate > 1:  # the later parts find gradients there
         for parameter in learned:
             parameter.grad = torch.empty_like(parameter)
-    saved, at_peak = _take_step(model, image, label, config)
+    one_part = replace(config, train=replace(train, accumulate=1))
+    saved, at_peak = _take_step(model, image, label, one_part)
     late = "gradients and temporaries"
     if train.accumulate > 1:
         at_peak[late] += gradients
@@ -182,14 +177,10 @@ def _take_step(
         for name, modules in parts.items():
             for module in modules:
                 stack.enter_context(module.register_forward_pre_hook(saved.enter(name)))
+        stack.enter_context(model.register_forward_hook(saved.enter("loss")))
+        stack.enter_context(_Backward(saved))
         with saved.hooks(), _LikeTheDevice(config.train.amp != "off"):
-            output = model(image)
-            saved.part = "loss"
-            loss = segmentation_loss(
-                output, label, aux_weight=config.loss.aux_weight, normalize=config.loss.normalize)
-            del output
-        slope, saved.part = torch.ones_like(loss), ""
-        loss.backward(slope)
+            add_gradients(model, image, label, config)
     return dict(saved.bytes), +alive.at_peak  # what has gone by then is left out
 
 
@@ -206,18 +197,33 @@ class _Saved:
 
     def count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage not in self.seen:
+        if self.part and storage not in self.seen:  # not what a backward pass saves for itself
             self.seen.add(storage)
             self.bytes[self.part] += storage.nbytes()
         return tensor
 
     def enter(self, part: str) -> Any:
-        """A forward pre-hook that says which part is at work from now on."""
+        """A forward hook that says which part is at work from now on."""
 
-        def hook(module: nn.Module, inputs: Any) -> None:
+        def hook(*_: Any) -> None:
             self.part = part
 
         return hook
+
+
+class _Backward(TorchFunctionMode):
+    """Says that no part of the model is at work once the backward pass has begun."""
+
+    def __init__(self, at_work: _Saved) -> None:
+        super().__init__()
+        self.at_work = at_work
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func is Tensor.backward:
+            self.at_work.part = ""
+        return func(*args, **(kwargs or {}))
 
 
 class _Alive(TorchDispatchMode):

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import distributed
 from ..config import RunConfig
-from ..losses import segmentation_loss
 from ..model import SETR
+from ..step import add_gradients, uses_bf16
 
 SIDES = {"cuda": 8192, "cpu": 768}
 """Of the square matrices whose product is timed: large enough that the arithmetic decides."""
@@ -43,16 +43,13 @@ class Speed:
 
 def measure_speed(config: RunConfig, device: torch.device) -> Speed:
     """The FLOPs of a run's step and the matmul rate of `device` in the run's precision."""
-    bf16 = on_device(config, device).train.amp == "bf16"
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    dtype = torch.bfloat16 if uses_bf16(config, device) else torch.float32
     return Speed(image_flops(config), matmul_rate(device, dtype))
 
 
 def on_device(config: RunConfig, device: torch.device) -> RunConfig:
-    """`config` with what ``train.amp=auto`` means on `device`: bfloat16 on CUDA, else off."""
-    if config.train.amp != "auto":
-        return config
-    return config.override(f"train.amp={'bf16' if device.type == 'cuda' else 'off'}")
+    """`config` with what ``train.amp=auto`` means on `device`."""
+    return config.override(f"train.amp={'bf16' if uses_bf16(config, device) else 'off'}")
 
 
 def image_flops(config: RunConfig) -> float:
@@ -69,7 +66,7 @@ def image_flops(config: RunConfig) -> float:
     if config.train.freeze_encoder:
         model.encoder.requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
-        segmentation_loss(model(image), label).backward()
+        add_gradients(model, image, label, config.override("train.accumulate=1"))
     return counter.get_total_flops() / batch
 
 

@@ -41,11 +41,11 @@ def command(out: Path, *more: str, data: Path = SAMPLE) -> list[str]:
 def go(words: list[str], accidents: dict[str, int] | None = None, argument: str = "") -> int:
     """The command line, with accidents: name -> number of the step that they come before."""
     module = importlib.import_module("setr_lite.train")  # `setr_lite.train` is the function
-    run_class, take_step = module._Run, module._Run.take_step
+    run_class, take_step = module.Run, module.Run.take_step
 
     def with_accident(run, batch):
         for name, step in (accidents or {}).items():
-            if run.step + 1 == step:
+            if run.progress.step + 1 == step:
                 ACCIDENTS[name](run, argument)
         return take_step(run, batch)
 

@@ -73,21 +73,21 @@ def watch(steps: int, every: int, folder: str) -> dict[str, list[float]]:
         "data.crop_size=32x48", "eval.limit=4", "model.channels=16",
     )  # fmt: skip
     readings = {"step": [], "memory_mb": [], "files": [], "images_per_s": []}
-    run_class = importlib.import_module("setr_lite.train")._Run
+    run_class = importlib.import_module("setr_lite.train").Run
     take_step, clock, inside = run_class.take_step, time.process_time, []
 
     def timed(run, batch):
         begin = clock()
-        loss = take_step(run, batch)
+        losses = take_step(run, batch)
         inside.append(clock() - begin)
-        if run.step % every == 0:
+        if run.progress.step % every == 0:
             gc.collect()
-            readings["step"].append(run.step)
+            readings["step"].append(run.progress.step)
             readings["memory_mb"].append(round(resident(), 2))
             readings["files"].append(len(os.listdir("/proc/self/fd")))
             readings["images_per_s"].append(round(2 / statistics.median(inside), 2))
             inside.clear()
-        return loss
+        return losses
 
     run_class.take_step = timed
     sys.modules["setr_lite.train"].train(config, progress=False)

@@ -9,6 +9,7 @@ from torch import nn
 
 from setr_lite.errors import UserError
 from setr_lite.running import guard as nonfinite
+from setr_lite.step import gradient_norm
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def gradients(model, value):
 def test_the_norm_is_that_of_all_gradients(model):
     gradients(model, 2.0)
     model.bias.grad = None
-    assert nonfinite.gradient_norm(model.parameters()) == pytest.approx(12**0.5)
+    assert gradient_norm(model.parameters()) == pytest.approx(12**0.5)
 
 
 @pytest.mark.parametrize(("loss", "gradient"), [
@@ -33,9 +34,9 @@ def test_the_norm_is_that_of_all_gradients(model):
 def test_both_are_looked_at(model, loss, gradient):
     guard = nonfinite.Guard(torch.optim.SGD(model.parameters(), lr=1), on_card=False)
     gradients(model, 1.0)
-    guard.before_update(1, torch.tensor(1.0), nonfinite.gradient_norm(model.parameters()))
+    guard.before_update(1, torch.tensor(1.0), gradient_norm(model.parameters()))
     gradients(model, gradient)
-    norm = nonfinite.gradient_norm(model.parameters())
+    norm = gradient_norm(model.parameters())
     with pytest.raises(nonfinite.NonFinite, match="at step 2"):
         guard.before_update(2, torch.tensor(loss), norm)
 
@@ -71,7 +72,7 @@ def test_a_card_hears_of_it_a_step_later_and_has_changed_nothing(model):
 
     def step(number, value):
         gradients(model, value)
-        norm = nonfinite.gradient_norm(model.parameters())
+        norm = gradient_norm(model.parameters())
         guard.before_update(number, torch.tensor(1.0, device="cuda"), norm)
         optimizer.step()
 
@@ -93,7 +94,7 @@ def test_the_state_is_kept(tmp_path):
     batch = torch.rand(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8)
     error = nonfinite.NonFinite(7, float("nan"), 2.0)
     with pytest.raises(UserError, match=r"step 7: the loss is nan and .* 2; .*Images: a, b\. "):
-        nonfinite.stop(error, tmp_path, save, batch, ("a", "b"))
+        nonfinite.keep_evidence(error, tmp_path, save, batch, ("a", "b"))
     assert saved == ["nonfinite"]
     kept = load_file(tmp_path / "nonfinite" / "batch_0.safetensors")
     assert torch.equal(kept["image"], batch[0])

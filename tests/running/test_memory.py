@@ -12,6 +12,7 @@ from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
 from setr_lite.running.memory import estimate_memory, format_bytes
 from setr_lite.running.recompute import recompute_encoder
+from setr_lite.step import add_gradients
 
 SIZES = ((64, 80), (48, 96))
 
@@ -35,10 +36,7 @@ def autocast(config):
 
 
 def take_step(config, model, image, label):
-    parts = config.train.accumulate
-    for images, labels in zip(image.chunk(parts), label.chunk(parts), strict=True):
-        with autocast(config):
-            segmentation_loss(model(images), labels).backward()
+    add_gradients(model, image, label, config, bf16=config.train.amp == "bf16")
 
 
 def saved_bytes(config):

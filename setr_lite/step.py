@@ -1,0 +1,110 @@
+"""One training step: forward, loss, backward, a look at the gradients, clipping, update.
+
+Whatever takes a step takes this one: training, benchmarks, and the estimates of memory and of
+arithmetic. So what is measured is what runs.
+
+Shapes: B images of H x W pixels, A auxiliary heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .config import RunConfig
+from .distributed.parallel import gradients_sync_when
+from .losses import loss_and_terms, loss_divisor
+
+Look = Callable[[Tensor, Tensor], None]
+"""Called with loss and gradient norm, both scalars, before the update; may raise to prevent it."""
+
+
+class Losses(NamedTuple):
+    """What a step computed, without gradients, still on the device."""
+
+    total: Tensor
+    """A scalar: the main head's loss plus the weighted auxiliary ones."""
+    terms: Tensor
+    """(1 + A,): the main head's loss, then each auxiliary head's, not weighted."""
+
+
+def take_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    image: Tensor,
+    label: Tensor,
+    config: RunConfig,
+    *,
+    bf16: bool = False,
+    look: Look | None = None,
+) -> Losses:
+    """Move the parameters of `model` once.
+
+    Args:
+        model: in training mode, perhaps wrapped for several processes.
+        optimizer: of its parameters.
+        image: (B, 3, H, W) normalised, on the model's device.
+        label: (B, H, W) there, uint8 or int64.
+        config: its ``loss``, ``train.accumulate`` and ``optim.clip_norm`` are read.
+        bf16: compute in bfloat16 autocast.
+        look: sees loss and gradient norm before the update.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    losses = add_gradients(model, image, label, config, bf16=bf16)
+    norm = gradient_norm(model.parameters())
+    if look:
+        look(losses.total, norm)
+    if config.optim.clip_norm:
+        nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip_norm, norm)
+    optimizer.step()
+    return losses
+
+
+def add_gradients(
+    model: nn.Module, image: Tensor, label: Tensor, config: RunConfig, *, bf16: bool = False
+) -> Losses:
+    """Forward, loss and backward pass of a batch, in ``train.accumulate`` parts.
+
+    The gradients are added to those that the parameters hold. Arguments as of `take_step`.
+    """
+    count = config.train.accumulate
+    divisor = loss_divisor(label, config.loss.normalize)
+    found = []
+    parts = zip(image.chunk(count), label.chunk(count), strict=True)
+    for i, (images, labels) in enumerate(parts, 1):
+        with gradients_sync_when(model, i == count), autocast(image.device, bf16):
+            loss, terms = loss_and_terms(
+                model(images), labels,
+                aux_weight=config.loss.aux_weight, normalize=config.loss.normalize,
+                divisor=divisor,
+            )
+            loss.backward()
+        found.append(Losses(loss.detach(), terms))
+    totals, terms = zip(*found, strict=True)
+    return Losses(sum(totals[1:], totals[0]), sum(terms[1:], terms[0]))
+
+
+def autocast(device: torch.device, bf16: bool) -> torch.autocast:
+    """Autocast to bfloat16, or to nothing."""
+    kind = "cpu" if device.type == "meta" else device.type
+    # every weight is used once: kept casts would only take memory, see `recompute.MicroBatches`
+    return torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=False)
+
+
+def uses_bf16(config: RunConfig, device: torch.device) -> bool:
+    """What ``train.amp`` means on `device`; ``auto`` is bfloat16 on CUDA, else float32."""
+    amp = config.train.amp
+    return amp == "bf16" or (amp == "auto" and device.type == "cuda")
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """L2 norm of all gradients taken together, a scalar on their device.
+
+    Collective where FSDP has cut them up.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
