@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -208,20 +209,18 @@ def run_bench(options: argparse.Namespace) -> None:
     """Measure rows, print and save them."""
     import shlex
 
-    from .bench.rows import Bench, bench, describe, describe_setting, save_row
+    from .bench.rows import bench, describe, describe_setting, of_recipe, save_row
+    from .bench.what import Bench
 
-    names = ("kind", "encoder", "dialect", "classes", "size", "batch", "labels", "image_size",
-             "stride", "data", "root", "split", "images", "turns", "threads", "device", "amp",
-             "their_amp", "compile")  # fmt: skip
-    settings = {name: getattr(options, name) for name in names}
+    settings = {name: getattr(options, name) for name in ("kind", *_bench_flags())}
     command = shlex.join(["setr-lite", *options.words])
     if options.recipe:
         if options.kind != "memory":
             raise UserError(f"{options.kind}: takes no recipe; bench memory {options.recipe} does")
         common = {name: settings[name] for name in ("batch", "turns", "threads", "device")}
-        rows = [Bench.of_recipe(options.recipe, options.settings, **common)]
+        rows = [of_recipe(options.recipe, options.settings, **common)]
     else:
-        rows = [Bench(head=head, **settings) for head in options.head.split(",")]
+        rows = [Bench(**settings | {"head": head}) for head in options.head.split(",")]
     for what in rows:
         row = bench(what, against=options.against, python=options.python)
         print(f"{describe(row)}\n  {describe_setting(row)}\n  {command}", flush=True)
@@ -354,7 +353,7 @@ def _add_bench(verbs) -> None:
     verb = _verb(
         verbs, "bench", run_bench,
         "measure speed and memory beside plain PyTorch or mmsegmentation, in turns, as ratios")
-    verb.add_argument("kind", help="forward, train, eval, data, memory or loss")
+    verb.add_argument("kind", help="forward, train, eval, data, loss or memory")
     verb.add_argument(
         "recipe", nargs="?", default="",
         help="memory: of a step of this recipe, with --batch images, beside the estimate")
@@ -365,30 +364,23 @@ def _add_bench(verbs) -> None:
     verb.add_argument(
         "--python", default="", metavar="PATH", help="interpreter of the other side")
     verb.add_argument("--save", metavar="FILE", help="add the rows to this JSON list")
-    verb.add_argument("--encoder", default="vit_tiny_patch16", help="default vit_tiny_patch16")
-    verb.add_argument(
-        "--head", default="naive", help="naive (default), pup, mla, or several: naive,pup")
-    verb.add_argument("--dialect", default="mmseg", help="of our heads: mmseg (default), official")
-    verb.add_argument("--classes", type=int, default=150, help="default 150")
-    verb.add_argument(
-        "--size", type=_size, default=(512, 512), help="images, crops, windows (default 512x512)")
-    verb.add_argument("--batch", type=int, default=1, help="images in a batch (default 1)")
-    verb.add_argument(
-        "--labels", action="store_true", help="forward: to the class map, not to the logits")
-    verb.add_argument("--image-size", type=_size, help="eval: the whole image, as 1024x2048")
-    verb.add_argument("--stride", type=int, default=512, help="eval: of the windows (default 512)")
-    verb.add_argument("--data", default="ade20k", help="data: data set (default ade20k)")
-    verb.add_argument("--root", default="", help="data: its folder, as data.root")
-    verb.add_argument("--split", default="train", help="data: whose files (default train)")
-    verb.add_argument("--images", type=int, default=60, help="data: images a turn (default 60)")
-    verb.add_argument("--turns", type=int, default=5, help="of each side (default 5)")
-    verb.add_argument(
-        "--threads", type=int, default=0, help="CPU threads (default all cores, for data one)")
-    verb.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    verb.add_argument("--amp", choices=("off", "bf16"), default="off", help="our autocast")
-    verb.add_argument(
-        "--their-amp", choices=("off", "bf16"), default="off", help="the other side's autocast")
-    verb.add_argument("--compile", action="store_true", help="compile our encoder's blocks")
+    for name, setting in _bench_flags().items():
+        flag, text = f"--{name.replace('_', '-')}", setting.metadata["help"]
+        if setting.type == "bool":
+            verb.add_argument(flag, action="store_true", help=text)
+            continue
+        kind = {"int": int, "str": str}.get(str(setting.type), _size)
+        shown = "x".join(map(str, setting.default)) if kind is _size and setting.default else (
+            setting.default)
+        shown = "" if setting.default in ("", None) else f" (default {shown})"
+        verb.add_argument(flag, type=kind, default=setting.default, help=text + shown)
+
+
+def _bench_flags() -> dict[str, dataclasses.Field]:
+    """The settings of a benchmark that have a flag."""
+    from .bench.what import Bench
+
+    return {field.name: field for field in dataclasses.fields(Bench) if "help" in field.metadata}
 
 
 def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:

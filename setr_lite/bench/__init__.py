@@ -1,25 +1,12 @@
 """Speed as ratios: the same work here and elsewhere, in turns. Imports anything but cli."""
 
-from .rows import (
-    KINDS,
-    MMSEG,
-    OURS,
-    Bench,
-    Row,
-    bench,
-    describe,
-    describe_setting,
-    save_row,
-)
+import importlib
+from typing import Any
 
-__all__ = [
-    "KINDS",
-    "MMSEG",
-    "OURS",
-    "Bench",
-    "Row",
-    "bench",
-    "describe",
-    "describe_setting",
-    "save_row",
-]
+__all__ = ["OURS", "Bench", "bench", "describe", "describe_setting", "of_recipe", "save_row"]
+
+
+def __getattr__(name: str) -> Any:  # so that the command line's help loads no PyTorch
+    if name in __all__:
+        return getattr(importlib.import_module(".rows", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

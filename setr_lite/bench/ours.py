@@ -9,6 +9,7 @@ Shapes: B images of H x W pixels, K classes, logits (h, w).
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import DataConfig, ModelConfig, RunConfig
+from ..config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from ..datasets.layouts import load_dataset
 from ..inference import Window, predict
-from ..losses import resize_cross_entropy, segmentation_loss
+from ..losses import resize_cross_entropy
 from ..model import SETR, SETROutput
 from ..optim import build_optimizer
 from ..recipes.named import get_recipe
+from ..running.guard import Guard
 from ..running.meters import on_device
 from ..running.recompute import recompute_encoder
+from ..step import take_step
 from ..transforms import TrainTransform
 from ..weights.write import to_mmseg
 from .turns import Task, Work, serve, some_values
@@ -37,19 +40,21 @@ def make_work(task: Task) -> Work:
     return WORKS[task["kind"]](task)
 
 
-def model_config(task: Task) -> ModelConfig:
-    """The model of a task."""
-    return ModelConfig(
-        encoder=task["encoder"], head=task["head"], dialect=task["dialect"],
-        num_classes=task["classes"], img_size=tuple(task["size"]), aux=task["kind"] == "train",
+def run_config(task: Task) -> RunConfig:
+    """The run whose step is measured: a recipe with its settings, or the published one's default
+    with the task's model; with the task's batch and precision."""
+    if task["recipe"]:
+        settings = (*task["settings"], f"train.batch_size={task['batch']}")
+        return on_device(
+            get_recipe(task["recipe"]).override(*settings), torch.device(task["device"]))
+    return RunConfig(
+        model=ModelConfig(
+            encoder=task["encoder"], head=task["head"], dialect=task["dialect"],
+            num_classes=task["classes"], img_size=tuple(task["size"]), aux=task["kind"] == "train",
+        ),
+        data=DataConfig(crop_size=tuple(task["size"])),
+        train=TrainConfig(batch_size=task["batch"], amp=task["amp"]),
     )
-
-
-def recipe_config(task: Task) -> RunConfig:
-    """The run whose step is measured: a recipe with its settings, the task's batch, its device."""
-    settings = (*task["settings"], f"train.batch_size={task['batch']}")
-    config = get_recipe(task["recipe"]).override(*settings)
-    return on_device(config, torch.device(task["device"]))
 
 
 def draw_input(task: Task) -> tuple[Tensor, Tensor]:
@@ -64,13 +69,16 @@ def draw_input(task: Task) -> tuple[Tensor, Tensor]:
 
 def _build(task: Task) -> tuple[SETR, Tensor, Tensor]:
     torch.manual_seed(0)
-    config = model_config(task)
-    model, (image, label) = SETR.from_config(config), draw_input(task)
+    config = run_config(task)
+    model, (image, label) = SETR.from_config(config.model), draw_input(task)
     if task.get("hand_over"):  # the other side starts after this and reads the same numbers
-        weights = to_mmseg(model.state_dict(), config) if task["same_weights"] else None
+        weights = to_mmseg(model.state_dict(), config.model) if task["same_weights"] else None
         torch.save({"weights": weights, "image": image, "label": label}, task["hand_over"])
     device = torch.device(task["device"])
-    model = model.to(device).train(task["kind"] == "train")
+    model = model.to(device).train(task["kind"] in ("train", "recipe"))
+    if config.train.freeze_encoder:
+        model.encoder.requires_grad_(False)
+    recompute_encoder(model.encoder, config.train)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
     if task["compile"]:
@@ -115,52 +123,26 @@ def _eval(task: Task) -> Work:
 
 
 def _train(task: Task) -> Work:
-    """A step with all auxiliary heads: forward, loss, backward, SGD with momentum."""
-    model, image, label = _build(task)
-    loss_of = _plain_loss if task["form"] == "plain" else segmentation_loss
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    """A step as a run takes it, on noise; or as plain PyTorch does it."""
+    config = run_config(task)
+    model, image, label = _build(task | {"image_size": config.data.crop_size})
+    optimizer = build_optimizer(model, config.optim)
+    guard, bf16 = Guard(optimizer, image.device.type == "cuda"), config.train.amp == "bf16"
+    label = label if task["form"] == "plain" else label.to(torch.uint8)  # as files have it
 
-    def step() -> Tensor:
+    def ours() -> Tensor:
+        look = functools.partial(guard.before_update, 1)
+        return take_step(model, optimizer, image, label, config, bf16=bf16, look=look).total
+
+    def plain() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with _autocast(task):
-            loss = loss_of(model(image), label)
+            loss = _plain_loss(model(image), label)
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    return Work(step, lambda loss: [loss], {})
-
-
-def _recipe(task: Task) -> Work:
-    """A step as a run of the recipe takes it, on noise."""
-    config = recipe_config(task)
-    device, train = torch.device(task["device"]), config.train
-    height, width = config.data.crop_size
-    image, label = draw_input(task | {"image_size": (height, width)})
-    image, label = image.to(device), label.to(device, torch.uint8)
-    model = SETR.from_config(config.model).to(device).train()
-    if train.freeze_encoder:
-        model.encoder.requires_grad_(False)
-    recompute_encoder(model.encoder, train)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config.optim)
-
-    def step() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        parts = zip(image.chunk(train.accumulate), label.chunk(train.accumulate), strict=True)
-        for images, labels in parts:
-            on = train.amp == "bf16"
-            with torch.autocast(device.type, torch.bfloat16, enabled=on, cache_enabled=False):
-                loss = segmentation_loss(
-                    model(images), labels, aux_weight=config.loss.aux_weight,
-                    normalize=config.loss.normalize, divisor=label.numel(),
-                )
-                loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return Work(step, lambda loss: [loss], {})
+    return Work(plain if task["form"] == "plain" else ours, lambda loss: [loss], {})
 
 
 def _plain_loss(output: SETROutput, label: Tensor) -> Tensor:
@@ -221,7 +203,7 @@ def _data(task: Task) -> Work:
 
 WORKS: dict[str, Callable[[Task], Any]] = {
     "forward": _forward, "train": _train, "eval": _eval, "data": _data, "loss": _loss,
-    "recipe": _recipe,
+    "recipe": _train,
 }  # fmt: skip
 """What a kind of task builds."""
 

@@ -1,6 +1,6 @@
 """Benchmarks as ratios: the same work here and elsewhere, in turns, in one run.
 
-`bench` starts both sides (`bench_turns`), lets them alternate and compares turn by turn. Speeds of
+`bench` starts both sides (`turns`), lets them alternate and compares turn by turn. Speeds of
 one program alone depend on the machine and its hour; ratios of neighbouring turns hardly do.
 """
 
@@ -13,116 +13,41 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import DataConfig, RunConfig, TrainConfig
+from ..config import DataConfig
 from ..datasets.layouts import data_root, load_dataset
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..files import written_beside
 from ..running.memory import estimate_memory, format_bytes
-from .ours import WORKS, model_config, recipe_config
+from .ours import run_config
 from .turns import Process, Task
+from .what import Bench
 
-KINDS = (*(kind for kind in WORKS if kind != "recipe"), "memory")
 OURS = (sys.executable, "-m", "setr_lite.bench.ours")
-MMSEG = Path(__file__).parents[2] / "tests" / "benchmarks" / "mmseg_side.py"
-"""Speaks for mmsegmentation; no part of the library."""
+"""The command of our side."""
+MMSEG = Path(__file__).with_name("mmseg_side.py")
+"""Speaks for mmsegmentation, in an environment that has it."""
 
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What is measured."""
+def of_recipe(recipe: str, settings: Sequence[str] = (), **others: Any) -> Bench:
+    """The memory of a recipe's step: its model, crop, optimiser and precision, `batch` images.
 
-    kind: str
-    """``forward`` image to logits, ``train`` a step with all auxiliary heads, ``eval`` sliding
-    windows, ``data`` training crops from files, ``loss`` the loss alone, ``memory`` the measured
-    peak of a training step beside `estimate_memory`."""
-    encoder: str = "vit_tiny_patch16"
-    """As `ModelConfig.encoder`."""
-    head: str = "naive"
-    """As `ModelConfig.head`."""
-    dialect: str = "mmseg"
-    """As `ModelConfig.dialect`. mmsegmentation always computes its own; with ``official`` the
-    two do the same job by different functions, and weights are not handed over."""
-    classes: int = 150
-    """K."""
-    size: tuple[int, int] = (512, 512)
-    """(H, W) of images and crops, and of the position table."""
-    batch: int = 1
-    """Images in a batch."""
-    labels: bool = False
-    """With ``forward``: to the class map instead of the full-size logits."""
-    image_size: tuple[int, int] | None = None
-    """With ``eval``: (H, W) of the image; windows have `size`."""
-    stride: int = 512
-    """With ``eval``: of the windows."""
-    window_batch: int = 4
-    """With ``eval``: windows that go through our model together; mmsegmentation takes one."""
-    data: str = "ade20k"
-    """With ``data``: as `DataConfig.name`."""
-    root: str = ""
-    """With ``data``: as `DataConfig.root`."""
-    split: str = "train"
-    """With ``data``: whose files."""
-    images: int = 60
-    """With ``data``: images of one turn."""
-    turns: int = 5
-    """How often each side does the work, after once to warm up."""
-    threads: int = 0
-    """CPU threads of each side; 0 takes all cores, and one for ``data``."""
-    device: str = "cpu"
-    """``cpu`` or ``cuda``."""
-    amp: str = "off"
-    """``bf16`` autocasts our side."""
-    their_amp: str = "off"
-    """The same of the other side."""
-    compile: bool = False
-    """Compile our blocks."""
-    recipe: str = ""
-    """With ``memory``: whose step is measured, see `of_recipe`."""
-    settings: tuple[str, ...] = ()
-    """Of the recipe, ``section.key=value``."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"no benchmark {self.kind!r}{nearest(self.kind, KINDS)}")
-        if self.turns < 1 or self.batch < 1 or self.images < 1:
-            raise UserError("turns, batch and images: give at least 1 of each")
-        if self.device not in ("cpu", "cuda") or (
-            self.device == "cuda" and not torch.cuda.is_available()
-        ):
-            raise UserError(f"device {self.device}: not here; give cpu, or cuda where there is one")
-
-    @classmethod
-    def of_recipe(cls, recipe: str, settings: Sequence[str] = (), **others: Any) -> Bench:
-        """The memory of a recipe's step: its model, crop, optimiser and precision, `batch` images.
-
-        Raises:
-            UserError: an unknown recipe or setting.
-        """
-        what = cls("memory", recipe=recipe, settings=tuple(settings), **others)
-        config = recipe_config(what.task())
-        model = config.model
-        return replace(
-            what, encoder=model.encoder, head=model.head, dialect=model.dialect,
-            classes=model.num_classes, size=config.data.crop_size, amp=config.train.amp)
-
-    def task(self) -> Task:
-        """The task of our side, complete."""
-        alone = 1 if self.kind == "data" else os.cpu_count() or 1
-        return asdict(self) | {
-            "kind": "recipe" if self.recipe else "train" if self.kind == "memory" else self.kind,
-            "image_size": self.image_size or self.size, "window": self.size,
-            "base_size": (min(self.size), 4 * max(self.size)),
-            "threads": self.threads or alone, "form": "ours",
-            "same_weights": self.dialect == "mmseg",
-        }  # fmt: skip
+    Raises:
+        UserError: an unknown recipe or setting.
+    """
+    what = Bench("memory", recipe=recipe, settings=tuple(settings), **others)
+    config = run_config(what.task())
+    model = config.model
+    return replace(
+        what, encoder=model.encoder, head=model.head, dialect=model.dialect,
+        classes=model.num_classes, size=config.data.crop_size, amp=config.train.amp)
 
 
 def bench(
@@ -257,12 +182,7 @@ def _estimate(what: Bench, row: Row) -> Row:
     """With ``memory``: what `estimate_memory` says of the same step."""
     if what.kind != "memory":
         return {}
-    amp = "off" if what.amp == "off" else "bf16"
-    config = recipe_config(what.task()) if what.recipe else RunConfig(
-        model=model_config(what.task()), data=DataConfig(crop_size=what.size),
-        train=TrainConfig(batch_size=what.batch, amp=amp),
-    )  # fmt: skip
-    found = estimate_memory(config)
+    found = estimate_memory(run_config(what.task()))
     # weights and batch were there before the first step
     expected = found.peak - found.weights - found.batch
     return {"estimated_bytes": expected, "estimate_ratio": expected / row["ours"]["bytes"],

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from setr_lite.bench import OURS, Bench, bench, describe, describe_setting, save_row
-from setr_lite.bench.ours import make_work
+from setr_lite.bench import OURS, Bench, bench, describe, describe_setting, of_recipe, save_row
+from setr_lite.bench.ours import WORKS, make_work
 from setr_lite.bench.turns import Process, Side
+from setr_lite.bench.what import KINDS
 from setr_lite.cli import main
 from setr_lite.errors import UserError
 from setr_lite.recipes import get_recipe
@@ -73,7 +74,7 @@ def test_memory_stands_beside_the_estimate() -> None:
 
 def test_memory_of_a_recipes_step(capsys, monkeypatch) -> None:
     levers = ("train.micro_batch=1", "train.accumulate=2", "data.crop_size=64,64", "optim.name=sgd")
-    what = Bench.of_recipe("toytown_mla", levers, batch=4, turns=1, threads=1)
+    what = of_recipe("toytown_mla", levers, batch=4, turns=1, threads=1)
     row = bench(what, start=here)
     assert (row["head"], row["classes"], row["size"]) == ("mla", 19, (64, 64))
     run = get_recipe("toytown_mla").override(*levers, "train.batch_size=4", "train.amp=off")
@@ -83,12 +84,16 @@ def test_memory_of_a_recipes_step(capsys, monkeypatch) -> None:
     text = describe(row)
     assert "memory toytown_mla train.micro_batch=1 " in text
     assert found.dominant in text
-    monkeypatch.setattr("setr_lite.bench.bench", functools.partial(bench, start=here))
+    monkeypatch.setattr("setr_lite.bench.rows.bench", functools.partial(bench, start=here))
     command = "bench memory toytown_naive data.crop_size=32,32 --batch 2 --turns 1 --threads 1"
     assert main(command.split()) == 0
     assert "memory toytown_naive data.crop_size=32,32, 32x32, batch 2" in capsys.readouterr().out
     assert main(["bench", "train", "toytown_naive"]) == 2
     assert "train: takes no recipe" in capsys.readouterr().err
+
+
+def test_the_command_line_knows_every_kind() -> None:
+    assert {*WORKS, "memory"} == {*KINDS, "recipe"}
 
 
 def test_rows_of_a_file(tmp_path) -> None:

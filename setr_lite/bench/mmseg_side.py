@@ -40,25 +40,25 @@ UP = {  # convs, kernel, scale of the main head and of the auxiliary heads
 }
 
 
-def loss(weight: float) -> dict:
+def _loss(weight: float) -> dict:
     return dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=weight)
 
 
-def up_head(task: Task, dim: int, numbers: tuple, index: int, weight: float) -> dict:
+def _up_head(task: Task, dim: int, numbers: tuple, index: int, weight: float) -> dict:
     convs, kernel, scale = numbers
     return dict(
         type="SETRUPHead", in_channels=dim, channels=CHANNELS, in_index=index,
         num_classes=task["classes"], dropout_ratio=0, norm_cfg=BN, num_convs=convs,
-        up_scale=scale, kernel_size=kernel, align_corners=False, loss_decode=loss(weight),
+        up_scale=scale, kernel_size=kernel, align_corners=False, loss_decode=_loss(weight),
     )
 
 
-def mla_parts(task: Task, dim: int) -> dict:
+def _mla_parts(task: Task, dim: int) -> dict:
     aux = [
         dict(
             type="FCNHead", in_channels=CHANNELS, channels=CHANNELS, in_index=k, dropout_ratio=0,
             num_convs=0, kernel_size=1, concat_input=False, num_classes=task["classes"],
-            align_corners=False, loss_decode=loss(0.4),
+            align_corners=False, loss_decode=_loss(0.4),
         )
         for k in range(4)
     ]
@@ -70,13 +70,13 @@ def mla_parts(task: Task, dim: int) -> dict:
         decode_head=dict(
             type="SETRMLAHead", in_channels=[CHANNELS] * 4, channels=2 * CHANNELS,
             in_index=(0, 1, 2, 3), dropout_ratio=0, mla_channels=CHANNELS // 2,
-            num_classes=task["classes"], norm_cfg=BN, align_corners=False, loss_decode=loss(1.0),
+            num_classes=task["classes"], norm_cfg=BN, align_corners=False, loss_decode=_loss(1.0),
         ),
         auxiliary_head=aux,
     )
 
 
-def build(task: Task) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+def _build(task: Task) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
     """The model with the weights handed over, images and labels."""
     preset, head = PRESETS[task["encoder"]], task["head"]
     dim, depth = preset["embed_dim"], preset["depth"]
@@ -89,14 +89,14 @@ def build(task: Task) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
             norm_cfg=dict(type="LN", eps=1e-6, requires_grad=True), with_cls_token=head != "mla",
             patch_bias=True, interpolate_mode="bilinear",
         ),
-        train_cfg=dict(), test_cfg=Config(test_mode(task)),
+        train_cfg=dict(), test_cfg=Config(_test_mode(task)),
     )
     if head == "mla":
-        config |= mla_parts(task, dim)
+        config |= _mla_parts(task, dim)
     else:
         main, aux = UP[head]
-        config["decode_head"] = up_head(task, dim, main, 3, 1.0)
-        config["auxiliary_head"] = [up_head(task, dim, aux, k, 0.4) for k in range(3)]
+        config["decode_head"] = _up_head(task, dim, main, 3, 1.0)
+        config["auxiliary_head"] = [_up_head(task, dim, aux, k, 0.4) for k in range(3)]
     if task["kind"] != "train":
         del config["auxiliary_head"]
     model = MODELS.build(config)
@@ -108,27 +108,27 @@ def build(task: Task) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
     return model, given["image"].to(device), given["label"].to(device)
 
 
-def test_mode(task: Task) -> dict:
+def _test_mode(task: Task) -> dict:
     if task["kind"] != "eval":
         return dict(mode="whole")
     return dict(mode="slide", crop_size=tuple(task["window"]), stride=(task["stride"],) * 2)
 
 
-def autocast(task: Task) -> contextlib.AbstractContextManager:
+def _autocast(task: Task) -> contextlib.AbstractContextManager:
     if task["amp"] == "off":
         return contextlib.nullcontext()
     return torch.autocast(torch.device(task["device"]).type, torch.bfloat16)
 
 
-def inference(task: Task) -> Work:
+def _inference(task: Task) -> Work:
     """Whole images or windows: full-size logits, or their argmax as `postprocess_result` takes."""
-    model, image, _ = build(task)
+    model, image, _ = _build(task)
     size = tuple(image.shape[-2:])
     metas = [dict(ori_shape=size, img_shape=size, pad_shape=size)] * len(image)
 
     @torch.no_grad()
     def step() -> torch.Tensor:
-        with autocast(task):
+        with _autocast(task):
             logits = model.inference(image, metas)
         wants_labels = task["labels"] or task["kind"] == "eval"
         return logits.argmax(dim=1) if wants_labels else logits
@@ -136,9 +136,9 @@ def inference(task: Task) -> Work:
     return Work(step, some_values, VERSIONS)
 
 
-def train(task: Task) -> Work:
+def _train(task: Task) -> Work:
     """`EncoderDecoder.loss`, its accuracy included, then SGD with momentum."""
-    model, image, label = build(task)
+    model, image, label = _build(task)
     size = tuple(image.shape[-2:])
     samples = []
     for one in label:
@@ -149,7 +149,7 @@ def train(task: Task) -> Work:
 
     def step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(task):
+        with _autocast(task):
             total, _ = model.parse_losses(model.loss(image, samples))
         total.backward()
         optimizer.step()
@@ -158,7 +158,7 @@ def train(task: Task) -> Work:
     return Work(step, lambda value: [value], VERSIONS)
 
 
-def data(task: Task) -> Work:
+def _data(task: Task) -> Work:
     """The pipeline of its ADE20K configs, and its `data_preprocessor`, image by image."""
     cv2.setNumThreads(0)
     short, long = task["base_size"]
@@ -196,7 +196,8 @@ def data(task: Task) -> Work:
 
 
 def make_work(task: Task) -> Work:
-    kinds = {"forward": inference, "eval": inference, "train": train, "data": data}
+    """The work of a task, as `ours.make_work`."""
+    kinds = {"forward": _inference, "eval": _inference, "train": _train, "data": _data}
     return kinds[task["kind"]](task)
 
 

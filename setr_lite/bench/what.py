@@ -1,0 +1,85 @@
+"""What a benchmark measures: one table, read by `bench`, by its sides and by the command line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import UserError, nearest
+
+KINDS = ("forward", "train", "eval", "data", "loss", "memory")
+"""``forward`` image to logits, ``train`` a step of a run with all auxiliary heads, ``eval`` sliding
+windows, ``data`` training crops from files, ``loss`` the loss alone, ``memory`` the measured peak
+of a training step beside `estimate_memory`."""
+
+Size = tuple[int, int]
+
+
+def _asked(default: Any, text: str) -> Any:
+    """A field that the command line offers, with its help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured; `kind` is one of `KINDS`, the rest is told in the fields' own words."""
+
+    kind: str
+    encoder: str = _asked("vit_tiny_patch16", "as model.encoder")
+    head: str = _asked("naive", "as model.head")
+    dialect: str = _asked(
+        "mmseg", "of our heads, mmseg or official; mmsegmentation always computes its own, and "
+        "with official no weights are handed over")
+    classes: int = _asked(150, "number of classes")
+    size: Size = _asked((512, 512), "images, crops and windows, HEIGHTxWIDTH")  # noqa: RUF009 (a field)
+    batch: int = _asked(1, "images in a batch")
+    labels: bool = _asked(False, "forward: to the class map, not to the logits")
+    image_size: Size | None = _asked(None, "eval: the whole image, as 1024x2048")  # noqa: RUF009
+    stride: int = _asked(512, "eval: of the windows")
+    window_batch: int = _asked(
+        4, "eval: windows that go through our model together; mmsegmentation takes one")
+    data: str = _asked("ade20k", "data: data set, as data.name")
+    root: str = _asked("", "data: its folder, as data.root")
+    split: str = _asked("train", "data: whose files")
+    images: int = _asked(60, "data: images of one turn")
+    turns: int = _asked(5, "how often each side does the work, after once to warm up")
+    threads: int = _asked(0, "CPU threads of each side; 0 takes all cores, and one for data")
+    device: str = _asked("cpu", "cpu or cuda")
+    amp: str = _asked("off", "autocast of our side, off or bf16")
+    their_amp: str = _asked("off", "autocast of the other side, off or bf16")
+    compile: bool = _asked(False, "compile our encoder's blocks")
+    recipe: str = ""
+    """With ``memory``: whose step is measured, see `rows.of_recipe`."""
+    settings: tuple[str, ...] = ()
+    """Of the recipe, ``section.key=value``."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"no benchmark {self.kind!r}{nearest(self.kind, KINDS)}")
+        if self.turns < 1 or self.batch < 1 or self.images < 1:
+            raise UserError("turns, batch and images: give at least 1 of each")
+        for name in ("amp", "their_amp"):
+            if getattr(self, name) not in ("off", "bf16"):
+                raise UserError(f"{name} {getattr(self, name)}: give off or bf16")
+        if self.threads < 0:
+            raise UserError(f"threads {self.threads}: give 0 for all cores, or a number of them")
+        if self.device not in ("cpu", "cuda") or (self.device == "cuda" and not _has_cuda()):
+            raise UserError(f"device {self.device}: not here; give cpu, or cuda where there is one")
+
+    def task(self) -> dict[str, Any]:
+        """The task of our side, complete."""
+        alone = 1 if self.kind == "data" else os.cpu_count() or 1
+        return asdict(self) | {
+            "kind": "recipe" if self.recipe else "train" if self.kind == "memory" else self.kind,
+            "image_size": self.image_size or self.size, "window": self.size,
+            "base_size": (min(self.size), 4 * max(self.size)),
+            "threads": self.threads or alone, "form": "ours",
+            "same_weights": self.dialect == "mmseg",
+        }  # fmt: skip
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
