@@ -188,7 +188,7 @@ class TrainConfig:
     line keeps the number and sets `fit`."""
     fit: bool = False
     """Work the batch through so that it fits the memory that is free: `micro_batch`,
-    `grad_checkpointing` and, last, `accumulate` are set by `fit.fit_memory`, the fastest way first.
+    `grad_checkpointing` and, last, `accumulate` are set by `running.fit`, the fastest way first.
     The batch stays as published; too little memory for one image is an error."""
     accumulate: int = 1
     """Parts into which a process's share of the batch is split; gradients add up. BatchNorm
@@ -197,7 +197,8 @@ class TrainConfig:
     """Images that the encoder takes at a time, 0 all. Exact: the taps of all images are collected
     first, neck, heads and loss see the whole batch, with its true BatchNorm statistics, and the
     encoder then runs again, micro-batch by micro-batch, for its gradients. Costs one more forward
-    pass of the encoder; its activations shrink to those of one micro-batch. See `recompute`."""
+    pass of the encoder; its activations shrink to those of one micro-batch. See
+    `running.recompute`."""
     grad_checkpointing: bool = False
     """Keep only each block's input and run the block again for its gradients: exact, for one more
     forward pass of the encoder. What stays is a stream a block of the whole batch and one block's
@@ -214,7 +215,7 @@ class TrainConfig:
     """bfloat16 autocast; auto uses it on CUDA only (it is slow on most CPUs)."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Several processes each hold the model and average gradients, or share one in pieces, see
-    `parallel`. Checkpoints do not depend on it, nor on the number of processes."""
+    `distributed.parallel`. Checkpoints do not depend on it, nor on the number of processes."""
     sync_bn: bool = True
     """With several processes BatchNorm sees the images of all, as published: one or two a card
     are too few for statistics of their own."""
@@ -275,7 +276,7 @@ class EvalConfig:
         "none", "paper", "paper+ms", "official", "official+ms",
         "mmseg-0.x", "mmseg-0.x+ms", "mmseg-1.x", "mmseg-1.x+ms",
     ] = "none"  # fmt: skip
-    """A published test protocol, see `protocols`: how images are scaled and what is averaged.
+    """A published protocol, see `evaluate.protocols`: how images are scaled and what is averaged.
     ``+ms`` averages several scales and mirror images. ``none`` goes by `ratios` and `flip`."""
     window: Size = (512, 512)
     """Height and width of a window."""

@@ -2,7 +2,7 @@
 
 Runs in the environment that ``sh tests/oracle/setup.sh DIR`` makes; `bench` starts it. Models are
 those of its shipped SETR configs for ADE20K, at the widths of the task; SyncBN becomes BN, the
-same on one process. Weights and images come from our side, through `weights_out.to_mmseg`.
+same on one process. Weights and images come from our side, through `weights.write.to_mmseg`.
 """
 
 # ruff: noqa: C408  (settings are written as mmsegmentation's config files write them)

@@ -1,7 +1,7 @@
 """Real data sets as they lie on disk, and the endless stream of training crops.
 
-Each class reads the folders of its official download; `dataset_base` has what they share,
-`folder_data` the reader of your own folders.
+Each class reads the folders of its official download; `base` has what they share,
+`folder` the reader of your own folders.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
 @dataclass
 class Health:
-    """What a check found; `check_data.check_data` makes it."""
+    """What a check found; `doctor.check_data` makes it."""
 
     title: str
     classes: Sequence[str]

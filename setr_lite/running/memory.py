@@ -65,7 +65,7 @@ class MemoryEstimate:
     at_peak: dict[str, int]
     """What is alive beside weights, buckets, optimiser state and batch when most is, by what made
     it: ``activations of`` a part of the model, its temporaries included; ``encoder run again`` by
-    `recompute`; ``gradients and temporaries`` of the backward pass or the optimiser."""
+    `running.recompute`; ``gradients and temporaries`` of the backward pass or the optimiser."""
 
     @property
     def saved(self) -> int:

@@ -4,7 +4,7 @@ Model FLOPs utilisation (MFU) is the share of a device's arithmetic that reaches
 floating-point operations of forward and backward pass, times images a second, over the rate at
 which this device multiplies matrices. That rate is measured here and now instead of read off a
 table of cards, so MFU says how far a run is from what the device has been seen to do. What
-`recompute` computes again counts as time and not as work.
+`running.recompute` computes again counts as time and not as work.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ToyTown, the embedded data set: drawn street scenes with a true class for every pixel.
 
-`townscape` draws; this module names the classes, gives each its id in three published layouts,
+`street` draws; this module names the classes, gives each its id in three published layouts,
 and writes folders that the readers of the real data sets read.
 
 Shape legend: H, W  size of a picture in pixels.

@@ -2,7 +2,7 @@
 
 A camera stands in a straight street and looks along it. Ground and facades are textures seen in
 perspective: every pixel is traced back to centimetres on its plane, so windows, paving and lane
-markings shrink as they should. `figures` are painted over them from far to near.
+markings shrink as they should. `things` are painted over them from far to near.
 
 Units and conventions are those of `canvas`. Shape legend: h, w  rows and columns of the part of
 the canvas that a plane covers; n  those of its pixels that are seen; u, v  cm along and up a wall.

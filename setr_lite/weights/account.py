@@ -80,10 +80,10 @@ def translate(
     """A file's tensors under the names of `module`, which they must fill exactly.
 
     Args:
-        file: opened by `weight_files.read_weight_file`.
+        file: opened by `weights.files.read_weight_file`.
         module: a `VisionTransformer`, or a `SETR` with one.
         source: what the file is, for the report.
-        table: our names -> the file's, a table of `weight_tables`.
+        table: our names -> the file's, a table of `weights.tables`.
         dropped: the file's names that are left behind -> the reason.
         pos_embed: how the position table is brought to another grid.
         grid: (h, w) of the file's table; None takes a square, or the module's own grid.

@@ -124,14 +124,14 @@ def convert(
         out: folder to write; with `to`, a file (``.safetensors`` holds tensors only).
         to: ``mmseg``, ``official`` or ``timm`` (the encoder alone).
         img_size, taps, aux, allow_pickle: see `identify`; `aux` also decides what is written.
-        changed_config: see `weights_out.to_mmseg`.
+        changed_config: see `weights.write.to_mmseg`.
         allow_missing_patch_bias: see `weights.from_mmseg`.
 
     Returns:
         What was found and written, in lines to print.
 
     Raises:
-        UserError: what `identify`, the readers in `weights` and the writers in `weights_out` raise.
+        UserError: what `identify`, the readers in `weights` and the writers in `weights.write` raise.
     """
     if to is not None and to not in PROGRAMS:
         raise UserError(f"no program {to!r} to convert to{nearest(to, PROGRAMS)}")
@@ -158,7 +158,7 @@ def convert_vit2mmseg(
         What was found and written, in lines to print.
 
     Raises:
-        UserError: what `read_weight_file` and `weights_out.vit2mmseg` raise.
+        UserError: what `read_weight_file` and `weights.write.vit2mmseg` raise.
     """
     tensors, report = vit2mmseg(read_weight_file(pretrain, allow_pickle=allow_pickle))
     _write(Path(store), tensors, tensors)

@@ -31,7 +31,7 @@ NOT_ENCODER = ("neck.", "head.", "aux_heads.")
 START_ANEW = "neck and heads start anew"
 OURS = {"*": "encoder.*"}
 OURS_DROPPED = {f"{beginning}*": START_ANEW for beginning in NOT_ENCODER}
-"""Tables of the kind that `weight_tables` holds."""
+"""Tables of the kind that `weights.tables` holds."""
 
 
 def require_source(config: RunConfig) -> None:

@@ -70,7 +70,7 @@ AUGREG = {
     "blocks.{i}.mlp.fc2.bias": f"{_SUB}/MlpBlock_3/Dense_1/bias",
 }
 """A Flax ``.npz`` of "How to train your ViT" (AugReg), its q, k and v joined and its kernels
-turned to PyTorch's order by `weight_files.read_weight_file`."""
+turned to PyTorch's order by `weights.files.read_weight_file`."""
 
 _CLASSIFIER = "classifies whole images"
 _FINAL_NORM = "final norm: every SETR head has its own"

@@ -2,7 +2,7 @@
 
 Run ``PYTHONPATH=. DIR/bin/python tests/oracle/check_weights.py`` in the environment that ``sh
 tests/oracle/setup.sh DIR`` makes. Every model is tiny, its weights have std 0.2 and its running
-statistics are random. Each is written with `weights_out.to_mmseg`, loaded strictly by
+statistics are random. Each is written with `weights.write.to_mmseg`, loaded strictly by
 mmsegmentation, and must give the same scores: main head in eval mode, all heads in training mode.
 mmsegmentation's own state dict, read with `weights.from_mmseg`, must give back the same tensors.
 The script prints the largest difference, relative to the largest score, and fails above 1e-9.
