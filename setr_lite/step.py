@@ -90,7 +90,7 @@ def add_gradients(
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
     """Autocast to bfloat16, or to nothing."""
     kind = "cpu" if device.type == "meta" else device.type
-    # every weight is used once: kept casts would only take memory, see `running.recompute.MicroBatches`
+    # every weight is used once: kept casts would only take memory, see `recompute.MicroBatches`
     return torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 

@@ -1,8 +1,8 @@
 """``train.batch_size=auto``: the published batch, by the settings that fit it on the device.
 
 The number of images a step stays the recipe's: learning rate, schedule and BatchNorm belong to it.
-What changes is how the batch is worked through, see `running.recompute`. Ways are tried from fast to slow
-and the first whose `estimate_memory` fits is taken:
+What changes is how the batch is worked through, see `running.recompute`. Ways are tried from fast
+to slow and the first whose `estimate_memory` fits is taken:
 
 1. as the recipe says;
 2. ``train.grad_checkpointing``: one more forward pass of the encoder, on large matrices, exact;

@@ -131,7 +131,7 @@ def convert(
         What was found and written, in lines to print.
 
     Raises:
-        UserError: what `identify`, the readers in `weights` and the writers in `weights.write` raise.
+        UserError: what `identify`, `weights.read` and `weights.write` raise.
     """
     if to is not None and to not in PROGRAMS:
         raise UserError(f"no program {to!r} to convert to{nearest(to, PROGRAMS)}")
