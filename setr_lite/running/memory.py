@@ -221,9 +221,10 @@ class _Backward(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if func is Tensor.backward:
-            self.at_work.part = ""
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is Tensor.backward:  # its first gradient would count as run again
+            kwargs["gradient"], self.at_work.part = torch.ones_like(args[0]), ""
+        return func(*args, **kwargs)
 
 
 class _Alive(TorchDispatchMode):
