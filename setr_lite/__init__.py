@@ -11,6 +11,7 @@ _HOMES = {
     "config": ["RunConfig"],
     "datasets": ["ADE20K", "CamVid", "Cityscapes", "PascalContext", "load_dataset", "read_image"],
     "errors": ["UserError"],
+    "inside.attention": ["attention_maps"],
     "inference": ["Window", "multi_scale_probabilities", "predict", "sliding_window"],
     "losses": ["segmentation_loss"],
     "running.memory": ["estimate_memory"],
@@ -18,7 +19,7 @@ _HOMES = {
     "model": ["SETR", "SETROutput"],
     "recipes": ["RECIPES", "get_recipe"],
     "toytown": ["render_scene", "write_toytown"],
-    "visualize": ["attention_maps", "colorize", "legend", "overlay", "panel"],
+    "visualize": ["colorize", "legend", "overlay", "panel"],
     "weights": ["load_pretrained", "load_setr"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

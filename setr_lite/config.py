@@ -16,6 +16,10 @@ from typing import Any, Literal
 
 from .errors import UserError, nearest
 
+Head = Literal["naive", "pup", "mla", "linear"]
+"""The paper's decoders, and a linear probe as a yardstick."""
+Dialect = Literal["official", "mmseg"]
+"""Whose code a head follows, see `heads`."""
 Size = tuple[int, int]
 Colour = tuple[float, float, float]
 
@@ -44,9 +48,9 @@ class ModelConfig:
     ``hybrid_base`` two of these files, ``RESNET,VIT``.
     Empty: the recipe needs weights and nobody has said which, so training refuses to start. Only
     the start of a fresh run reads it; a checkpoint has its own weights."""
-    head: Literal["naive", "pup", "mla", "linear"] = "pup"
+    head: Head = "pup"
     """Decoder of the paper's section 3.3; ``linear`` is a yardstick, see `heads.LinearHead`."""
-    dialect: Literal["official", "mmseg"] = "official"
+    dialect: Dialect = "official"
     """Whose details the heads follow: the authors' code or mmsegmentation's."""
     num_classes: int = 150
     """Number of outputs, without the ignored label."""
@@ -375,7 +379,7 @@ class RunConfig:
         for name in _as_object("a run's settings", values):
             if name not in known:
                 raise UserError(f"no section {name!r} in a run's settings{nearest(name, known)}")
-        parts = {"recipe": str(values.get("recipe", ""))}
+        parts: dict[str, Any] = {"recipe": str(values.get("recipe", ""))}
         for name, kind in typing.get_type_hints(cls).items():
             if name != "recipe":
                 parts[name] = _from_json(name, kind, values.get(name, {}))

@@ -83,8 +83,10 @@ def add_gradients(
             )
             loss.backward()
         found.append(Losses(loss.detach(), terms))
-    totals, terms = zip(*found, strict=True)
-    return Losses(sum(totals[1:], totals[0]), sum(terms[1:], terms[0]))
+    total, summed = found[0]
+    for loss, terms in found[1:]:
+        total, summed = total + loss, summed + terms
+    return Losses(total, summed)
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -72,7 +72,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     started = time.perf_counter()
     device = distributed.start(config.train.device)
     loud = progress and distributed.rank() == 0
-    say = functools.partial(print, flush=True) if loud else lambda *_: None
+    say: Callable[..., None] = functools.partial(print, flush=True) if loud else lambda *_: None
     run = Run(config, device, resume=resume)
     train, done = run.config.train, run.progress
     _make_folder(run.folder)
@@ -116,9 +116,9 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
 
 
 def _score(run: Run, log: RunLog, progress: bool) -> None:
-    model = run.evaluate(progress)
+    model, confusion = run.evaluate(progress)
     shown = pictures(model, run.val_set, run.config)
-    log.write_scores(run.progress.step, run.confusion, run.val_set.classes, shown)
+    log.write_scores(run.progress.step, confusion, run.val_set.classes, shown)
 
 
 def _in_a_line(row: dict[str, Any]) -> str:
@@ -210,8 +210,8 @@ class Run:
         self.folder = Path(config.train.out or f"runs/{config.recipe or 'run'}")
         self.train_set, self.val_set = _data_sets(config)
         seed_everything(config.train.seed, 0)
-        self.model, self.sources = _first_model(config, self.folder, resume)
-        self.config = config = self.model.config
+        self.model, config, self.sources = _first_model(config, self.folder, resume)
+        self.config = self.model.config = config
         self.wrapped = _on_device(self.model, config, device)
         # FSDP's pieces are no plain CUDA tensors: no flag of theirs leaves an update out
         plain = not parallel.is_cut_up(self.model)
@@ -241,7 +241,7 @@ class Run:
         c = self.config
         fresh = self.progress.step == 0 and not self.sources
         origin = ["the encoder starts from random weights"] if fresh else self.sources
-        lines = [
+        lines: list[object] = [
             f"{c.recipe}: {count_parameters(self.model) / 1e6:.2f} M parameters, "
             f"{len(self.train_set)} training and {len(self.val_set)} validation images, "
             f"{c.train.steps} steps of {c.train.batch_size} on {self.device} "
@@ -271,22 +271,22 @@ class Run:
         self.progress.step += 1
         return losses
 
-    def evaluate(self, progress: bool = False) -> SETR:
+    def evaluate(self, progress: bool = False) -> tuple[SETR, ConfusionMatrix]:
         """Score the validation set and keep the best; collective.
 
         Returns:
-            The model that was scored, whole.
+            The model that was scored, whole, and its confusion matrix.
         """
         with self._stopping():
             self.guard.settle()
         model, done = whole_model(self.model, self.config), self.progress
-        self.confusion = evaluate(
+        self.confusion = confusion = evaluate(
             model, self.val_set, self.config, workers=self.config.train.workers, progress=progress)
-        done.miou, done.scored = float(self.confusion.miou()), done.step
+        done.miou, done.scored = float(confusion.miou()), done.step
         if done.miou > done.best:
             done.best = done.miou
             self._write("best", optimizer=False)
-        return model
+        return model, confusion
 
     def save(self) -> None:
         """Write the checkpoint ``last``, and number it if several are kept; collective."""
@@ -300,7 +300,7 @@ class Run:
     def _write(self, name: str, optimizer: bool = True) -> None:
         checkpoint.save_checkpoint(
             self.folder / name, self.model, self.config,
-            classes=self.val_set.classes, palette=self.val_set.palette,
+            classes=self.val_set.classes, palette=self.val_set.palette.tolist(),
             optimizer=self.optimizer if optimizer else None,
             state=self.progress.state(self.config.train, self.device),
         )
@@ -333,8 +333,11 @@ def _data_sets(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     return train_set, val_set
 
 
-def _first_model(config: RunConfig, folder: Path, resume: bool) -> tuple[SETR, list[Any]]:
-    """The model on the CPU with the weights a run begins with, and where they come from."""
+def _first_model(
+    config: RunConfig, folder: Path, resume: bool
+) -> tuple[SETR, RunConfig, list[Any]]:
+    """The model on the CPU with the weights a run begins with, the run's config with what the
+    encoder settles of it, and where the weights come from."""
     model, sources = SETR.from_config(config.model), []
     config = replace(config, data=model.normalization(config.data))
     if resume:
@@ -348,8 +351,7 @@ def _first_model(config: RunConfig, folder: Path, resume: bool) -> tuple[SETR, l
         )
     else:
         sources = load_first_weights(model.encoder, config.model.pretrained)
-    model.config = config
-    return model, sources
+    return model, config, sources
 
 
 def _on_device(model: SETR, config: RunConfig, device: torch.device) -> nn.Module:

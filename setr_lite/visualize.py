@@ -1,4 +1,4 @@
-"""Pictures: coloured label maps, overlays, attention maps, and figures of a run's results.
+"""Pictures: coloured label maps, overlays, and figures of a run's results.
 
 Images are uint8 RGB, tensors (3, H, W) as the data sets give them or arrays (H, W, 3); labels are
 (H, W) integers with 255 for pixels without a class; palettes are (K, 3) uint8.
@@ -18,8 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import UserError, nearest
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-    from .metrics import ConfusionMatrix
 
 IGNORE = 255
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
@@ -182,83 +180,6 @@ def panel(
     return fig
 
 
-# ---------------------------------------------------------------------- attention
-
-
-def attention_maps(model: nn.Module, image: Tensor, block: int | None = -1) -> Tensor:
-    """Where each token of an encoder block looks: its softmax(q k^T / sqrt(d)).
-
-    The model never stores this matrix. A hook catches the input of the block's attention, and the
-    matrix is worked out from it with the block's own weights.
-
-    Args:
-        model: a SETR; it runs in eval mode, and every part's mode is put back.
-        image: (B, 3, H, W) or (3, H, W), normalised.
-        block: 0-based index; -1 is the last one, None all of them.
-
-    Returns:
-        (B, heads, N, N) with rows (queries) that sum to 1; (blocks, B, heads, N, N) for all. N
-        counts the class token, first, if the encoder carries it through its blocks
-        (`model.encoder.keep_class_token`), and the other prefix tokens of a timm encoder.
-
-    Raises:
-        UserError: no such block, the block did not run, or its attention does more than the
-            formula (rotary positions, norms of q and k: DINOv3, EVA).
-    """
-    blocks = model.encoder.blocks
-    if block is not None and not -len(blocks) <= block < len(blocks):
-        raise UserError(f"block {block}: the encoder has blocks 0..{len(blocks) - 1}")
-    wanted, seen = [b.attn for b in (blocks if block is None else [blocks[block]])], {}
-    for attention in wanted:
-        _check_attention(attention)
-    handles = [
-        attention.register_forward_pre_hook(lambda layer, inputs: seen.update({layer: inputs[0]}))
-        for attention in wanted
-    ]
-    try:
-        with _eval_mode(model), torch.no_grad():
-            model(image if image.ndim == 4 else image[None])
-    finally:
-        for handle in handles:
-            handle.remove()
-    if len(seen) < len(wanted):
-        which = "a block" if block is None else f"block {block}"
-        raise UserError(f"{which} did not run under a hook: use a model that is not compiled")
-    maps = [_attention(attention, seen[attention]) for attention in wanted]
-    return torch.stack(maps) if block is None else maps[0]
-
-
-def _check_attention(attention: nn.Module) -> None:
-    """Some of timm's attention turns q and k by position (EVA, DINOv3) or norms them."""
-    rotary = hasattr(attention, "rotate_half")
-    normed = not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity)
-    if rotary or normed or not hasattr(attention, "qkv"):
-        raise UserError(
-            f"attention_maps: {type(attention).__name__} does more than softmax(q k^T / sqrt(d)); "
-            "use an encoder whose attention is plain, such as vit_*, deit_* or DINOv2"
-        )
-
-
-@torch.no_grad()
-def _attention(attention: nn.Module, x: Tensor) -> Tensor:
-    b, n, c = x.shape
-    qkv = attention.qkv(x).reshape(b, n, 3, attention.num_heads, c // attention.num_heads)
-    q, k, _ = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
-    return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """BatchNorm's running statistics must not move because somebody looked."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 # ---------------------------------------------------------------------- results of a run
 
 Log = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
@@ -311,11 +232,11 @@ def plot_confusion(
     shown = np.flatnonzero(counts.sum(0) + counts.sum(1))
     if not shown.size:
         raise UserError("an empty confusion matrix: evaluate before plotting it")
-    counts, names = counts[np.ix_(shown, shown)], [classes[k] for k in shown]
+    counts, names = counts[np.ix_(shown, shown)], [classes[int(k)] for k in shown]
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
     side = min(max(0.52 * len(names) + 2.2, 4.5), 16)
-    text = {"fontsize": min(12.0, 860 / len(names))}
+    text: dict[str, Any] = {"fontsize": min(12.0, 860 / len(names))}
     with _figure(figsize=(side + 1.6, side)) as fig:
         axes = fig.add_subplot(xlabel="predicted", ylabel="labelled", facecolor="#cccccc")
         drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -326,32 +247,6 @@ def plot_confusion(
         fig.colorbar(drawn, shrink=0.7, label="share of the labelled pixels")
         if len(names) <= _WRITE_NUMBERS:
             _write_shares(axes, share)
-    return fig
-
-
-def plot_class_iou(
-    confusion: ConfusionMatrix, classes: Sequence[str], palette: np.ndarray
-) -> Figure:
-    """Bars of each class's IoU, best first, with a line at their mean; absent classes left out.
-
-    Args:
-        confusion: a filled `metrics.ConfusionMatrix`.
-        classes: K names.
-        palette: (K, 3) uint8, the colours of the bars.
-    """
-    iou = confusion.iou().numpy()
-    order = [k for k in np.argsort(-iou) if not np.isnan(iou[k])]
-    mean = confusion.miou()
-    with _figure(figsize=(8, 0.32 * len(order) + 1.2)) as fig:
-        axes = fig.add_subplot(xlabel="IoU", xlim=(0, 1.08), ylim=(len(order) - 0.4, -0.6))
-        colors = np.asarray(palette)[order] / 255
-        axes.barh(range(len(order)), iou[order], color=colors, edgecolor="#333333", height=0.75)
-        axes.set_yticks(range(len(order)), [classes[k] for k in order])
-        axes.set_xticks(np.linspace(0, 1, 6))
-        for y, k in enumerate(order):
-            axes.text(iou[k] + 0.01, y, f"{iou[k]:.2f}", va="center", bbox=_plate())
-        axes.axvline(mean, color="#333333", linestyle="--", zorder=0)
-        axes.set_title(f"mIoU {mean:.3f} over {len(order)} of {len(classes)} classes (dashed)")
     return fig
 
 
@@ -406,13 +301,15 @@ def _plate() -> dict[str, Any]:
 
 def _read_log(log: Log) -> tuple[np.ndarray, np.ndarray]:
     """(2, n) steps and losses, (2, m) steps and mIoUs."""
-    rows, where = log, "the log"
+    where = "the log"
     if isinstance(log, (str, os.PathLike)):
         where = os.fspath(log)
         if not os.path.isfile(where):
             raise UserError(f"{where}: no such file; give the log.csv of a run")
         with open(where, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            rows: Sequence[Mapping[str, Any]] = list(csv.DictReader(file))
+    else:
+        rows = log
     if not rows:
         raise UserError(f"{where}: no line in it yet")
     for column in ("step", "loss", "miou"):

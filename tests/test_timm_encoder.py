@@ -12,11 +12,11 @@ from setr_lite import checkpoint, timm_encoder
 from setr_lite.config import DataConfig, ModelConfig, RunConfig
 from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
+from setr_lite.inside.attention import attention_maps
 from setr_lite.model import SETR, count_parameters
 from setr_lite.recipes import get_recipe
 from setr_lite.timm_encoder import HybridTransformer, TimmEncoder, create_vit
 from setr_lite.train import train
-from setr_lite.visualize import attention_maps
 from setr_lite.weights.first import load_first_weights
 
 SMALL = {"embed_dim": 48, "depth": 5, "num_heads": 3}

@@ -6,19 +6,15 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.visualize import (
-    attention_maps,
     colorize,
     legend,
     outline,
     overlay,
     panel,
-    plot_class_iou,
     plot_confusion,
     plot_curves,
 )
@@ -110,69 +106,6 @@ def test_panel():
         panel([picture], ["a", "b"])
 
 
-# ---------------------------------------------------------------------- attention
-
-
-class Segmenter(nn.Module):
-    """An encoder and a layer with state, which looking must not change."""
-
-    def __init__(self, keep_class_token: bool) -> None:
-        super().__init__()
-        self.encoder = VisionTransformer(
-            (16, 24), 8, embed_dim=8, depth=3, num_heads=2, keep_class_token=keep_class_token
-        )
-        self.norm = nn.BatchNorm1d(6)
-
-    def forward(self, image):
-        return self.norm(self.encoder(image)[-1])
-
-
-@pytest.mark.parametrize(("keep_class_token", "tokens"), [(True, 7), (False, 6)])
-def test_attention_maps_reproduce_the_layer(keep_class_token, tokens):
-    torch.manual_seed(0)
-    model = Segmenter(keep_class_token).double().train()
-    for parameter in model.encoder.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    image = torch.randn(2, 3, 16, 24, dtype=torch.float64)
-    layer, seen = model.encoder.blocks[1].attn, []
-    handle = layer.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out)))
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    maps = attention_maps(model, image, block=1)
-    handle.remove()
-    assert maps.shape == (2, 2, tokens, tokens)
-    torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, tokens, dtype=torch.float64))
-    x, out = seen[0]
-    values = layer.qkv(x)[..., 16:].unflatten(2, (2, 4)).transpose(1, 2)  # (B, heads, N, d)
-    again = layer.proj((maps @ values).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(again, out, rtol=1e-10, atol=1e-12)
-    assert maps.std() > 0.01  # not uniform, or any scale of the scores would pass
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert model.training
-    assert not layer._forward_pre_hooks
-
-
-def test_attention_maps_take_one_image_and_count_from_the_end():
-    model = Segmenter(True)
-    model.norm.eval()
-    image = torch.randn(3, 16, 24)
-    assert torch.equal(attention_maps(model, image), attention_maps(model, image[None], 2))
-    assert model.training
-    assert not model.norm.training  # every part's own mode is put back
-    with pytest.raises(UserError, match=r"block 3: the encoder has blocks 0\.\.2"):
-        attention_maps(model, image, 3)
-
-
-def test_attention_maps_of_all_blocks_come_from_one_run():
-    model = Segmenter(False).eval()
-    image, runs = torch.randn(2, 3, 16, 24), []
-    model.register_forward_hook(lambda *_: runs.append(1))
-    maps = attention_maps(model, image, None)
-    assert (tuple(maps.shape), len(runs)) == ((3, 2, 2, 6, 6), 1)
-    for i in range(3):
-        assert torch.equal(maps[i], attention_maps(model, image, i))
-    assert not any(block.attn._forward_pre_hooks for block in model.encoder.blocks)
-
-
 # ---------------------------------------------------------------------- results
 
 
@@ -229,15 +162,6 @@ def test_confusion_rows_are_shares_of_present_classes():
         plot_confusion(np.zeros((4, 4)), NAMES)
 
 
-def test_class_iou_bars():
-    fig = plot_class_iou(filled(), NAMES, PALETTE)
-    axes = fig.axes[0]
-    assert [bar.get_width() for bar in axes.patches] == [0.75, 0, 0]
-    assert [t.get_text() for t in axes.get_yticklabels()] == NAMES[:3]
-    assert axes.get_title() == "mIoU 0.250 over 3 of 4 classes (dashed)"
-    assert np.round(np.array(axes.patches[0].get_facecolor()[:3]) * 255).tolist() == [10, 20, 30]
-
-
 def test_figures_are_opaque_readable_and_forgotten(tmp_path):
     import matplotlib.pyplot as plt
     from PIL import Image
@@ -249,7 +173,6 @@ def test_figures_are_opaque_readable_and_forgotten(tmp_path):
         panel([picture], ["street"]),
         plot_curves([{"step": 1, "loss": 2.0, "miou": 0.5}]),
         plot_confusion(filled().matrix, NAMES),
-        plot_class_iou(filled(), NAMES, PALETTE),
     ]
     assert plt.get_fignums() == open_before  # else a notebook would show each twice
     for i, fig in enumerate(figures):

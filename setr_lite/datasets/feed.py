@@ -33,14 +33,20 @@ WORKER_DIED = "DataLoader worker"  # how PyTorch's messages begin
 class Batch(NamedTuple):
     """What one process takes a step on."""
 
-    image: Tensor | None
-    """(B, 3, S, S) float32; None where an image could not be read."""
-    label: Tensor | None
+    image: Tensor
+    """(B, 3, S, S) float32."""
+    label: Tensor
     """(B, S, S) uint8."""
     names: tuple[str, ...]
     """Of the B images."""
     bad: tuple[str, ...]
     """A line for each file that could not be read."""
+
+
+class _Failed(NamedTuple):
+    """What comes instead of a batch where no image could be read for a crop."""
+
+    bad: tuple[str, ...]
 
 
 @dataclass
@@ -89,10 +95,9 @@ class Feed:
         steps, deaths = self.config.train.steps, 0
         while step < steps:
             try:
-                for batch in self._load(step):
+                for loaded in self._load(step):
                     deaths = 0
-                    self._account(batch, step)
-                    yield batch
+                    yield self._account(loaded, step)
                     step += 1
             except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
                 # the last three: a tensor was on its way when its process died
@@ -102,7 +107,7 @@ class Feed:
                 self.faults.workers += 1
                 self._restart(step, deaths)
 
-    def _load(self, step: int) -> Iterator[Batch]:
+    def _load(self, step: int) -> Iterator[Batch | _Failed]:
         train, world = self.config.train, distributed.world_size()
         counters = rank_counters(
             step, train.steps, train.batch_size, distributed.rank(), world)
@@ -113,17 +118,18 @@ class Feed:
         )
         return distributed.start_loader(loader)
 
-    def _account(self, batch: Batch, step: int) -> None:
+    def _account(self, batch: Batch | _Failed, step: int) -> Batch:
         """Count what the batch skipped, or give up."""
         epoch = step * self.config.train.batch_size // len(self.crops.stream.dataset) + 1
         where = f"step {step + 1}, epoch {epoch}"
-        if batch.image is None:
+        if isinstance(batch, _Failed):
             tried = f" ({TRIES} images in a row; the first)" if self.skip else ""
             remedy = "" if self.skip else "; train.on_bad_image=skip takes another image instead"
             raise UserError(f"{where}: {batch.bad[0]}{tried}{remedy}")
         for text in batch.bad:
             self.faults.images += 1
             self.warn(f"{where}: skipped an image, {self.faults.images} so far: {text}")
+        return batch
 
     def _restart(self, step: int, deaths: int) -> None:
         """Warn of a dead loader process, or give up."""
@@ -166,10 +172,9 @@ class _Crops(Dataset[_Crop]):
         return int(rng.integers(len(self.stream.dataset)))
 
 
-def _collate(crops: Sequence[_Crop]) -> Batch:
-    names = tuple(crop.name for crop in crops)
+def _collate(crops: Sequence[_Crop]) -> Batch | _Failed:
     bad = tuple(text for crop in crops for text in crop.bad)
     if any(crop.pair is None for crop in crops):
-        return Batch(None, None, names, bad)
+        return _Failed(bad)
     image, label = default_collate([crop.pair for crop in crops])
-    return Batch(image, label, names, bad)
+    return Batch(image, label, tuple(crop.name for crop in crops), bad)

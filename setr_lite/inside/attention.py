@@ -1,6 +1,7 @@
-"""What tables of attention say: whom tokens hear through many blocks, and how far heads look.
+"""Attention, read from a model: its matrices, whom tokens hear through many blocks, how far heads
+look.
 
-Both functions read what `visualize.attention_maps` gives. The last h * w of its tokens are the
+The functions on matrices read what `attention_maps` gives. The last h * w of its tokens are the
 patches in reading order; class token and other prefix tokens stand before them.
 
 Shapes: B images, A heads, N tokens, h x w the patch grid.
@@ -8,10 +9,12 @@ Shapes: B images, A heads, N tokens, h x w the patch grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 
@@ -72,3 +75,77 @@ def attention_distance(table: Tensor, grid: tuple[int, int]) -> Tensor:
     shares = patches / patches.sum(dim=-1, keepdim=True)
     at = torch.cartesian_prod(torch.arange(h), torch.arange(w)).to(table)  # (N, 2)
     return (shares * torch.cdist(at, at)).sum(dim=-1).mean(dim=-1)
+
+
+def attention_maps(model: nn.Module, image: Tensor, block: int | None = -1) -> Tensor:
+    """Where each token of an encoder block looks: its softmax(q k^T / sqrt(d)).
+
+    The model never stores this matrix. A hook catches the input of the block's attention, and the
+    matrix is worked out from it with the block's own weights.
+
+    Args:
+        model: a SETR; it runs in eval mode, and every part's mode is put back.
+        image: (B, 3, H, W) or (3, H, W), normalised.
+        block: 0-based index; -1 is the last one, None all of them.
+
+    Returns:
+        (B, heads, N, N) with rows (queries) that sum to 1; (blocks, B, heads, N, N) for all. N
+        counts the class token, first, if the encoder carries it through its blocks
+        (`model.encoder.keep_class_token`), and the other prefix tokens of a timm encoder.
+
+    Raises:
+        UserError: no such block, the block did not run, or its attention does more than the
+            formula (rotary positions, norms of q and k: DINOv3, EVA).
+    """
+    blocks = model.encoder.blocks
+    if block is not None and not -len(blocks) <= block < len(blocks):
+        raise UserError(f"block {block}: the encoder has blocks 0..{len(blocks) - 1}")
+    wanted, seen = [b.attn for b in (blocks if block is None else [blocks[block]])], {}
+    for attention in wanted:
+        _check_attention(attention)
+    handles = [
+        attention.register_forward_pre_hook(lambda layer, inputs: seen.update({layer: inputs[0]}))
+        for attention in wanted
+    ]
+    try:
+        with _eval_mode(model), torch.no_grad():
+            model(image if image.ndim == 4 else image[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(seen) < len(wanted):
+        which = "a block" if block is None else f"block {block}"
+        raise UserError(f"{which} did not run under a hook: use a model that is not compiled")
+    maps = [_attention(attention, seen[attention]) for attention in wanted]
+    return torch.stack(maps) if block is None else maps[0]
+
+
+def _check_attention(attention: nn.Module) -> None:
+    """Some of timm's attention turns q and k by position (EVA, DINOv3) or norms them."""
+    rotary = hasattr(attention, "rotate_half")
+    normed = not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity)
+    if rotary or normed or not hasattr(attention, "qkv"):
+        raise UserError(
+            f"attention_maps: {type(attention).__name__} does more than softmax(q k^T / sqrt(d)); "
+            "use an encoder whose attention is plain, such as vit_*, deit_* or DINOv2"
+        )
+
+
+@torch.no_grad()
+def _attention(attention: nn.Module, x: Tensor) -> Tensor:
+    b, n, c = x.shape
+    qkv = attention.qkv(x).reshape(b, n, 3, attention.num_heads, c // attention.num_heads)
+    q, k, _ = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
+    return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """BatchNorm's running statistics must not move because somebody looked."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

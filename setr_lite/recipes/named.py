@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ..config import (
     DataConfig,
     EvalConfig,
+    Head,
     LossConfig,
     ModelConfig,
     OptimConfig,
@@ -24,7 +25,7 @@ from ..errors import UserError, nearest
 from .published import PUBLISHED, VARIANTS, Published
 
 
-def _toytown(head: str) -> RunConfig:
+def _toytown(head: Head) -> RunConfig:
     return RunConfig(
         recipe=f"toytown_{head}",
         model=ModelConfig(
@@ -56,7 +57,7 @@ def toytown_mla() -> RunConfig:
     return _toytown("mla")
 
 
-def _camvid(head: str) -> RunConfig:
+def _camvid(head: Head) -> RunConfig:
     return RunConfig(
         recipe=f"camvid_{head}",
         model=ModelConfig(
@@ -88,7 +89,7 @@ def camvid_mla() -> RunConfig:
     return _camvid("mla")
 
 
-def _camvid_dinov2(head: str) -> RunConfig:
+def _camvid_dinov2(head: Head) -> RunConfig:
     """Whole images and their mirror images only, so that `train.feature_cache` can serve."""
     return RunConfig(
         recipe=f"camvid_dinov2_{head}",
@@ -224,7 +225,7 @@ def recipe_table() -> str:
 
     mIoU is the published one, single scale and with six scales and flip; a dash where none was.
     """
-    rows = [TABLE]
+    rows: list[tuple[str, ...]] = [TABLE]
     for name, recipe in RECIPES.items():
         config, published = recipe(), PUBLISHED.get(name)
         scores = (published.miou, published.miou_ms) if published else (None, None)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import NamedTuple
 
+from ..config import Dialect, Head
+
 JX_LARGE = "jx_vit_large_p16_384-b3be5167.pth"
 JX_BASE = "jx_vit_base_p16_384-83fb41ba.pth"
 DEIT = "deit_base_distilled_patch16_384-d0272ac0.pth"
@@ -71,7 +73,7 @@ DATA = {
 class Published:
     """One published experiment."""
 
-    head: str
+    head: Head
     """``naive``, ``pup`` or ``mla``."""
     variant: str
     """A key of `VARIANTS`."""
@@ -113,7 +115,7 @@ class Published:
         return "_".join(word for word in words if word != "large")
 
     @property
-    def dialect(self) -> str:
+    def dialect(self) -> Dialect:
         """Whose heads these are, `ModelConfig.dialect`."""
         return "mmseg" if self.config else "official"
 

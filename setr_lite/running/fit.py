@@ -82,7 +82,6 @@ def fit_memory(
     Raises:
         UserError: even one image at a time does not fit, or the batch does not divide.
     """
-    estimate = None
     for levers in _ways(config, processes):
         fitted = replace(config, train=replace(config.train, **levers))
         estimate = estimate_memory(fitted, processes=processes)

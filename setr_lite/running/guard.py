@@ -70,7 +70,7 @@ class Guard:
                 raise NonFinite(step, *values.tolist())
             return
         self.bad = ~finite if self.bad is None else self.bad | ~finite
-        self.optimizer.found_inf = self.bad.float()
+        setattr(self.optimizer, "found_inf", self.bad.float())  # noqa: B010 (no declared attribute)
         ready = torch.cuda.Event()
         values = torch.where(finite, values, values + spread * 0)  # nan if any process has one
         values = values.to("cpu", non_blocking=True)

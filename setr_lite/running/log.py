@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from ..metrics import ConfusionMatrix
 from ..step import Losses
 from .meters import Speed, peak_memory
 from .progress import Progress
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 COLUMNS = ("step", "loss", "lr", "images_per_s", "miou")
 """Of ``log.csv``; TensorBoard has all the rest too."""
@@ -41,7 +44,7 @@ class RunLog:
         self.folder, self.path = folder, folder / "log.csv"
         self.step, self.scored = progress.step, progress.scored
         self.batch_size, self.speed = batch_size, speed
-        self.board = None
+        self.board: SummaryWriter | None = None
         self.restart_clock(progress.step)
 
     def __enter__(self) -> RunLog:

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -119,8 +119,8 @@ def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
     Raises:
         UserError: a batch that does not divide into processes and accumulated parts.
     """
-    train = config.train
-    size = (train.local_batch(processes) // train.accumulate, *config.data.crop_size)
+    train, (height, width) = config.train, config.data.crop_size
+    images = train.local_batch(processes) // train.accumulate
     with torch.device("meta"):
         model = SETR.from_config(config.model).train()
         if train.freeze_encoder:
@@ -128,7 +128,8 @@ def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
         for module in (model.encoder, *model.encoder.blocks):  # may run again in backward passes
             module.forward = _like_the_device(module.forward, train.amp != "off")
         recompute_encoder(model.encoder, train)
-        image, label = torch.empty(size[0], 3, *size[1:]), torch.empty(size, dtype=torch.uint8)
+        image = torch.empty(images, 3, height, width)
+        label = torch.empty(images, height, width, dtype=torch.uint8)
     learned = [p for p in model.parameters() if p.requires_grad]
     gradients = _bytes(learned)
     if train.accumulate > 1:  # the later parts find gradients there
@@ -170,8 +171,10 @@ def _take_step(
     saved = _Saved(there)
     alive = _Alive(there, saved)
     # the model's own: odd sizes are padded before the encoder, which keeps that copy
-    parts = {"encoder": [model], "neck": [model.neck], "head": [model.head],
-             "auxiliary heads": model.aux_heads}  # fmt: skip
+    parts: dict[str, Iterable[nn.Module]] = {
+        "encoder": [model], "neck": [model.neck], "head": [model.head],
+        "auxiliary heads": model.aux_heads,
+    }  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(alive)
         for name, modules in parts.items():

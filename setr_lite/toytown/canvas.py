@@ -14,8 +14,12 @@ light or a shade of 256 leaves a colour as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 # In the order of painting, far to near: a pixel that two classes share equally goes to the later.
 SKY, TERRAIN, ROAD, SIDEWALK, BUILDING, FENCE, VEGETATION, CAR, PERSON, POLE, SIGN = range(11)
@@ -54,7 +58,7 @@ class Dice:
         """True in `percent` of 100 calls."""
         return self._next() % 100 < percent
 
-    def pick(self, choices: Sequence):
+    def pick(self, choices: Sequence[T]) -> T:
         """One of `choices`."""
         return choices[self._next() % len(choices)]
 
@@ -245,8 +249,8 @@ class Canvas:
         p = self.pixels
         quarters = [p[0::2, 0::2], p[0::2, 1::2], p[1::2, 0::2], p[1::2, 1::2]]
         # red and blue in one sum: 16 bits apart, they do not touch
-        both = sum(q & np.uint32(0xFF00FF) for q in quarters)
-        green = sum(q & np.uint32(0xFF00) for q in quarters)
+        both = reduce(np.add, (q & np.uint32(0xFF00FF) for q in quarters))
+        green = reduce(np.add, (q & np.uint32(0xFF00) for q in quarters))
         image = np.empty((*both.shape, 3), np.int32)
         image[..., 0], image[..., 1], image[..., 2] = both >> 18, green >> 10, both >> 2 & 255
         a, b, c, d = ((q >> 24).astype(np.uint8) for q in quarters)
@@ -283,7 +287,7 @@ def shaded(pixels: np.ndarray) -> np.ndarray:
     return pixels - (pixels >> np.uint32(2) & np.uint32(0x3F3F3F))
 
 
-def _before(at, count: int, length: int):
+def _before(at: Any, count: int, length: int) -> Any:
     """How many of the centres of `count` pixels over `length` units lie before `at`.
 
     For a number or an array; pixels that continue the row on either side count too.
@@ -408,6 +412,7 @@ class View:
     def sky_at(self, y: int) -> Color:
         """Colour of the clear sky, y units below the picture's upper edge."""
         part = min(256, y * 256 // self.hz)
-        return tuple(
+        red, green, blue = (
             (t * (256 - part) + b * part) >> 8 for t, b in zip(self.top, self.low, strict=True)
         )
+        return red, green, blue

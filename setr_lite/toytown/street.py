@@ -15,7 +15,7 @@ from functools import partial, reduce
 
 import numpy as np
 
-from . import things as figures
+from . import things
 from .canvas import (
     BUILDING,
     ROAD,
@@ -190,7 +190,7 @@ class Street(View):
                 canvas.surface(box, True, partial(_windows, u, v, w, wall, pane))
             x += w
         for _ in range(dice.between(4, 12)):
-            figures.crown(self, dice.between(0, canvas.width), self.hz, dice.between(160, 330),
+            things.crown(self, dice.between(0, canvas.width), self.hz, dice.between(160, 330),
                           8000, dice.pick(LEAVES))
 
     # ------------------------------------------------------------------------------- ground
@@ -335,7 +335,7 @@ class Street(View):
                         z = self.junction[1] + 160
                         continue
                 x = side * (self.walk + setback)
-                self.add(z + length, lambda a=(x, z, z + length, style): self.house(*a))
+                self.add(z + length, partial(self.house, x, z, z + length, style))
                 gap = 0 if kind == "town" and self.dice.chance(70) else self.dice.between(200, 700)
                 if gap > 300:
                     self.tree_at(x + side * 200, z + length + gap // 2)
@@ -347,7 +347,7 @@ class Street(View):
         conifer = dice.chance(18)
         leaf = (58, 98, 70) if conifer else dice.pick(LEAVES)
         tall = dice.between(380, 720)
-        self.add(z, lambda: figures.tree(self, x, z, tall, leaf, conifer))
+        self.add(z, lambda: things.tree(self, x, z, tall, leaf, conifer))
 
     def bush_at(self, x: int, z: int) -> None:
         leaf, r = self.dice.pick(LEAVES), self.dice.between(45, 90)
@@ -355,7 +355,7 @@ class Street(View):
         def paint() -> None:
             self.shadow(x, z, r)
             px, py = self.at(x, r // 2, z)
-            figures.crown(self, px, py, r * self.depth(z) // self.cam, z, leaf)
+            things.crown(self, px, py, r * self.depth(z) // self.cam, z, leaf)
 
         self.add(z, paint)
 
@@ -386,7 +386,7 @@ class Street(View):
         for z in range(self.dice.between(250, 500), 2600, 200):
             if not self.near_junction(z, z + 200):
                 a = (x, z, z + 200, tall, color, rails)
-                self.add(z + 200, lambda a=a: figures.fence(self, *a))
+                self.add(z + 200, partial(things.fence, self, *a))
 
     def furniture(self) -> None:
         """Lamps, posts and signs along the kerbs."""
@@ -396,13 +396,13 @@ class Street(View):
         for side in (-1, 1):
             for z in range(dice.between(600, 1200), 1700, dice.between(800, 1200)):
                 if not self.near_junction(z - 60, z + 60) and dice.chance(75):
-                    self.add(z, lambda a=(side * edge, z, tall, steel): figures.lamp(self, *a))
+                    self.add(z, partial(things.lamp, self, side * edge, z, tall, steel))
         side, kind = dice.pick((-1, 1)), dice.between(0, 5)
         for step in range(dice.between(1, 3)):
             z = 560 + 400 * step + dice.between(0, 200)
             a = (side * (edge + dice.between(0, 40)), z, (kind + 5 * step) % 6,
                  dice.between(84, 108))
-            self.add(z, lambda a=a: figures.sign(self, *a))
+            self.add(z, partial(things.sign, self, *a))
             side = -side if dice.chance(70) else side
 
     def traffic(self) -> None:
@@ -413,7 +413,7 @@ class Street(View):
             for _ in range(dice.between(0, 2)):
                 if not self.near_junction(z, z + 450):
                     a = (x + dice.between(-30, 30), z, dice.pick(CARS), oncoming, dice.chance(18))
-                    self.add(z, lambda a=a: figures.car(self, *a))
+                    self.add(z, partial(things.car, self, *a))
                 z += dice.between(700, 2200)
         for side in (-1, 1):
             if self.parking or dice.chance(30):
@@ -422,14 +422,14 @@ class Street(View):
                     if dice.chance(60) and not close and not self.near_junction(z - 60, z + 480):
                         a = (side * (self.road - 105), z, dice.pick(CARS), side < 0,
                              dice.chance(18))
-                        self.add(z, lambda a=a: figures.car(self, *a))
+                        self.add(z, partial(things.car, self, *a))
         if self.junction:
             for flip in (-1, 1):
                 z = self.junction[0] + (200 if flip > 0 else 430)
                 x = dice.between(-900, 900)
                 if dice.chance(65):
-                    a = (x, z, dice.pick(CARS), flip)
-                    self.add(z, lambda a=a: figures.crossing_car(self, *a))
+                    car = (x, z, dice.pick(CARS), flip)
+                    self.add(z, partial(things.crossing_car, self, *car))
 
     def people(self) -> None:
         dice = self.dice
@@ -441,13 +441,13 @@ class Street(View):
                 continue
             a = (x, z, dice.between(155, 190) if dice.chance(92) else dice.between(110, 135),
                  Look(dice))
-            self.add(z, lambda a=a: figures.person(self, *a))
+            self.add(z, partial(things.person, self, *a))
         if self.crossing:
             for _ in range(dice.between(0, 3)):
                 z = self.crossing + dice.between(40, 300)
                 a = (dice.between(-self.road + 60, self.road - 60), z, dice.between(150, 190),
                      Look(dice))
-                self.add(z, lambda a=a: figures.person(self, *a))
+                self.add(z, partial(things.person, self, *a))
 
     # -------------------------------------------------------------------------------- render
     def render(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,12 @@
-"""Rollout and distance, on tables small enough to work out."""
+"""Attention maps against the layer they come from; rollout and distance on small tables."""
 
 import pytest
 import torch
+from torch import nn
 
+from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
-from setr_lite.inside.attention import attention_distance, attention_rollout
+from setr_lite.inside.attention import attention_distance, attention_maps, attention_rollout
 
 
 def tables(*blocks):
@@ -57,3 +59,63 @@ def test_distance_is_euclidean_and_knows_the_grid():
     assert row.item() == pytest.approx((6 + 4 + 4 + 6) / 16)
     with pytest.raises(UserError, match="4 tokens for a grid of 2 x 3"):
         attention_distance(even, (2, 3))
+
+
+class Segmenter(nn.Module):
+    """An encoder and a layer with state, which looking must not change."""
+
+    def __init__(self, keep_class_token: bool) -> None:
+        super().__init__()
+        self.encoder = VisionTransformer(
+            (16, 24), 8, embed_dim=8, depth=3, num_heads=2, keep_class_token=keep_class_token
+        )
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, image):
+        return self.norm(self.encoder(image)[-1])
+
+
+@pytest.mark.parametrize(("keep_class_token", "tokens"), [(True, 7), (False, 6)])
+def test_attention_maps_reproduce_the_layer(keep_class_token, tokens):
+    torch.manual_seed(0)
+    model = Segmenter(keep_class_token).double().train()
+    for parameter in model.encoder.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    image = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    layer, seen = model.encoder.blocks[1].attn, []
+    handle = layer.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out)))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    maps = attention_maps(model, image, block=1)
+    handle.remove()
+    assert maps.shape == (2, 2, tokens, tokens)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, tokens, dtype=torch.float64))
+    x, out = seen[0]
+    values = layer.qkv(x)[..., 16:].unflatten(2, (2, 4)).transpose(1, 2)  # (B, heads, N, d)
+    again = layer.proj((maps @ values).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(again, out, rtol=1e-10, atol=1e-12)
+    assert maps.std() > 0.01  # not uniform, or any scale of the scores would pass
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training
+    assert not layer._forward_pre_hooks
+
+
+def test_attention_maps_take_one_image_and_count_from_the_end():
+    model = Segmenter(True)
+    model.norm.eval()
+    image = torch.randn(3, 16, 24)
+    assert torch.equal(attention_maps(model, image), attention_maps(model, image[None], 2))
+    assert model.training
+    assert not model.norm.training  # every part's own mode is put back
+    with pytest.raises(UserError, match=r"block 3: the encoder has blocks 0\.\.2"):
+        attention_maps(model, image, 3)
+
+
+def test_attention_maps_of_all_blocks_come_from_one_run():
+    model = Segmenter(False).eval()
+    image, runs = torch.randn(2, 3, 16, 24), []
+    model.register_forward_hook(lambda *_: runs.append(1))
+    maps = attention_maps(model, image, None)
+    assert (tuple(maps.shape), len(runs)) == ((3, 2, 2, 6, 6), 1)
+    for i in range(3):
+        assert torch.equal(maps[i], attention_maps(model, image, i))
+    assert not any(block.attn._forward_pre_hooks for block in model.encoder.blocks)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from setr_lite import toytown
+from setr_lite import datasets
 from setr_lite.errors import UserError
 from setr_lite.toytown import (
     CLASSES,
@@ -23,6 +23,7 @@ from setr_lite.toytown import (
     layout_ids,
     render_scene,
     scene_seed,
+    scenes,
     write_toytown,
 )
 from setr_lite.toytown.canvas import ROAD, SHADOW, SKY, Canvas, Dice, _isqrt, pack
@@ -239,7 +240,7 @@ def test_ids_of_the_classes_in_the_published_layouts():
 
 
 def test_ids_agree_with_the_tables_of_the_readers():
-    tables = json.loads((Path(toytown.__file__).parent / "class_tables.json").read_text())
+    tables = json.loads((Path(datasets.__file__).parent / "class_tables.json").read_text())
     ade = [row[0] for row in tables["ade20k"]]
     pascal = [row[0] for row in tables["pascal_context"]]
     same = {"vegetation": "tree", "terrain": "grass", "traffic sign": "signboard"}
@@ -308,7 +309,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def test_an_interrupted_run_is_completed(tmp_path, monkeypatch):
     write_toytown(tmp_path / "whole", 4, 2, SMALL, progress=False)
-    out, draw, calls = tmp_path / "town", toytown.render_scene, []
+    out, draw, calls = tmp_path / "town", scenes.render_scene, []
 
     def tired(seed, size):
         calls.append(seed)
@@ -316,7 +317,7 @@ def test_an_interrupted_run_is_completed(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return draw(seed, size)
 
-    monkeypatch.setattr(toytown, "render_scene", tired)
+    monkeypatch.setattr(scenes, "render_scene", tired)
     with pytest.raises(KeyboardInterrupt):
         write_toytown(out, 4, 2, SMALL, progress=False)
     (out / "gtFine/train/toytown/toytown_000001_000000_gtFine_labelIds.png").unlink()
