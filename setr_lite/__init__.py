@@ -6,6 +6,7 @@ The names below are what scripts use most; ``setr_lite.train.train`` and
 """
 
 import importlib
+from typing import Any
 
 _HOMES = {
     "config": ["RunConfig"],
@@ -27,7 +28,7 @@ __all__ = sorted(_HOME)
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'setr_lite' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

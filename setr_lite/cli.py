@@ -6,11 +6,14 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .config import LARGEST_SIDE
 from .errors import UserError, one_line, out_of_memory
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction["_Parser"]
 
 EPILOG = """\
 examples:
@@ -319,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_convert(verbs) -> None:
+def _add_convert(verbs: Verbs) -> None:
     verb = _verb(
         verbs, "convert", run_convert,
         "turn a checkpoint of the authors or of mmsegmentation into a folder for eval and predict, "
@@ -349,7 +352,7 @@ def _add_convert(verbs) -> None:
         help="open a file that can run code of its author")
 
 
-def _add_bench(verbs) -> None:
+def _add_bench(verbs: Verbs) -> None:
     verb = _verb(
         verbs, "bench", run_bench,
         "measure speed and memory beside plain PyTorch or mmsegmentation, in turns, as ratios")
@@ -370,9 +373,9 @@ def _add_bench(verbs) -> None:
             verb.add_argument(flag, action="store_true", help=text)
             continue
         kind = {"int": int, "str": str}.get(str(setting.type), _size)
-        shown = "x".join(map(str, setting.default)) if kind is _size and setting.default else (
-            setting.default)
-        shown = "" if setting.default in ("", None) else f" (default {shown})"
+        default: Any = setting.default
+        shown = "x".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = "" if default in ("", None) else f" (default {shown})"
         verb.add_argument(flag, type=kind, default=setting.default, help=text + shown)
 
 
@@ -383,7 +386,7 @@ def _bench_flags() -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(Bench) if "help" in field.metadata}
 
 
-def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
+def _verb(verbs: Verbs, name: str, run: Callable[..., Any], text: str) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     verb.set_defaults(run=run)
     return verb

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 IGNORE = 255
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 MARKERS = "os^Dv*"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 12,
     "axes.titlesize": 12,
     "figure.titlesize": 12,

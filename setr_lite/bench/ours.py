@@ -27,7 +27,7 @@ from ..recipes.named import get_recipe
 from ..running.guard import Guard
 from ..running.meters import on_device
 from ..running.recompute import recompute_encoder
-from ..step import take_step
+from ..step import gradient_norm, take_step
 from ..transforms import TrainTransform
 from ..weights.write import to_mmseg
 from .turns import Task, Work, serve, some_values
@@ -174,7 +174,7 @@ def _loss(task: Task) -> Work:
         with _autocast(task):
             loss = loss_of(logits, label)
         loss.backward()
-        return torch.stack([loss.detach(), logits.grad.norm()])
+        return torch.stack([loss.detach(), gradient_norm([logits])])
 
     return Work(step, lambda values: values, {})
 

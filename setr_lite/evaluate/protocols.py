@@ -133,7 +133,8 @@ def view_size(sizing: Sizing, ratio: float, size: Size, base_size: Size, window:
         window: side of a test window.
     """
     if sizing == "image":  # twice rounded, as mmcv does it: first the bound, then the size
-        return fit_size(size, tuple(max(int(side * ratio + 0.5), 1) for side in size))
+        height, width = (max(int(side * ratio + 0.5), 1) for side in size)
+        return fit_size(size, (height, width))
     scaled = scale_base(base_size, ratio)
     if sizing == "clamped":
         return _with_short_side(size, max(window, min(scaled)))

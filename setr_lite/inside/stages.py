@@ -31,7 +31,8 @@ def catch(model: nn.Module, image: Tensor, names: Iterable[str]) -> dict[str, Te
         UserError: a name that the model lacks.
     """
     modules = dict(model.named_modules())
-    names, caught = list(names), {}
+    names = list(names)
+    caught: dict[str, Tensor] = {}
     for name in names:
         if name not in modules:
             raise UserError(f"no module {name!r} in the model{nearest(name, modules)}")
@@ -71,7 +72,8 @@ def fit_readout(
     Raises:
         UserError: a map that does not divide the label's size.
     """
-    target = _shares(label, features.shape[-2:], num_classes).double()
+    height, width = features.shape[-2:]
+    target = _shares(label, (height, width), num_classes).double()
     x = features.detach().double().movedim(1, -1).flatten(0, 2)
     mean, spread = x.mean(dim=0), x.std(dim=0).clamp_min(1e-9)
     x, target = (x - mean) / spread, target.movedim(1, -1).flatten(0, 2)
@@ -96,7 +98,7 @@ def fit_readout(
     with torch.no_grad():
         weight = weight / spread
         readout.weight.copy_(weight[:, :, None, None])
-        readout.bias.copy_(bias - weight @ mean)
+        readout.get_parameter("bias").copy_(bias - weight @ mean)
     return readout.requires_grad_(False)
 
 
@@ -125,7 +127,8 @@ def feature_colors(features: Tensor, picture: Tensor) -> Tensor:
     """
     rows = features.detach().double().flatten(1).T  # (h * w, D)
     rows = rows - rows.mean(dim=0)
-    small = F.adaptive_avg_pool2d(picture.double(), features.shape[-2:]).flatten(1).T
+    height, width = features.shape[-2:]
+    small = F.adaptive_avg_pool2d(picture.double(), (height, width)).flatten(1).T
     small = small - small.mean(dim=0)
     three = torch.linalg.svd(rows, full_matrices=False).U[:, :3]
     left, _, right = torch.linalg.svd(three.T @ small)

@@ -44,6 +44,11 @@ _ASPHALT, _ROUGH, _PAINT, _GUTTER, _KERB, _SLAB, _, _JOINT, _LAWN, _TUFT, _EDGE 
 _WALL, _COURSE, _TRIM, _DARK, _GLASS, _LIT, _ACCENT, _AWNING = np.arange(8, dtype=np.uint8)
 
 
+def _changed(color: Color, change: Callable[[int], int]) -> Color:
+    red, green, blue = color
+    return change(red), change(green), change(blue)
+
+
 class House:
     """How one building looks; lengths in cm."""
 
@@ -58,9 +63,9 @@ class House:
         self.sill = dice.between(80, 110)
         self.tall = self.storey - self.sill - dice.between(36, 60)
         self.wall, self.roof = dice.pick(_WALLS), dice.pick(_ROOFS)
-        self.course = tuple(c * 238 >> 8 for c in self.wall)
+        self.course = _changed(self.wall, lambda c: c * 238 >> 8)
         bright = dice.chance(75)
-        self.trim = tuple(min(255, c + 34) if bright else c * 3 // 4 for c in self.wall)
+        self.trim = _changed(self.wall, lambda c: min(255, c + 34) if bright else c * 3 // 4)
         self.accent = dice.pick(((96, 60, 42), (52, 84, 70), (150, 50, 46), (60, 70, 104)))
         self.awning = dice.pick(((196, 62, 56), (52, 112, 92), (46, 84, 150), (226, 162, 58)))
         self.brick, self.shop = dice.chance(60), town and dice.chance(50)
@@ -327,7 +332,7 @@ class Street(View):
             while z < 7500:
                 length = self.dice.between(600, 1500)
                 style = House(self.dice, kind, self.night)
-                if self.near_junction(z - 60, z + length + 60):
+                if self.junction and self.near_junction(z - 60, z + length + 60):
                     gap = self.junction[0] - 80 - z
                     if gap > 500:
                         length = gap
