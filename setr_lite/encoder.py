@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from .errors import UserError, nearest
 
 EPS = 1e-6  # of every LayerNorm in ViT and SETR; PyTorch's default is 1e-5
 
-PRESETS: dict[str, dict[str, float]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16": {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3},
     "vit_small_patch16": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
     "vit_base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
@@ -233,7 +234,7 @@ class VisionTransformer(nn.Module):
         self.patch_size, self.embed_dim, self.keep_class_token = (
             patch_size, embed_dim, keep_class_token)
         self.grid = (math.ceil(img_size[0] / patch_size), math.ceil(img_size[1] / patch_size))
-        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        self.patch_embed: nn.Module = PatchEmbed(patch_size, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], embed_dim))
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
@@ -250,7 +251,7 @@ class VisionTransformer(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     @classmethod
-    def from_preset(cls, name: str, **changes) -> VisionTransformer:
+    def from_preset(cls, name: str, **changes: Any) -> VisionTransformer:
         """An encoder of `PRESETS` by name; keyword arguments override single sizes.
 
         Raises:

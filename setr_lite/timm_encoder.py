@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,14 +45,16 @@ class TimmEncoder(nn.Module):
         UserError: a tap that the model does not have.
     """
 
-    def __init__(self, vit: nn.Module, taps: tuple[int, ...]) -> None:
+    def __init__(self, vit: Any, taps: tuple[int, ...]) -> None:  # timm's ViTs have no common base
         super().__init__()
         check_taps(taps, len(vit.blocks))
         vit.prune_intermediate_layers(list(taps), prune_norm=True, prune_head=True)
-        self.vit, self.taps = vit, tuple(taps)
+        self.vit: Any = vit
+        self.taps = tuple(taps)
         self.patch_size: int = vit.feature_info[-1]["reduction"]
         self.embed_dim: int = vit.embed_dim
-        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        height, width = vit.patch_embed.grid_size
+        self.grid: tuple[int, int] = (height, width)
         self.mean, self.std = (_bytes(vit.pretrained_cfg[key]) for key in ("mean", "std"))
 
     @classmethod
@@ -63,7 +66,7 @@ class TimmEncoder(nn.Module):
         img_size: tuple[int, int] = (512, 512),
         taps: tuple[int, ...] | None = None,
         drop_path: float = 0.0,
-        **changes,
+        **changes: Any,
     ) -> TimmEncoder:
         """The model that timm knows as `name`, with random weights.
 
@@ -83,7 +86,7 @@ class TimmEncoder(nn.Module):
         return cls(vit, taps or default_taps(len(vit.blocks), head))
 
     @property
-    def blocks(self) -> nn.Module:
+    def blocks(self) -> nn.Sequential:
         """The transformer layers, one after the other."""
         return self.vit.blocks
 
@@ -94,7 +97,7 @@ class TimmEncoder(nn.Module):
             image, list(self.taps), norm=False, output_fmt="NLC", intermediates_only=True)
 
 
-def create_vit(name: str, img_size: tuple[int, int], **changes) -> nn.Module:
+def create_vit(name: str, img_size: tuple[int, int], **changes: Any) -> Any:
     """timm's plain ViT `name`, without classifier, for images of any size in whole patches.
 
     The position table gets the grid of `img_size`, rounded up to whole patches.
@@ -107,7 +110,8 @@ def create_vit(name: str, img_size: tuple[int, int], **changes) -> nn.Module:
     check_name(name)
     changes |= {"num_classes": 0, "dynamic_img_size": True}
     with torch.device("meta"):  # costs no memory, and tells the patch size
-        patch = create_model(name, **changes).feature_info[-1]["reduction"]
+        vit: Any = create_model(name, **changes)
+    patch = vit.feature_info[-1]["reduction"]
     size = tuple(math.ceil(side / patch) * patch for side in img_size)
     return create_model(name, img_size=size, **changes)
 
@@ -135,7 +139,8 @@ def check_name(name: str) -> None:
 
 def _bytes(values: tuple[float, ...]) -> Colour:
     """timm's constants, for values in 0..1, in 0..255."""
-    return tuple(round(255 * value, 6) for value in values)
+    red, green, blue = (round(255 * value, 6) for value in values)
+    return red, green, blue
 
 
 class HybridEmbed(nn.Module):
@@ -150,7 +155,7 @@ class HybridEmbed(nn.Module):
 
         self.backbone = create_model(
             "resnet50", features_only=True, output_stride=16, out_indices=(4,))
-        self.proj = nn.Conv2d(self.backbone.feature_info.channels()[-1], embed_dim, kernel_size=1)
+        self.proj = nn.Conv2d(2048, embed_dim, kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W), multiples of 16 -> (B, N, C), positions in reading order."""
@@ -166,11 +171,11 @@ class HybridTransformer(VisionTransformer):
     M with auxiliary heads; the paper counts 112.59 M. See `HybridEmbed`, `VisionTransformer`.
     """
 
-    def __init__(self, **sizes) -> None:
+    def __init__(self, **sizes: Any) -> None:
         super().__init__(**sizes)
         self.patch_embed = HybridEmbed(self.embed_dim)
 
     @classmethod
-    def from_preset(cls, name: str, **changes) -> HybridTransformer:
+    def from_preset(cls, name: str, **changes: Any) -> HybridTransformer:
         """An encoder of `HYBRIDS` by name; keyword arguments as `VisionTransformer` takes them."""
         return cls(**{**PRESETS[HYBRIDS[name]], **changes})

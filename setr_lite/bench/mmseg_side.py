@@ -76,7 +76,7 @@ def _mla_parts(task: Task, dim: int) -> dict:
     )
 
 
-def _build(task: Task) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+def _build(task: Task) -> tuple[Any, torch.Tensor, torch.Tensor]:
     """The model with the weights handed over, images and labels."""
     preset, head = PRESETS[task["encoder"]], task["head"]
     dim, depth = preset["embed_dim"], preset["depth"]

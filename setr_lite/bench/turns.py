@@ -95,6 +95,9 @@ class Process:
         try:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            assert self.process.stdin is not None  # pipes, both of them
+            assert self.process.stdout is not None
+            self.ask, self.answers = self.process.stdin, self.process.stdout
         except OSError as error:
             raise UserError(f"{command[0]}: cannot be started ({error.strerror})") from error
         self.versions = self._ask(task)["versions"]
@@ -109,19 +112,19 @@ class Process:
 
     def stop(self) -> None:
         """End the process."""
-        self.process.stdin.close()
+        self.ask.close()
         try:
             self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.process.stdout.close()
+        self.answers.close()
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            self.ask.write(json.dumps(message) + "\n")
+            self.ask.flush()
+            line = self.answers.readline()
         except BrokenPipeError:
             line = ""
         if not line:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import RunConfig
+from ..encoder import VisionTransformer
 from ..errors import UserError
+from ..timm_encoder import TimmEncoder
 
 
-def freeze_encoder(encoder: nn.Module, config: RunConfig) -> None:
+def freeze_encoder(encoder: VisionTransformer | TimmEncoder, config: RunConfig) -> None:
     """Take `encoder` out of the training as `config.train` asks, perhaps with a feature cache.
 
     Raises:
@@ -65,7 +67,7 @@ class FeatureCache:
     comes back is what was computed.
     """
 
-    def __init__(self, encoder: nn.Module, folder: str | Path) -> None:
+    def __init__(self, encoder: VisionTransformer | TimmEncoder, folder: str | Path) -> None:
         self.encoder, self.folder = encoder, Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,7 @@ class FeatureCache:
 
     def attach(self) -> None:
         """Let ``encoder(image)`` look here first; its state dict stays as it is."""
-        self.encoder.forward = self
+        self.encoder.__dict__["forward"] = self
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> one (B, N, C) for each tap, shallow first, as the encoder gives them."""

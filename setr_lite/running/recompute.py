@@ -27,10 +27,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import TrainConfig
+from ..encoder import VisionTransformer
 from ..errors import UserError
+from ..timm_encoder import TimmEncoder
 
 
-def recompute_encoder(encoder: nn.Module, train: TrainConfig) -> None:
+def recompute_encoder(encoder: VisionTransformer | TimmEncoder, train: TrainConfig) -> None:
     """Let `encoder` trade time for memory as `train` asks; its state dict stays as it is.
 
     Args:
@@ -43,7 +45,7 @@ def recompute_encoder(encoder: nn.Module, train: TrainConfig) -> None:
     """
     if train.grad_checkpointing:
         for block in encoder.blocks:
-            block.forward = run_again(block.forward)
+            _replace_forward(block, run_again(block.forward))
     if not train.micro_batch:
         return
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()):
@@ -51,7 +53,11 @@ def recompute_encoder(encoder: nn.Module, train: TrainConfig) -> None:
             "train.micro_batch: the encoder has BatchNorm, which would see the statistics of a "
             "part; take train.grad_checkpointing=true, or train.accumulate with that in mind"
         )
-    encoder.forward = MicroBatches(encoder.forward, train.micro_batch)
+    _replace_forward(encoder, MicroBatches(encoder.forward, train.micro_batch))
+
+
+def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
+    module.__dict__["forward"] = forward  # the instance's own; a method is not assigned to
 
 
 def run_again(compute: Callable[..., Any]) -> Callable[..., Any]:
