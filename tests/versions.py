@@ -27,8 +27,9 @@ SETS = {
 NAMES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors",
          "matplotlib", "tensorboard")  # fmt: skip
 OF_THE_BOOK = ("test_site", "test_browser", "test_notebooks", "test_live_cells", "test_readme",
-               "test_interactive", "test_environment", "test_book_ext", "faults")  # fmt: skip
-"""Tests of the book and its widgets, and of what is installed with constraints.txt."""
+               "test_interactive", "test_environment", "test_book_ext", "test_project",
+               "faults")  # fmt: skip
+"""Tests of the book and its widgets, of what is installed with constraints.txt and of workflows."""
 SHOW = ("import platform, importlib.metadata as m, sys; print('python', platform.python_version(),"
         " *(f'{n} {m.version(n)}' for n in sys.argv[1:]))")  # fmt: skip
 
