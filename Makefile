@@ -69,7 +69,7 @@ endif
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -c constraints.txt -e '.[book,test]'
 	@mkdir -p $(DONE) && touch $@
 
-$(DONE)/browser-files: book/_web/vendor.py | $(DONE)/environment
+$(DONE)/browser-files: book/_web/vendor.py book/_web/vendor.sha256 | $(DONE)/environment
 	$(call say,browser files for the book)
 	@$(BIN)/python book/_web/vendor.py
 	@touch $@
