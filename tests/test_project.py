@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import versions
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,3 +139,7 @@ def test_texts_name_what_is_there(name):
     paths |= set(re.findall(r"\]\(([^)#:]+)\)", text))
     assert paths
     assert sorted(path for path in paths if not (ROOT / path).exists()) == []
+
+
+def test_what_other_versions_leave_out_is_there():
+    assert [name for name in versions.LEFT_OUT if not (ROOT / "tests" / name).exists()] == []

@@ -22,7 +22,7 @@ from setr_lite.datasets import Cityscapes
 from setr_lite.evaluate import predictor
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.recipes import get_recipe
-from setr_lite.train import _Run
+from setr_lite.train import Run
 
 STEPS = (0, 5, 10, 20, 30, 40, 60, 80, 100, 140, 200, 300, 400, 500, 650, 800, 1000, 1200, 1400,
          1600, 1800, 2000, 2200)
@@ -42,14 +42,14 @@ def main(words=None):
 def record(config, steps, out):
     """Take the run's steps, look at the streets after those of `steps`, and write what was seen."""
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(config.override(f"train.out={folder}"), torch.device("cpu"), resume=False)
+        run = Run(config.override(f"train.out={folder}"), torch.device("cpu"))
         started = time.perf_counter()
         looks, losses = [look(run)], []
-        for batch in run.feed.batches(run.step):
-            loss = run.take_step(batch)
-            if run.step % 20 == 0:
-                losses.append((run.step, round(loss.item(), 4)))
-            if run.step in steps:
+        for batch in run.feed.batches(0):
+            total, step = run.take_step(batch).total, run.progress.step
+            if step % 20 == 0:
+                losses.append((step, round(total.item(), 4)))
+            if step in steps:
                 looks.append(look(run))
     labels, scores = zip(*looks, strict=True)
     save(out, np.stack(labels), steps, losses)
@@ -70,7 +70,7 @@ def look(run):
     for label, sample in zip(found, streets, strict=True):
         confusion.update(label, sample.label)
     run.model.train()
-    print(run.step, f"{confusion.miou():.4f}", flush=True)
+    print(run.progress.step, f"{confusion.miou():.4f}", flush=True)
     return np.stack([np.asarray(found[i], np.uint8) for i in KEPT]), round(confusion.miou(), 4)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from setr_lite.recipes import get_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted((ROOT / "book" / "_tools").glob("*.py"))
 PROGRAMS = [path for path in TOOLS if path.stem != "records"]
 

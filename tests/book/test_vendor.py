@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def load(path):
@@ -56,7 +56,7 @@ def cdn(tmp_path):
     asked = []
     handler = functools.partial(Handler, directory=tmp_path / "cdn", asked=asked)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.02])  # seconds until it stops
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])  # looks whether to stop
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", asked
         server.shutdown()
