@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-TEXTS = ["CONTRIBUTING.md"]
+TEXTS = ["CONTRIBUTING.md", "SECURITY.md"]
 FORMS = {
     "github-workflows": WORKFLOWS,
     "citation-file-format": [ROOT / "CITATION.cff"],
@@ -137,6 +137,8 @@ def test_texts_name_what_is_there(name):
     folders = r"(?:book|data|setr_lite|tests|\.github)/[\w./-]*\w"
     paths = set(re.findall(rf"(?<![\w/]){folders}", text))
     paths |= set(re.findall(r"\]\(([^)#:]+)\)", text))
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        assert re.search(rf"^def {test}\(", (ROOT / path).read_text("utf-8"), re.M), test
     assert paths
     assert sorted(path for path in paths if not (ROOT / path).exists()) == []
 

@@ -36,21 +36,21 @@ def main(words=None):
     asked = parser.parse_args(words)
     config = get_recipe("toytown_pup").override(f"data.root={asked.town}", "train.device=cpu")
     assert config.train.steps == STEPS[-1]
-    record(config, STEPS, RUNS / "toytown_pup_focus")
+    record(config, STEPS, Cityscapes(STREETS, "val"), RUNS / "toytown_pup_focus")
 
 
-def record(config, steps, out):
+def record(config, steps, streets, out):
     """Take the run's steps, look at the streets after those of `steps`, and write what was seen."""
     with tempfile.TemporaryDirectory() as folder:
         run = Run(config.override(f"train.out={folder}"), torch.device("cpu"))
         started = time.perf_counter()
-        looks, losses = [look(run)], []
+        looks, losses = [look(run, streets)], []
         for batch in run.feed.batches(0):
             total, step = run.take_step(batch).total, run.progress.step
             if step % 20 == 0:
                 losses.append((step, round(total.item(), 4)))
             if step in steps:
-                looks.append(look(run))
+                looks.append(look(run, streets))
     labels, scores = zip(*looks, strict=True)
     save(out, np.stack(labels), steps, losses)
     write(out / "record.json", {
@@ -61,11 +61,11 @@ def record(config, steps, out):
     })  # fmt: skip
 
 
-def look(run):
-    """Labels uint8 (streets, 96, 192) of those in KEPT, and the mIoU over the whole sample."""
-    streets = Cityscapes(STREETS, "val")
+def look(run, streets):
+    """Labels uint8 (3, 96, 192) of those in KEPT, and the mIoU over all of them."""
     run.model.eval()
-    predict, confusion = predictor(run.model, run.config), ConfusionMatrix(len(streets.classes))
+    predict = predictor(run.model, run.config)
+    confusion = ConfusionMatrix(run.config.model.num_classes)
     found = [predict(sample.image) for sample in streets]
     for label, sample in zip(found, streets, strict=True):
         confusion.update(label, sample.label)
