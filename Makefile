@@ -24,8 +24,8 @@ PAGES := _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all setup book train test test-book test-faults test-input test-versions notebooks clean \
-        help changed
+.PHONY: all setup book train test test-book test-faults test-input test-versions test-links \
+        test-audit notebooks clean help changed
 .SHELLFLAGS := -eu -c
 
 # Announce a step, with the seconds since make began.
@@ -48,6 +48,8 @@ help:
 	@echo 'make test-faults  the full fault drill: kills, full disks, dead processes'
 	@echo 'make test-input  2,000 cases and more of bad input, of which make test has a part'
 	@echo 'make test-versions  the tests with the oldest and the newest packages; half an hour'
+	@echo 'make test-links  whether the pages of others that the book links to are still there'
+	@echo 'make test-audit  whether a package in constraints.txt has a known security hole'
 	@echo 'make notebooks  run all notebooks again and write their outputs'
 	@echo 'make clean      remove everything that was made, .venv excepted'
 	@echo 'PYTHON=python3.12   the Python, 3.11 or later, that makes .venv'
@@ -67,7 +69,7 @@ endif
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -c constraints.txt -e '.[book,test]'
 	@mkdir -p $(DONE) && touch $@
 
-$(DONE)/browser-files: book/_web/vendor.py | $(DONE)/environment
+$(DONE)/browser-files: book/_web/vendor.py book/_web/vendor.sha256 | $(DONE)/environment
 	$(call say,browser files for the book)
 	@$(BIN)/python book/_web/vendor.py
 	@touch $@
@@ -145,13 +147,19 @@ test-faults: $(DONE)/environment
 	$(call say,the full fault drill)
 	@$(ONE_THREAD) DRILL=full $(PYTEST) -v -s --durations 0 --durations-min 1 tests/faults
 
-# not in CI: the whole of what `test` has a part of, and other versions
+# not in `test`: the whole of what it has a part of, other versions, and what needs a network
 
 test-input: $(DONE)/environment
 	@$(ONE_THREAD) DRILL=full $(PYTEST) tests/test_bad_input.py
 
 test-versions: $(DONE)/environment
 	@$(BIN)/python tests/versions.py
+
+test-links: $(DONE)/browser-files $(DONE)/environment
+	@$(BUILD) --builder linkcheck --path-output _build/links
+
+test-audit: $(DONE)/environment
+	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean:
 	rm -rf _build $(DONE) $(TOWN) $(RUN) book/_web/static/vendor

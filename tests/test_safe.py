@@ -13,7 +13,7 @@ import setr_lite.weights.convert
 import setr_lite.weights.files
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = [path for folder in ("setr_lite", "book/_ext", "book/_tools", "book/_web")
+SOURCES = [path for folder in ("setr_lite", "book")
            for path in sorted((ROOT / folder).rglob("*.py"))]  # fmt: skip
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code"}
@@ -58,6 +58,43 @@ def test_the_search_finds_what_it_looks_for():
     )  # fmt: skip
     assert [line for line in wrong if not list(unsafe(line))] == []
     assert list(unsafe("torch.load(f, weights_only=True); np.load(f); block.compile()")) == []
+
+
+NETWORK = {"aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "requests", "smtplib", "socket",
+           "ssl", "urllib", "urllib3", "webbrowser", "xmlrpc"}  # fmt: skip
+CONNECTS = {"torch.hub.load_state_dict_from_url", "torch.hub.download_url_to_file"}
+
+
+def connections(source):
+    """What of a piece of Python reaches for another machine, one text each."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module]
+        else:
+            names = []
+        yield from (f"imports {n}" for n in names if n.partition(".")[0] in NETWORK)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in CONNECTS:
+            yield ast.unparse(node.func)
+        if isinstance(node, ast.keyword) and ast.unparse(node) == "pretrained=True":
+            yield "downloads weights"
+
+
+def test_no_source_opens_a_connection():
+    """timm downloads what ``timm:NAME`` asks for, in one place; setting the book up fetches files
+    for the browser."""
+    found = {(path.relative_to(ROOT).as_posix(), what) for path in SOURCES
+             for what in connections(path.read_text("utf-8"))}  # fmt: skip
+    assert found == {
+        ("setr_lite/weights/first.py", "downloads weights"),
+        ("book/_web/vendor.py", "imports http.client"),
+        ("book/_web/vendor.py", "imports urllib.request"),
+    }
+    planted = ("import socket", "from urllib.request import urlopen", "import requests.api",
+               "create_model(name, pretrained=True)",
+               "torch.hub.load_state_dict_from_url(url)")  # fmt: skip
+    assert [source for source in planted if not list(connections(source))] == []
 
 
 def test_pickles_are_opened_on_request_only():

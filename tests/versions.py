@@ -26,9 +26,8 @@ SETS = {
 }  # fmt: skip
 NAMES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors",
          "matplotlib", "tensorboard")  # fmt: skip
-OF_THE_BOOK = ("test_site", "test_browser", "test_notebooks", "test_live_cells", "test_readme",
-               "test_interactive", "test_environment", "test_book_ext", "faults")  # fmt: skip
-"""Tests of the book and its widgets, and of what is installed with constraints.txt."""
+LEFT_OUT = ("book", "faults", "test_environment.py", "test_project.py", "test_readme.py")
+"""Tests of the pages, of what is installed with constraints.txt, and the drills."""
 SHOW = ("import platform, importlib.metadata as m, sys; print('python', platform.python_version(),"
         " *(f'{n} {m.version(n)}' for n in sys.argv[1:]))")  # fmt: skip
 
@@ -52,8 +51,7 @@ def install(name: str) -> Path | None:
 
 def test(name: str, python: Path) -> int:
     """Run the tests; the exit code."""
-    options = [f"--ignore={ROOT}/tests/{stem}{'' if stem == 'faults' else '.py'}"
-               for stem in OF_THE_BOOK]  # fmt: skip
+    options = [f"--ignore={ROOT}/tests/{name}" for name in LEFT_OUT]
     if name == "oldest":  # what later releases of others made of them is not our fault
         options += ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning",
                     "-W", "ignore::UserWarning"]  # fmt: skip

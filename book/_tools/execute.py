@@ -130,13 +130,13 @@ def execute(path: Path, timeout: int) -> None:
     nbformat.write(nb, path)
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: book/*.ipynb")
     parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     os.environ.setdefault("PYTHONHASHSEED", "0")
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment
     from nbclient.exceptions import CellExecutionError

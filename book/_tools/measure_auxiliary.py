@@ -9,15 +9,12 @@ cut short holds whole seeds. The result file is written after every run: started
 command skips what is there and goes on with a run that was interrupted.
 """
 
-import argparse
-import datetime
 import json
-import os
-import platform
 import time
 from pathlib import Path
 
 import torch
+from records import ROOT, RUNS, about, cores, options
 
 from setr_lite import checkpoint
 from setr_lite.datasets import load_dataset
@@ -28,51 +25,44 @@ from setr_lite.recipes import get_recipe
 from setr_lite.toytown import write_toytown
 from setr_lite.train import train
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = {"naive": 1700, "pup": 1150, "mla": 1050}
 """About 150 s on two idle cores: 2200 steps took 191, 289 and 314 s there."""
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words=None):
+    parser = options(__doc__)
     parser.add_argument("--steps", type=int, help="of every head, for a trial")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--out", type=Path, default=ROOT / "data/runs/auxiliary")
+    parser.add_argument("--out", type=Path, default=RUNS / "auxiliary")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/auxiliary")
     parser.add_argument("--town", type=Path, default=ROOT / "toytown")
-    options = parser.parse_args()
-    if not (options.town / "gtFine").is_dir():
-        write_toytown(options.town)
-    file = options.out / "results.json"
-    results = json.loads(file.read_text()) if file.exists() else about()
-    for seed in range(options.seeds):
+    asked = parser.parse_args(words)
+    if not (asked.town / "gtFine").is_dir():
+        write_toytown(asked.town)
+    file = asked.out / "results.json"
+    results = json.loads(file.read_text()) if file.exists() else begun()
+    for seed in range(asked.seeds):
         for head, steps in STEPS.items():
             for aux in (True, False):
-                key = {"head": head, "aux": aux, "seed": seed, "steps": options.steps or steps}
+                key = {"head": head, "aux": aux, "seed": seed, "steps": asked.steps or steps}
                 if any(key.items() <= run.items() for run in results["runs"]):
                     continue
-                results["runs"].append(key | measure(options, **key))
+                results["runs"].append(key | measure(asked, **key))
                 write(file, results)
 
 
-def about():
-    return {
-        "command": "python book/_tools/measure_auxiliary.py",
-        "device": f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores "
-                  f"({platform.machine()}), shared with other work",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "runs": [],
-    }
+def begun():
+    facts = about("python book/_tools/measure_auxiliary.py", f"{cores()}, shared with other work")
+    return facts | {"runs": []}
 
 
-def measure(options, head, aux, seed, steps):
+def measure(asked, head, aux, seed, steps):
     """Train one run, or what is left of it, and score it."""
-    folder = options.runs / f"{head}_{'with' if aux else 'without'}_{seed}"
+    folder = asked.runs / f"{head}_{'with' if aux else 'without'}_{seed}"
     config = get_recipe(f"toytown_{head}").override(
         f"model.aux={aux}", f"train.seed={seed}", f"train.steps={steps}", "train.log_every=25",
         f"train.eval_every={max(1, steps // 5)}", f"train.out={folder}",
-        f"data.root={options.town}")
+        f"data.root={asked.town}")
     last, seconds = folder / "last", None  # not known of a run that was interrupted
     started = checkpoint.exists(last)
     if not started or checkpoint.read_state(last)["step"] < steps:
@@ -87,7 +77,7 @@ def measure(options, head, aux, seed, steps):
     confusion = evaluate(model, streets, model.config)
     scores = confusion.to_dict(streets.classes)
     found = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "seconds": seconds,
+        "date": about("")["date"], "seconds": seconds,
         "miou": round(scores["miou"], 5),
         "iou": {name: round(scores["classes"][name]["iou"], 4) for name in scores["averaged"]},
         "aux_miou": [round(value, 4) for value in score_auxiliary_heads(model, streets)],
@@ -132,4 +122,5 @@ def write(file, results):
     part.rename(file)
 
 
-main()
+if __name__ == "__main__":
+    main()

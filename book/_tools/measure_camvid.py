@@ -5,27 +5,27 @@
 Writes data/runs/camvid_labels/labels.json for the chapter on real streets. Needs no model.
 """
 
-import json
-import sys
 from collections import Counter
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from records import RUNS, about, options, write
 
 from setr_lite.datasets import CamVid, CamVidUnseenDrive
 from setr_lite.metrics import ConfusionMatrix
 
-OUT = Path(__file__).resolve().parents[2] / "data" / "runs" / "camvid_labels"
 CELLS = (14, 7, 4, 2)
 SPLITS = {"train": (CamVid, "train"), "val": (CamVid, "val"),
           "two drives": (CamVidUnseenDrive, "train"), "unseen drive": (CamVidUnseenDrive, "val")}
 
 
-def main():
-    facts = {"command": "python book/_tools/measure_camvid.py DIR", "splits": {}}
+def main(words=None):
+    parser = options(__doc__)
+    parser.add_argument("folder", metavar="DIR")
+    folder = parser.parse_args(words).folder
+    facts = about("python book/_tools/measure_camvid.py DIR") | {"splits": {}}
     for name, (kind, split) in SPLITS.items():
-        dataset = kind(sys.argv[1], split)
+        dataset = kind(folder, split)
         labels = [sample.label for sample in dataset]
         drives = Counter(image.name.split("_")[0] for image, _ in dataset.files)
         counts = sum(torch.bincount(label.flatten().long(), minlength=256) for label in labels)
@@ -35,8 +35,7 @@ def main():
             "ignored": int(counts[255]),
             "best_of_cells": {cell: best_of_cells(labels, cell) for cell in CELLS},
         }
-    OUT.mkdir(exist_ok=True)
-    (OUT / "labels.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write(RUNS / "camvid_labels" / "labels.json", facts)
 
 
 def best_of_cells(labels, cell):
@@ -55,4 +54,5 @@ def coarse(label, cell):
     return votes.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]
 
 
-main()
+if __name__ == "__main__":
+    main()

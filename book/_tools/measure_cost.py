@@ -18,9 +18,7 @@ seconds of the processor, which do not count the time that other programs had it
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
 import json
 import os
 import platform
@@ -30,6 +28,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from records import RUNS, about, options, write
 from torch import nn
 
 from setr_lite.bench.turns import Side, Work
@@ -39,31 +38,24 @@ from setr_lite.logits import LazyLogits
 from setr_lite.losses import resize_cross_entropy, segmentation_loss
 from setr_lite.model import SETR
 
-OUT = Path(__file__).resolve().parents[2] / "data" / "runs" / "cost"
 TINY = {"patch_size": 16, "embed_dim": 192, "num_heads": 3}  # ViT-Ti
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: list[str] | None = None) -> None:
+    parser = options(__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    OUT.mkdir(parents=True, exist_ok=True)
-    for part in options.parts:
+    asked = parser.parse_args(words)
+    torch.set_num_threads(asked.threads)
+    device = f"{asked.threads} of {os.cpu_count()} cores, {cpu_name()}"
+    for part in asked.parts:
         torch.manual_seed(0)
         begin = time.perf_counter()
         found = PARTS[part]()
-        facts = {
-            "command": f"python book/_tools/measure_cost.py --threads {options.threads} {part}",
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "device": f"{options.threads} of {os.cpu_count()} cores, {cpu_name()}",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "seconds": round(time.perf_counter() - begin),
-        }
-        text = json.dumps(facts | {"found": found}, indent=1)
-        (OUT / f"{part}.json").write_text(text + "\n")
+        seconds = round(time.perf_counter() - begin)
+        command = f"python book/_tools/measure_cost.py --threads {asked.threads} {part}"
+        facts = about(command, device) | {"seconds": seconds, "found": found}
+        write(RUNS / "cost" / f"{part}.json", facts)
         print(part, json.dumps(found, indent=1), flush=True)
 
 

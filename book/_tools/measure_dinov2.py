@@ -8,45 +8,42 @@ and on what the encoder learned: similarities, distances and scores, no weights 
 """
 
 import json
-import sys
 import time
-from datetime import date
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from records import RUNS, about, options
+from records import write as write_record
 
 from setr_lite import SETR, attention_maps
 from setr_lite.datasets import CamVid
 from setr_lite.inside.attention import attention_distance
 from setr_lite.weights.first import load_first_weights
 
-RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
 ENCODER = "vit_small_patch14_dinov2.lvd142m"
 SIZE = (350, 476)  # CamVid's 360 x 480 in whole patches of 14
 LEARN, TEST = 24, 24  # pictures of train and of val, spread evenly over each
 
 
-def main():
-    weights, camvid = sys.argv[1:]
+def main(words=None):
+    parser = options(__doc__)
+    parser.add_argument("weights", metavar="WEIGHTS")
+    parser.add_argument("camvid", metavar="CAMVID")
+    asked = parser.parse_args(words)
     torch.manual_seed(0)
-    facts = {
-        "command": "python book/_tools/measure_dinov2.py WEIGHTS CAMVID",
-        "date": str(date.today()),
-        "device": f"{torch.get_num_threads()} thread of a CPU",
-        "versions": {"torch": torch.__version__.split("+")[0]},
+    facts = about("python book/_tools/measure_dinov2.py WEIGHTS CAMVID") | {
         "encoder": ENCODER,
         "weights": "DINOv2, Oquab et al. 2024, Apache-2.0; rounded to float16",
     }
     start = time.perf_counter()
     model, fresh = (SETR(11, "linear", f"timm:{ENCODER}", img_size=(518, 518)).eval()
                     for _ in range(2))
-    load_first_weights(model.encoder, weights)
+    load_first_weights(model.encoder, asked.weights)
     write_position(model.encoder.vit.pos_embed.data, facts | {"seconds": 0}, start)
     start = time.perf_counter()
-    pictures = {"learn": chosen(CamVid(camvid, "train"), LEARN),
-                "test": chosen(CamVid(camvid, "val"), TEST)}
+    pictures = {"learn": chosen(CamVid(asked.camvid, "train"), LEARN),
+                "test": chosen(CamVid(asked.camvid, "val"), TEST)}
     facts |= {"size": SIZE, "pictures": {k: [s.name for s in v] for k, v in pictures.items()}}
     facts["models"] = {name: look(m, pictures)
                        for name, m in (("pretrained", model), ("random", fresh))}
@@ -55,8 +52,7 @@ def main():
 
 
 def write(name, facts, **arrays):
-    (RUNS / name).mkdir(exist_ok=True)
-    (RUNS / name / "record.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_record(RUNS / name / "record.json", facts)
     if arrays:
         np.savez_compressed(RUNS / name / "maps.npz", **arrays)
 

@@ -6,12 +6,10 @@ Writes data/runs/toytown_failures/record.json for the page on what the encoder l
 on one core.
 """
 
-import json
 import time
-from datetime import date
-from pathlib import Path
 
 import torch
+from records import RUNS, STREET_MODEL, about, options, write
 
 from setr_lite import SETR, ConfusionMatrix
 from setr_lite.datasets import Cityscapes
@@ -19,15 +17,14 @@ from setr_lite.inside.calibration import Calibration
 from setr_lite.toytown import CLASSES, render_scene, scene_seed
 from setr_lite.visualize import outline
 
-RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
-MODEL = RUNS / "toytown_pup" / "model"
 STREETS = 100
 IDS = torch.tensor([Cityscapes.classes.index(c.name) for c in CLASSES])
 
 
 @torch.no_grad()
-def main():
-    model, start = SETR.from_pretrained(MODEL), time.perf_counter()
+def main(words=None):
+    options(__doc__).parse_args(words)
+    model, start = SETR.from_pretrained(STREET_MODEL), time.perf_counter()
     everything, calibration, streets = ConfusionMatrix(19), Calibration(), []
     for i in range(STREETS):
         image, label = render_scene(scene_seed(0, "val", i))
@@ -43,11 +40,7 @@ def main():
             "confidence": round(confidence.mean().item(), 4),
             "border": round(float(outline(label).mean()), 4),
         })
-    record = {
-        "command": "python book/_tools/measure_failures.py",
-        "date": str(date.today()),
-        "device": f"{torch.get_num_threads()} thread of a CPU",
-        "versions": {"torch": torch.__version__.split("+")[0]},
+    record = about("python book/_tools/measure_failures.py") | {
         "seconds": round(time.perf_counter() - start),
         "model": "data/runs/toytown_pup/model",
         "miou": round(everything.miou(), 4),
@@ -55,9 +48,9 @@ def main():
         "calibration": calibration.sums.round(decimals=1).tolist(),
         "streets": streets,
     }
-    (RUNS / "toytown_failures").mkdir(exist_ok=True)
-    (RUNS / "toytown_failures" / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    write(RUNS / "toytown_failures" / "record.json", record)
     print(record["miou"], record["ece"], record["seconds"])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,17 +8,12 @@ versions, seconds of processor time, scores) and sums.npz, for each protocol an 
 (images, 3, K) with `ConfusionMatrix.sums` of every image, for differences image by image.
 """
 
-import argparse
-import datetime
-import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
+from records import RUNS, STREET_MODEL, about, options, write
 from torch.utils.data import ConcatDataset
 
 from setr_lite.checkpoint import sha256
@@ -29,36 +24,28 @@ from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETR
 from setr_lite.toytown import write_toytown
 
-ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "data" / "runs" / "toytown_pup" / "model"
-OUT = ROOT / "data" / "runs" / "toytown_protocols"
+OUT = RUNS / "toytown_protocols"
 SIZES = ((96, 192), (144, 288), (150, 220), (120, 300))
 SEED = 7  # of the first town, one more for each size; no training and no choice has seen them
 SETTINGS = ("eval.mode=slide", "eval.window=96,192", "eval.stride=64,128")
 NAMES = [name + several for several in ("", "+ms") for name in PROTOCOLS]
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words=None):
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, default=12, help="streets of each size")
-    options = parser.parse_args()
-    model = SETR.from_pretrained(MODEL)
+    images = parser.parse_args(words).images
+    model = SETR.from_pretrained(STREET_MODEL)
     with tempfile.TemporaryDirectory() as folder:
-        town = draw(Path(folder), options.images)
+        town = draw(Path(folder), images)
         results = {name: score(model, town, name) for name in NAMES}
-    OUT.mkdir(parents=True, exist_ok=True)
-    facts = {
-        "command": f"python book/_tools/measure_protocols.py --images {options.images}",
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "device": f"1 thread of {os.cpu_count()} CPU cores ({platform.machine()})",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "model": "data/runs/toytown_pup/model", "sha256": sha256(MODEL),
+    facts = about(f"python book/_tools/measure_protocols.py --images {images}") | {
+        "model": "data/runs/toytown_pup/model", "sha256": sha256(STREET_MODEL),
         "settings": SETTINGS, "base_size": model.config.test_data().base_size,
         "sizes": SIZES, "images": len(town), "seed": SEED, "classes": town.classes,
         "protocols": {name: scores for name, (scores, _) in results.items()},
     }
-    (OUT / "record.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write(OUT / "record.json", facts)
     np.savez_compressed(OUT / "sums.npz", **{name: sums for name, (_, sums) in results.items()})
 
 
@@ -94,4 +81,5 @@ def score(model, town, name):
     return scores, sums
 
 
-main()
+if __name__ == "__main__":
+    main()

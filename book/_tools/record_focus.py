@@ -10,76 +10,76 @@ twentieth step) and labels.npz (`labels` uint8 (steps, streets, 96, 192), `steps
 """
 
 import csv
-import datetime
-import json
-import os
-import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from records import RUNS, STREETS, about, options, write
 
 from setr_lite.datasets import Cityscapes
 from setr_lite.evaluate import predictor
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.recipes import get_recipe
-from setr_lite.train import _batches, _Run
+from setr_lite.train import Run
 
-ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / "data" / "runs" / "toytown_pup_focus"
 STEPS = (0, 5, 10, 20, 30, 40, 60, 80, 100, 140, 200, 300, 400, 500, 650, 800, 1000, 1200, 1400,
          1600, 1800, 2000, 2200)
-STREETS = (3, 0, 7)
+KEPT = (3, 0, 7)
+"""Streets of the sample whose labels are kept."""
 
 
-def main():
-    town = Cityscapes(ROOT / "data" / "sample" / "toytown_cityscapes", "val")
-    with tempfile.TemporaryDirectory() as out:
-        config = get_recipe("toytown_pup").override(
-            f"data.root={sys.argv[1]}", f"train.out={out}", "train.device=cpu")
-        assert config.train.steps == STEPS[-1]
-        run = _Run(config, torch.device("cpu"), resume=False)
-        kept, scores, losses = [], [], []
+def main(words=None):
+    parser = options(__doc__)
+    parser.add_argument("town", metavar="DIR")
+    asked = parser.parse_args(words)
+    config = get_recipe("toytown_pup").override(f"data.root={asked.town}", "train.device=cpu")
+    assert config.train.steps == STEPS[-1]
+    record(config, STEPS, Cityscapes(STREETS, "val"), RUNS / "toytown_pup_focus")
 
-        def keep():
-            run.model.eval()
-            predict, confusion = predictor(run.model, run.config), ConfusionMatrix(19)
-            found = [predict(sample.image) for sample in town]
-            for label, sample in zip(found, town, strict=True):
-                confusion.update(label, sample.label)
-            kept.append(np.stack([np.asarray(found[i], np.uint8) for i in STREETS]))
-            scores.append(round(confusion.miou(), 4))
-            run.model.train()
-            print(run.step, scores[-1], flush=True)
 
+def record(config, steps, streets, out):
+    """Take the run's steps, look at the streets after those of `steps`, and write what was seen."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(config.override(f"train.out={folder}"), torch.device("cpu"))
         started = time.perf_counter()
-        keep()
-        for batch in _batches(run.config, run):
-            loss = run.take_step(batch)
-            if run.step % 20 == 0:
-                losses.append((run.step, round(loss.item(), 4)))
-            if run.step in STEPS:
-                keep()
-        seconds = time.perf_counter() - started
-    OUT.mkdir(parents=True, exist_ok=True)
-    facts = {
-        "command": "OMP_NUM_THREADS=1 python book/_tools/record_focus.py DIR",
-        "recipe": config.recipe,
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "device": f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores "
-                  f"({platform.machine()})",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "seed": config.train.seed, "seconds": round(seconds),
-        "steps": STEPS, "miou_of_the_sample": scores,
-    }
-    (OUT / "record.json").write_text(json.dumps(facts, indent=1) + "\n")
-    with open(OUT / "log.csv", "w", newline="") as file:
+        looks, losses = [look(run, streets)], []
+        for batch in run.feed.batches(0):
+            total, step = run.take_step(batch).total, run.progress.step
+            if step % 20 == 0:
+                losses.append((step, round(total.item(), 4)))
+            if step in steps:
+                looks.append(look(run, streets))
+    labels, scores = zip(*looks, strict=True)
+    save(out, np.stack(labels), steps, losses)
+    write(out / "record.json", {
+        **about("OMP_NUM_THREADS=1 python book/_tools/record_focus.py DIR"),
+        "recipe": config.recipe, "seed": config.train.seed,
+        "seconds": round(time.perf_counter() - started),
+        "steps": steps, "miou_of_the_sample": scores,
+    })  # fmt: skip
+
+
+def look(run, streets):
+    """Labels uint8 (3, 96, 192) of those in KEPT, and the mIoU over all of them."""
+    run.model.eval()
+    predict = predictor(run.model, run.config)
+    confusion = ConfusionMatrix(run.config.model.num_classes)
+    found = [predict(sample.image) for sample in streets]
+    for label, sample in zip(found, streets, strict=True):
+        confusion.update(label, sample.label)
+    run.model.train()
+    print(run.progress.step, f"{confusion.miou():.4f}", flush=True)
+    return np.stack([np.asarray(found[i], np.uint8) for i in KEPT]), round(confusion.miou(), 4)
+
+
+def save(out: Path, labels, steps, losses):
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "log.csv", "w", newline="") as file:
         csv.writer(file).writerows([("step", "loss"), *losses])
-    np.savez_compressed(
-        OUT / "labels.npz", labels=np.stack(kept), steps=STEPS, streets=STREETS)
+    np.savez_compressed(out / "labels.npz", labels=labels, steps=steps, streets=KEPT)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -12,17 +12,12 @@ scenes for toytown_*, else of four images evenly spread over val. --keep-model N
 line, adds that recipe's weights in half precision, without auxiliary heads.
 """
 
-import argparse
-import datetime
-import json
-import os
-import platform
 import shutil
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from records import RUNS, STREETS, about, cores, options, write
 
 from setr_lite.checkpoint import read_info, save_checkpoint
 from setr_lite.datasets import Cityscapes, load_dataset
@@ -31,51 +26,46 @@ from setr_lite.model import SETR, count_parameters
 from setr_lite.recipes import get_recipe
 from setr_lite.train import train
 
-ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ROOT / "data" / "sample" / "toytown_cityscapes"
 PLACES = {  # a reader's own, no part of the result
     "data.root": "", "train.out": "", "model.pretrained": "model.pretrained=FILE",
     "train.feature_cache": "train.feature_cache=DIR"}
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words=None):
+    parser = options(__doc__)
     parser.add_argument("words", nargs="+", metavar="RECIPE or section.key=value")
     parser.add_argument("--keep-model", default="", metavar="RECIPE")
     parser.add_argument("--suffix", default="", help="of the folder's name, for a second record")
-    options = parser.parse_args()
-    settings = [word for word in options.words if "=" in word]
-    for recipe in (word for word in options.words if "=" not in word):
-        record(recipe, settings, options)
+    asked = parser.parse_args(words)
+    settings = [word for word in asked.words if "=" in word]
+    for recipe in (word for word in asked.words if "=" not in word):
+        record(recipe, settings, asked)
 
 
-def record(recipe, settings, options):
+def record(recipe, settings, asked):
     config = get_recipe(recipe).override(*settings)
     result = train(config)
-    out = ROOT / "data" / "runs" / (recipe + options.suffix)
+    out = RUNS / (recipe + asked.suffix)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     model = SETR.from_pretrained(result["checkpoint"])
     shown = [PLACES.get(word.split("=")[0], word) for word in settings]
     facts = {
-        "command": " ".join(["setr-lite train", recipe, *filter(None, shown)]),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "device": machine(config), "seed": config.train.seed,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **about(" ".join(["setr-lite train", recipe, *filter(None, shown)]), machine(config)),
+        "seed": config.train.seed,
         "seconds": round(result["seconds"]), "steps": result["step"],
         "parameters": count_parameters(model), "learned": learned(model, config),
         "data": config.data.name,
         **result["confusion"].to_dict(read_info(result["checkpoint"])["classes"]),
     }
-    (out / "record.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write(out / "record.json", facts)
     shutil.copy(result["folder"] / "log.csv", out / "log.csv")
     toytown = recipe.startswith("toytown")
-    dataset = Cityscapes(SAMPLE, "val") if toytown else load_dataset(config.data, "val")
+    dataset = Cityscapes(STREETS, "val") if toytown else load_dataset(config.data, "val")
     count = len(dataset) if toytown else 4
     spread = [(2 * i + 1) * len(dataset) // (2 * count) for i in range(count)]
     write_labels(model, [dataset[i] for i in spread], out / "labels")
-    if recipe == options.keep_model:
+    if recipe == asked.keep_model:
         keep(model, result["checkpoint"], out / "model")
     print(f"{out}: mIoU {facts['miou']:.3f} in {facts['seconds']} s")
 
@@ -89,7 +79,7 @@ def learned(model, config):
 def machine(config):
     if torch.cuda.is_available() and config.train.device != "cpu":
         return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})"
+    return cores()
 
 
 def write_labels(model, samples, folder):
@@ -109,4 +99,5 @@ def keep(model, checkpoint, folder):
     save_checkpoint(folder, small, config, classes=info["classes"], palette=info["palette"])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -60,11 +60,11 @@ def with_box(notebook, path: Path):
     return nbformat.from_dict({**notebook, "cells": [cells[0], new, *cells[1:]]})
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     stale = []
     for path in sorted((ROOT / "book").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)

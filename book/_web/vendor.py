@@ -2,17 +2,19 @@
 
     python book/_web/vendor.py
 
-Two archives of the npm registry, by exact version and SHA-256; nothing of them is run. npm
-fetches them where it is installed (and so honours its own settings), else this script does. When
-neither gets through it says so in one line and succeeds: the pages then load the same libraries
+``vendor.sha256`` lists their files, PACKAGE@VERSION/PATH, each with the SHA-256 that it must have;
+nothing of them is run. npm fetches the packages where it is installed, by its own settings. Where
+it is not, or gets nowhere, the files come from the CDN that the pages fall back on. If that does
+not answer either, one line says so and the script succeeds: the pages then load the same libraries
 from their CDNs, and need a network.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
+import http.client
 import io
+import re
 import shutil
 import subprocess
 import tarfile
@@ -20,79 +22,91 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-OUT = Path(__file__).resolve().parent / "static" / "vendor"
-REGISTRY = "https://registry.npmjs.org"
-ARCHIVES = {
-    # (package, version): (SHA-256 of the archive, {file in it: folder below OUT})
-    ("@jupyter-widgets/html-manager", "1.0.15"): (
-        "2b9d65cb7913e1c7d671757a10008b32c9c2448d4429513371e55c07d6107638",
-        {
-            "package/dist/embed.js": "widgets",
-            "package/dist/*.woff2": "widgets",
-            "package/dist/embed.js.LICENSE.txt": "widgets",
-        },
-    ),
-    ("mathjax", "3.2.2"): (
-        "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09",
-        {
-            "package/es5/tex-chtml.js": "mathjax",
-            "package/es5/output/chtml/fonts/woff-v2/*.woff": "mathjax/output/chtml/fonts/woff-v2",
-            "package/LICENSE": "mathjax",
-        },
-    ),
-}
+HERE = Path(__file__).resolve().parent
+LIST = HERE / "vendor.sha256"
+OUT = HERE / "static" / "vendor"
+CDN = "https://cdn.jsdelivr.net/npm"
+"""Serves the files of a package as they are, under PACKAGE@VERSION/PATH."""
+FOLDERS = {"@jupyter-widgets/html-manager": ("widgets", "dist/"), "mathjax": ("mathjax", "es5/")}
+"""Package -> folder below OUT, and what of a file's path in the package is left out there."""
 
 
-def by_npm(package: str, version: str) -> bytes:
+def wanted() -> dict[str, dict[str, str]]:
+    """PACKAGE@VERSION -> path in the package -> SHA-256."""
+    found: dict[str, dict[str, str]] = {}
+    for line in LIST.read_text("utf-8").splitlines():
+        sha, name = line.split("  ")
+        package, path = re.fullmatch(r"(.[^@]*@[^/]+)/(.+)", name).groups()
+        found.setdefault(package, {})[path] = sha
+    return found
+
+
+def by_npm(package: str, paths: dict[str, str]) -> dict[str, bytes]:
+    """Path -> content, out of the package's archive. Raises OSError."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["npm", "pack", "--silent", "--pack-destination", folder, f"{package}@{version}"]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-        return next(Path(folder).glob("*.tgz")).read_bytes()
-
-
-def by_http(package: str, version: str) -> bytes:
-    url = f"{REGISTRY}/{package}/-/{package.rpartition('/')[2]}-{version}.tgz"
-    with urllib.request.urlopen(url, timeout=60) as answer:
-        return answer.read()
-
-
-def fetch(package: str, version: str) -> bytes:
-    """The archive, from npm if there is one, else over HTTPS. Raises OSError."""
-    if shutil.which("npm"):
+        command = ["npm", "pack", "--silent", "--pack-destination", folder, package]
         try:
-            return by_npm(package, version)
-        except (OSError, subprocess.SubprocessError, StopIteration):
-            pass
-    return by_http(package, version)
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+            raw = next(Path(folder).glob("*.tgz")).read_bytes()
+            with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+                return {path: archive.extractfile(f"package/{path}").read() for path in paths}
+        except (subprocess.SubprocessError, StopIteration, tarfile.TarError, KeyError) as error:
+            raise OSError(f"npm pack {package}: {error}") from error
 
 
-def unpack(raw: bytes, wanted: dict[str, str], out: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
-        for member in archive.getmembers():
-            for pattern, folder in wanted.items():
-                if member.isfile() and fnmatch.fnmatchcase(member.name, pattern):
-                    target = out / folder / Path(member.name).name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(archive.extractfile(member).read())
+def by_cdn(package: str, paths: dict[str, str]) -> dict[str, bytes]:
+    """Path -> content, each from its address. Raises OSError."""
+    found = {}
+    for path in paths:
+        try:
+            with urllib.request.urlopen(f"{CDN}/{package}/{path}", timeout=60) as answer:
+                found[path] = answer.read()
+        except http.client.HTTPException as error:  # cut off on the way
+            raise OSError(f"{package}/{path}: {error}") from error
+    return found
+
+
+def fetch(package: str, paths: dict[str, str]) -> dict[str, bytes]:
+    """Path -> content, as vendor.sha256 wants it.
+
+    Raises:
+        OSError: neither npm nor the CDN gave them.
+        SystemExit: a file is not the one that is listed.
+    """
+    try:
+        found = by_npm(package, paths)  # no npm is an OSError, too
+    except OSError:
+        found = by_cdn(package, paths)
+    for path, content in found.items():
+        got = hashlib.sha256(content).hexdigest()
+        if got != paths[path]:
+            raise SystemExit(f"{package}/{path}: SHA-256 is {got}, expected {paths[path]}")
+    return found
+
+
+def place(package: str, path: str, out: Path) -> Path:
+    """Where a file of a package goes."""
+    folder, left_out = FOLDERS[package.rpartition("@")[0]]
+    return out / folder / path.removeprefix(left_out)
 
 
 def main() -> None:
+    files: dict[Path, bytes] = {}
     fresh = OUT.with_name("vendor.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    for (package, version), (sha, wanted) in ARCHIVES.items():
+    for package, paths in wanted().items():
         try:
-            raw = fetch(package, version)
+            found = fetch(package, paths)
         except OSError as error:
-            print(f"warning: no {package} {version} ({error}); the pages will use CDNs")
+            print(f"warning: no {package} ({error}); the pages will use CDNs")
             return
-        got = hashlib.sha256(raw).hexdigest()
-        if got != sha:
-            raise SystemExit(f"{package} {version}: SHA-256 is {got}, expected {sha}")
-        unpack(raw, wanted, fresh)
+        files |= {place(package, path, fresh): content for path, content in found.items()}
+    shutil.rmtree(fresh, ignore_errors=True)
+    for file, content in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
     shutil.rmtree(OUT, ignore_errors=True)
     fresh.rename(OUT)  # all or nothing
-    files = [f for f in OUT.rglob("*") if f.is_file()]
-    print(f"{len(files)} browser files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")
+    print(f"{len(files)} browser files, {sum(map(len, files.values())) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

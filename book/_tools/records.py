@@ -1,0 +1,57 @@
+"""What the tools here share: their options, and the records that they leave under data/runs."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""
+RUNS = ROOT / "data" / "runs"
+"""A folder for each record; the pages load them from there."""
+STREET_MODEL = RUNS / "toytown_pup" / "model"
+"""The committed SETR-PUP, trained on ToyTown."""
+STREETS = ROOT / "data" / "sample" / "toytown_cityscapes"
+"""The committed scenes of ToyTown."""
+
+
+def options(doc: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` is the tool's own docstring."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def about(command: str, device: str = "") -> dict[str, Any]:
+    """What every record says of its making.
+
+    Args:
+        command: as a reader would type it, with words for places of their own.
+        device: where the work ran; by default the cores that PyTorch has here.
+
+    Returns:
+        ``command``, ``date`` (UTC, YYYY-MM-DD), ``device``, ``versions`` (Python and PyTorch).
+    """
+    return {
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "device": device or cores(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def cores() -> str:
+    """Cores that PyTorch has, and those of the machine."""
+    return f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def write(file: Path, record: dict[str, Any]) -> None:
+    """A record as JSON, in a folder that is made if it is not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
