@@ -21,7 +21,14 @@ Head = Literal["naive", "pup", "mla", "linear"]
 Dialect = Literal["official", "mmseg"]
 """Whose code a head follows, see `heads`."""
 Size = tuple[int, int]
+"""(height, width)."""
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right): rows top to bottom - 1, columns left to right - 1."""
 Colour = tuple[float, float, float]
+"""(red, green, blue)."""
+
+IGNORE = 255
+"""The label of pixels that count nowhere: nothing is learned from them, nothing is scored."""
 
 IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)
 """Mean of ImageNet's RGB in 0..255; every published SETR recipe subtracts it."""

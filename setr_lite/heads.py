@@ -4,11 +4,12 @@ Shapes: B images, D channels of the encoder, c channels of a head (256 as publis
 grid h x w of patches.
 
 Two dialects, because published checkpoints come in both: ``official`` is the authors' code,
-``mmseg`` is mmsegmentation's. Every head returns class scores at a LOW resolution; who wants
-them at full size resizes once, in `SETROutput.full`. That changes nothing: a 1x1 convolution
-mixes channels and bilinear resizing mixes positions, with weights that sum to one, so the two
-commute exactly, bias included. It saves the 256-channel full-resolution map. A head whose last
-step is bilinear can leave that one out, too (`scores_before`): two resizes are done as one.
+``mmseg`` is mmsegmentation's. Every head returns class scores at a LOW resolution, as its
+classifier leaves them; who wants them at full size resizes once, in `SETROutput.full`. That changes
+nothing: a 1x1 convolution mixes channels and bilinear resizing mixes positions, with weights that
+sum to one, so the two commute exactly, bias included. It saves the 256-channel full-resolution map.
+A head that ends with a bilinear step of its own leaves that one to be done, too (`Head.lazy`): two
+resizes are done as one.
 
 Streams run from shallow to deep in both dialects (mmsegmentation's files count them backwards).
 """
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .encoder import EPS
+from .logits import LazyLogits
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -52,7 +54,20 @@ def upsample(x: Tensor, factor: int, align_corners: bool = False) -> Tensor:
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=align_corners)
 
 
-class UpsampleHead(nn.Module):
+class Head(nn.Module):
+    """What the decoders share: features (B, D, h, w) in, class scores (B, K, h', w') out."""
+
+    last_step: int = 1
+    """Factor of the bilinear step that ends the head, after the classifier; 1 is none. It is not
+    taken here: in the ``mmseg`` dialect it would make a map 16 times as large."""
+    classifier: nn.Conv2d
+
+    def lazy(self, features: Sequence[Tensor]) -> LazyLogits:
+        """The scores with the last step still to be done."""
+        return LazyLogits.of(self(features)).enlarged(self.last_step)
+
+
+class UpsampleHead(Head):
     """LayerNorm, then units of convolution-BN-ReLU with bilinear steps between, then classes.
 
     Naive, PUP and their auxiliary heads are this with other numbers.
@@ -87,13 +102,12 @@ class UpsampleHead(nn.Module):
         )
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
-    def forward(self, features: Sequence[Tensor], last_step: bool = True) -> Tensor:
-        """The last of `features`, (B, D, h, w) -> (B, K, h', w')."""
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The last of `features`, (B, D, h, w) -> (B, K, h', w') before the last step."""
         x = self.norm(features[-1])
         for conv, step in zip(self.convs[:-1], self.steps[:-1], strict=True):
             x = upsample(conv(x), step)
-        x = self.classifier(self.convs[-1](x))
-        return upsample(x, self.last_step) if last_step else x
+        return self.classifier(self.convs[-1](x))
 
 
 class NaiveHead(UpsampleHead):
@@ -110,7 +124,7 @@ class NaiveHead(UpsampleHead):
         super().__init__(in_channels, channels, num_classes, 1, steps, bias=dialect == "official")
 
 
-class LinearHead(nn.Module):
+class LinearHead(Head):
     """A linear probe: LayerNorm and one 1x1 classifier. No head of the paper's.
 
     What it reaches on a frozen encoder tells how much the tokens know already; a decoder must
@@ -197,11 +211,12 @@ class MultiLevelAggregation(nn.Module):
         return [smooth(x) for smooth, x in zip(self.smooth, streams, strict=True)]
 
 
-class MLAHead(nn.Module):
+class MLAHead(Head):
     """SETR-MLA: two 3x3 units on each stream, 4x, concatenation, classifier (section 3.3.3).
 
     ``official`` resizes with align_corners=True and classifies with a 3x3 convolution;
-    ``mmseg`` resizes without and classifies 1x1, which therefore can come before the resize.
+    ``mmseg`` resizes without and classifies 1x1, which therefore can come before the resize, its
+    last step.
     """
 
     def __init__(
@@ -218,17 +233,15 @@ class MLAHead(nn.Module):
         kernel = {"official": 3, "mmseg": 1}[dialect]
         self.classifier = nn.Conv2d(streams * half, num_classes, kernel, padding=kernel // 2)
 
-    def forward(self, features: Sequence[Tensor], last_step: bool = True) -> Tensor:
-        """Four (B, c, h, w), shallow first -> (B, K, 4h, 4w)."""
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Four (B, c, h, w), shallow first -> (B, K, 4h, 4w), ``mmseg`` (B, K, h, w)."""
         maps = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
-        if self.dialect == "mmseg":
-            x = self.classifier(torch.cat(maps, dim=1))
-            return upsample(x, self.last_step) if last_step else x
-        maps = [upsample(x, 4, align_corners=True) for x in maps]
+        if self.dialect == "official":
+            maps = [upsample(x, 4, align_corners=True) for x in maps]
         return self.classifier(torch.cat(maps, dim=1))
 
 
-class MLAAuxHead(nn.Module):
+class MLAAuxHead(Head):
     """Auxiliary head of SETR-MLA: one 1x1 convolution on an aggregated map, no norm.
 
     The authors' has no bias, mmsegmentation's has one.
@@ -243,17 +256,7 @@ class MLAAuxHead(nn.Module):
         return self.classifier(features[-1])
 
 
-def scores_before(head: nn.Module, features: Sequence[Tensor]) -> tuple[Tensor, int]:
-    """What `head` puts out before the bilinear step that ends it, and that step's factor.
-
-    In the ``mmseg`` dialect the step makes a map 16 times as large; the loss and `full` take it
-    together with their own resize. The factor is 1 where the head has no such step.
-    """
-    factor = getattr(head, "last_step", 1)
-    return (head(features) if factor == 1 else head(features, last_step=False)), factor
-
-
-def init_like_mmseg(neck: nn.Module, head: nn.Module, aux_heads: nn.Module) -> None:
+def init_like_mmseg(neck: nn.Module, head: Head, aux_heads: nn.Module) -> None:
     """mmsegmentation's initial weights, where they differ from PyTorch's defaults.
 
     Units: Kaiming normal over the fan-out. The main classifier: std 0.01, bias 0; those of the
@@ -266,4 +269,5 @@ def init_like_mmseg(neck: nn.Module, head: nn.Module, aux_heads: nn.Module) -> N
             if isinstance(module, nn.Conv2d) and module not in classifiers:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     nn.init.normal_(head.classifier.weight, std=0.01)
-    nn.init.zeros_(head.classifier.bias)
+    if head.classifier.bias is not None:
+        nn.init.zeros_(head.classifier.bias)

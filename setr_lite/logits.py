@@ -1,4 +1,8 @@
-"""Bilinear resizing in pieces: logits wait at low resolution and are resized a strip at a time.
+"""Scores at low resolution and the resize that is still to be done: of heads, loss, prediction.
+
+A head classifies on a small map. `LazyLogits` is that map and the way from there to the image; a
+model returns one for each head, a `SETROutput`. Whoever needs the full size resizes as much of it
+as fits a cache, a strip of rows at a time: the loss, `LazyLogits.label`, averages over scales.
 
 Resizing is linear along each axis, so any rectangle of the result is ``rows @ logits @ columns.T``
 with two small matrices, and a chain of resizes is the product of theirs. The numbers are
@@ -11,16 +15,21 @@ Shapes: B images, K classes, logits (h, w), result (H, W), strip of s rows.
 from __future__ import annotations
 
 import contextlib
-import functools
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
-Box = tuple[int, int, int, int]
+from .config import Box, Size
+
+Odd = Literal["crop", "squeeze"]
+"""For sizes the patch does not divide: ``crop`` resizes to the padded size and cuts the padding
+off; ``squeeze`` presses the padded map into the image's size, a small distortion, as mmsegmentation
+does."""
 Steps = tuple[tuple[int, int], ...]
 """Resizes along one axis, in order: (inputs, outputs) of each. A step that takes fewer inputs
 than the one before has put out leaves out the last ones."""
@@ -37,6 +46,12 @@ CHUNK = 128
 DENSE = 48
 """Rows and columns of logits up to which two products with whole matrices, mostly zeros, are
 quicker on a CPU than PyTorch's own resize, 1.1 to 1.4 times; at 64 it was a draw."""
+KEPT = 1 << 25
+"""Bytes of matrices kept for the next image of the same size, on all devices together. The loss of
+512 x 512 pixels needs 0.6 MiB or less, the label map of 4096 x 4096 up to 1 MiB; images of 200
+different sizes took 16."""
+OVERHEAD = 1 << 10
+"""Bytes that a kept matrix is taken to need beside its values; 690 were counted for small ones."""
 
 
 class LazyLogits(NamedTuple):
@@ -52,19 +67,35 @@ class LazyLogits(NamedTuple):
     origin: Size = (0, 0)
     """Row and column of ``logits[..., 0, 0]`` where only a part of the logits is there."""
 
+    @classmethod
+    def of(cls, logits: Tensor) -> LazyLogits:
+        """Logits (B, K, H, W) with nothing to be done."""
+        return cls(logits, (logits.shape[-2], logits.shape[-1]))
+
     def resized(self, size: Size) -> LazyLogits:
         """The same with one more resize."""
-        size = tuple(size)
         if size == self.size:
             return self
         return self._replace(size=size, steps=(*self.steps, (self.size, size)))
 
+    def enlarged(self, factor: int) -> LazyLogits:
+        """The same with one more resize, by a whole factor."""
+        return self.resized((self.size[0] * factor, self.size[1] * factor))
+
+    def cropped(self, size: Size) -> LazyLogits:
+        """The same without what lies below and right of `size`."""
+        return self._replace(size=size)
+
     def full(self) -> Tensor:
         """(B, K, H, W), all at once; needs all of the logits."""
+        if torch.compiler.is_compiling():  # also exporting, where sizes are no numbers
+            return self.interpolated()
+        small = self.logits.device.type == "cpu" and max(self.logits.shape[-2:]) <= DENSE
+        return self._dense() if small else self.interpolated()
+
+    def interpolated(self) -> Tensor:
+        """`full` by PyTorch's own resize, step by step; the same but for rounding."""
         logits = self.logits
-        compiling = torch.compiler.is_compiling()  # also exporting, where sizes are no numbers
-        if logits.device.type == "cpu" and not compiling and max(logits.shape[-2:]) <= DENSE:
-            return self._dense()
         for (height, width), size in self.steps:
             logits = logits[..., :height, :width]
             if logits.shape[-2:] != size:
@@ -75,7 +106,7 @@ class LazyLogits(NamedTuple):
         x = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
         with no_autocast("cpu"):
             for axis in (1, 0):
-                steps, length = self._axis(axis), self.size[axis]
+                steps, length = self.axis(axis), self.size[axis]
                 if not steps:
                     x = x.narrow(axis - 2, 0, length)
                     continue
@@ -119,7 +150,7 @@ class LazyLogits(NamedTuple):
     def _strip(self, image: int, box: Box) -> Tensor:
         """(s, width, K) of a box, columns first: there are fewer rows before than after."""
         top, left, bottom, right = box
-        steps, start = self._axis(0), self.origin[0]
+        steps, start = self.axis(0), self.origin[0]
         inner = used(top, bottom, steps)
         x = self.logits[image, :, inner.start - start : inner.stop - start].permute(1, 2, 0)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -132,7 +163,7 @@ class LazyLogits(NamedTuple):
 
     def _columns(self, x: Tensor, left: int, right: int) -> Tensor:
         """(rows, w, K) -> (rows, right - left, K)."""
-        steps, start, parts = self._axis(1), self.origin[1], []
+        steps, start, parts = self.axis(1), self.origin[1], []
         if not steps:
             return x[:, left - start : right - start]
         for first in range(left, right, CHUNK):
@@ -141,10 +172,71 @@ class LazyLogits(NamedTuple):
             parts.append(matrix @ x[:, inner.start - start : inner.stop - start])
         return torch.cat(parts, dim=1)
 
-    def _axis(self, axis: int) -> Steps:
-        """The resizes along rows (0) or columns (1) that are any."""
+    def axis(self, axis: int) -> Steps:
+        """The resizes from row to row (0) or from column to column (1) that change anything."""
         steps = ((before[axis], after[axis]) for before, after in self.steps)
         return tuple(step for step in steps if step[0] != step[1])
+
+
+class SETROutput(NamedTuple):
+    """What a model says of a batch of images: class scores at low resolution, one map a head."""
+
+    main: LazyLogits
+    """Of the main head, over the padded image, with the bilinear step that ends the head, if one
+    does, still to be done."""
+    aux: tuple[LazyLogits, ...]
+    """The same of each auxiliary head, shallow to deep; empty outside training."""
+    size: Size
+    """(H, W) of the image."""
+    padded: Size
+    """(H', W') after padding to whole patches."""
+
+    @property
+    def scores(self) -> Tensor:
+        """(B, K, h, w) of the main head, as its classifier leaves them."""
+        return self.main.logits
+
+    @property
+    def aux_scores(self) -> tuple[Tensor, ...]:
+        """The same of each auxiliary head."""
+        return tuple(lazy.logits for lazy in self.aux)
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, K, h', w'), what the main head puts out: `scores` after its last step."""
+        return self.main.interpolated()
+
+    @property
+    def aux_logits(self) -> tuple[Tensor, ...]:
+        """The same of each auxiliary head."""
+        return tuple(lazy.interpolated() for lazy in self.aux)
+
+    def full(self, odd: Odd = "crop") -> Tensor:
+        """(B, K, H, W): the main logits at the image's size; see `Odd`."""
+        return self.lazy(odd).full()
+
+    def label(self, odd: Odd = "crop") -> Tensor:
+        """(B, H, W), the class of the largest logit: ``full(odd).argmax(1)`` strip by strip.
+
+        Takes less time, and the memory of a strip instead of K full-size maps. uint8 for up to
+        256 classes, else int64.
+        """
+        return self.lazy(odd).label()
+
+    def lazy(self, odd: Odd = "crop") -> LazyLogits:
+        """The main logits with the resizes that `full` does, not done yet."""
+        if odd == "crop":
+            return self._to_image(self.main)
+        twice = self.main.size[0] * 2 == self.padded[0]
+        # mmsegmentation's PUP, too, takes its last 2x step on the padded grid
+        return (self.main.resized(self.padded) if twice else self.main).resized(self.size)
+
+    def heads(self) -> tuple[LazyLogits, ...]:
+        """The logits of every head at the image's size, the main one's first, not resized yet."""
+        return tuple(map(self._to_image, (self.main, *self.aux)))
+
+    def _to_image(self, lazy: LazyLogits) -> LazyLogits:
+        return lazy.resized(self.padded).cropped(self.size)
 
 
 def _largest(strip: Tensor) -> Tensor:
@@ -168,15 +260,59 @@ def used(first: int, last: int, steps: Steps) -> slice:
     return slice(first, last)
 
 
-@functools.lru_cache(maxsize=512)
 def weights(
     first: int, last: int, steps: Steps, dtype: torch.dtype, device: torch.device
 ) -> tuple[slice, Tensor]:
     """Outputs `first` to `last` of a resized axis, as a mix of its inputs.
 
     Returns:
-        Which inputs are used, and (last - first, inputs) what each output takes of them.
+        Which inputs are used, and (last - first, inputs) what each output takes of them. Matrices
+        are kept while they take no more than `KEPT` together; nobody may write into one.
     """
+    return _kept.get(first, last, steps, dtype, device)
+
+
+class _Matrices:
+    """What `weights` has made; what was not used for longest goes first."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        self.found: OrderedDict[tuple[object, ...], tuple[slice, Tensor]] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, *key: Any) -> tuple[slice, Tensor]:
+        with self.lock:
+            if key in self.found:
+                self.found.move_to_end(key)
+                return self.found[key]
+        inner, matrix = _make_weights(*key)
+        if self._weight(matrix) <= KEPT:
+            self._keep(key, inner, matrix)
+        return inner, matrix
+
+    def _keep(self, key: tuple[object, ...], inner: slice, matrix: Tensor) -> None:
+        with self.lock:
+            if key not in self.found:
+                self.found[key] = inner, matrix
+                self.bytes += self._weight(matrix)
+            while self.bytes > KEPT:
+                _, (_, oldest) = self.found.popitem(last=False)
+                self.bytes -= self._weight(oldest)
+
+    @staticmethod
+    def _weight(matrix: Tensor) -> int:
+        return matrix.nbytes + OVERHEAD
+
+
+_kept = _Matrices()
+
+
+def _make_weights(
+    first: int, last: int, steps: Steps, dtype: torch.dtype, device: torch.device
+) -> tuple[slice, Tensor]:
     with torch.inference_mode(False), torch.no_grad():  # what is kept may meet gradients later
         matrix = None
         for inputs, outputs in reversed(steps):

@@ -2,7 +2,7 @@
 
 Heads classify at low resolution, so the loss first resizes logits to the size of the labels.
 
-Shapes: B images, K classes, ``(h, w)`` logits, ``(H, W)`` image, ``(Hp, Wp)`` padded image.
+Shapes: B images, K classes, ``(h, w)`` logits, ``(H, W)`` image.
 
 Two ways to turn a sum over pixels into a mean:
 
@@ -19,16 +19,17 @@ With ``"all"`` every rank has the same number of pixels and S_r / pixels_r does 
 
 from __future__ import annotations
 
-from itertools import pairwise, zip_longest
-from typing import Any, Literal, Protocol
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .config import IGNORE, Size
 from .errors import UserError, nearest
-from .logits import Steps, no_autocast, strip_height, weights
+from .logits import LazyLogits, SETROutput, Steps, no_autocast, strip_height, weights
 
 Normalize = Literal["all", "valid"]
 BAND = 4
@@ -36,38 +37,19 @@ BAND = 4
 pixels 5 MB of them, where a whole image's take 39 from logits a quarter as high."""
 
 
-class Output(Protocol):
-    """What a model returns, as far as the loss needs it (`model.SETROutput`)."""
-
-    @property
-    def scores(self) -> Tensor: ...  # (B, K, h, w)
-
-    @property
-    def aux_scores(self) -> tuple[Tensor, ...]: ...  # each (B, K, h', w')
-
-    @property
-    def factors(self) -> tuple[int, ...]: ...  # of a resize before the one to (Hp, Wp), or ()
-
-    @property
-    def size(self) -> tuple[int, int]: ...  # (H, W)
-
-    @property
-    def padded(self) -> tuple[int, int]: ...  # (Hp, Wp)
-
-
 def segmentation_loss(
-    output: Output,
+    output: SETROutput,
     label: Tensor,
     *,
     aux_weight: float = 0.4,
     normalize: Normalize = "all",
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     divisor: Tensor | float | None = None,
 ) -> Tensor:
     """Cross-entropy of the main head plus `aux_weight` times that of each auxiliary head.
 
     Args:
-        output: low-resolution logits and the sizes they stand for.
+        output: what the model has said of the images.
         label: (B, H, W) uint8 or int64, class ids 0..K-1 or `ignore_index`.
         aux_weight: 0.4 in the paper (section 4.1) and in the published configurations.
         normalize: what the sum over pixels is divided by; see the module's text.
@@ -84,17 +66,19 @@ def segmentation_loss(
             id that is no class. On CUDA that check would wait for the device at each step;
             there the data set's own check of every label file stands for it.
     """
-    options = {"normalize": normalize, "ignore_index": ignore_index, "divisor": divisor}
-    return loss_and_terms(output, label, aux_weight=aux_weight, **options)[0]
+    return loss_and_terms(
+        output, label, aux_weight=aux_weight, normalize=normalize, ignore_index=ignore_index,
+        divisor=divisor,
+    )[0]  # fmt: skip
 
 
 def loss_and_terms(
-    output: Output,
+    output: SETROutput,
     label: Tensor,
     *,
     aux_weight: float = 0.4,
     normalize: Normalize = "all",
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     divisor: Tensor | float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`segmentation_loss`, and what it is made of.
@@ -107,19 +91,19 @@ def loss_and_terms(
     if divisor is None:
         divisor = loss_divisor(label, normalize, ignore_index=ignore_index)
     label = label.long()
-    total, terms, heads = 0, [], (output.scores, *output.aux_scores)
-    for i, (scores, factor) in enumerate(zip_longest(heads, output.factors, fillvalue=1)):
-        loss = resize_cross_entropy(
-            scores, label, output.padded, factor=factor, ignore_index=ignore_index)
-        total = total + (aux_weight * loss if i else loss)
-        terms.append(loss.detach())
+    losses = [
+        resize_cross_entropy(lazy, label, ignore_index=ignore_index) for lazy in output.heads()
+    ]
+    total = losses[0]
+    for auxiliary in losses[1:]:
+        total = total + aux_weight * auxiliary
     if isinstance(divisor, Tensor):
         divisor = divisor.to(total.device, total.dtype)
-    return total / divisor, torch.stack(terms) / divisor
+    return total / divisor, torch.stack(losses).detach() / divisor
 
 
 def loss_divisor(
-    label: Tensor, normalize: Normalize = "all", *, ignore_index: int = 255
+    label: Tensor, normalize: Normalize = "all", *, ignore_index: int = IGNORE
 ) -> Tensor | int:
     """The number that the sum over the pixels of `label` is divided by.
 
@@ -139,31 +123,23 @@ def loss_divisor(
 
 
 def resize_cross_entropy(
-    logits: Tensor,
-    label: Tensor,
-    padded: tuple[int, int],
-    *,
-    factor: int = 1,
-    ignore_index: int = 255,
+    lazy: LazyLogits, label: Tensor, *, ignore_index: int = IGNORE
 ) -> Tensor:
     """Sum of the cross-entropy of resized logits over the valid pixels of `label`.
 
-    Logits are resized by `factor` and then to `padded` (bilinear, align_corners=False), cropped
-    to the label's size and compared with it, one image at a time; the softmax is taken in float32
-    or better. Two resizes cost no more than one: their matrices are multiplied beforehand.
+    Logits are resized, cut and compared with the label one image at a time; the softmax is taken
+    in float32 or better. Two resizes cost no more than one: their matrices are multiplied
+    beforehand.
 
     Args:
-        logits: (B, K, h, w), any floating type.
+        lazy: (B, K, h, w) of any floating type, and the way from there to (H, W).
         label: (B, H, W) int64, ids 0..K-1 or `ignore_index`.
-        padded: (Hp, Wp) that the logits stand for, Hp >= H and Wp >= W.
-        factor: of a resize that a head has left to be done first.
 
     Returns:
-        A scalar, differentiable once with respect to `logits`.
+        A scalar, differentiable once with respect to the logits.
     """
-    if not torch.is_grad_enabled():
-        logits = logits.detach()
-    return _ResizeCrossEntropy.apply(logits, label, padded, factor, ignore_index)
+    logits = lazy.logits if torch.is_grad_enabled() else lazy.logits.detach()
+    return _ResizeCrossEntropy.apply(logits, label, lazy.axis(0), lazy.axis(1), ignore_index)
 
 
 class _ResizeCrossEntropy(torch.autograd.Function):
@@ -180,24 +156,23 @@ class _ResizeCrossEntropy(torch.autograd.Function):
         ctx: Any,
         logits: Tensor,
         label: Tensor,
-        padded: tuple[int, int],
-        factor: int,
+        down: Steps,
+        across: Steps,
         ignore_index: int,
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
         total = logits.new_zeros((), dtype=wide)
         gradient = torch.zeros_like(logits, dtype=wide) if ctx.needs_input_grad[0] else None
-        (height, width), size = logits.shape[-2:], tuple(label.shape[-2:])
-        resize = _steps(width, factor, padded[1])
-        used, columns = weights(0, size[1], resize, wide, logits.device)
-        bands = _row_bands(logits, _steps(height, factor, padded[0]), size, wide)
+        height, width = label.shape[-2:]
+        used, columns = weights(0, width, across, wide, logits.device)
+        bands = _row_bands(logits, down, (height, width), wide)
         with no_autocast(logits.device.type):
             for i in range(len(logits)):
                 for band, strips in bands:
-                    across = logits[i, :, band, used].to(wide) @ columns.T  # (K, rows, W)
-                    slope = torch.zeros_like(across)
+                    rows = logits[i, :, band, used].to(wide) @ columns.T  # (K, rows, W)
+                    slope = torch.zeros_like(rows)
                     for outer, inner, matrix in strips:
-                        full = matrix @ across[:, inner]  # (K, strip, W)
+                        full = matrix @ rows[:, inner]  # (K, strip, W)
                         loss, error = _pixel_losses(full, label[i, outer], ignore_index)
                         total += loss
                         if gradient is not None:  # back through the resize: transposed matrices
@@ -212,11 +187,6 @@ class _ResizeCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * upstream.to(gradient.dtype), None, None, None, None
-
-
-def _steps(length: int, factor: int, padded: int) -> Steps:
-    """The resizes of an axis: by `factor`, then to `padded`."""
-    return (length, length * factor), (length * factor, padded)
 
 
 def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -235,7 +205,7 @@ def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tenso
 
 
 def _row_bands(
-    logits: Tensor, steps: Steps, size: tuple[int, int], dtype: torch.dtype
+    logits: Tensor, steps: Steps, size: Size, dtype: torch.dtype
 ) -> list[tuple[slice, list[tuple[slice, slice, Tensor]]]]:
     """Rows of logits band by band, and the strips that they are mixed to.
 
@@ -258,7 +228,7 @@ def _row_bands(
     return bands
 
 
-def _check_label(label: Tensor, output: Output, ignore_index: int) -> None:
+def _check_label(label: Tensor, output: SETROutput, ignore_index: int) -> None:
     batch, classes = output.scores.shape[:2]
     expected = (batch, *output.size)
     if tuple(label.shape) != expected:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .config import IGNORE
 from .errors import UserError
 
 
@@ -32,7 +33,7 @@ class ConfusionMatrix:
     """
 
     def __init__(
-        self, num_classes: int, device: torch.device | str = "cpu", ignore_index: int = 255
+        self, num_classes: int, device: torch.device | str = "cpu", ignore_index: int = IGNORE
     ) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index

@@ -7,20 +7,21 @@ classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoint import check_fit, read_config, read_tensors
-from .config import DataConfig, ModelConfig, RunConfig
+from .config import DataConfig, ModelConfig, RunConfig, Size
 from .encoder import PRESETS, VisionTransformer, default_taps
 from .errors import UserError, nearest
 from .heads import (
+    Head,
     LinearHead,
     MLAAuxHead,
     MLAHead,
@@ -30,68 +31,9 @@ from .heads import (
     PUPAuxHead,
     PUPHead,
     init_like_mmseg,
-    scores_before,
-    upsample,
 )
-from .logits import LazyLogits
+from .logits import SETROutput
 from .timm_encoder import HYBRIDS, PREFIX, HybridTransformer, TimmEncoder
-
-
-class SETROutput(NamedTuple):
-    """Class scores at low resolution, with the size they stand for."""
-
-    scores: Tensor
-    """(B, K, h', w') of the main head, over the padded image, as the classifier leaves them."""
-    aux_scores: tuple[Tensor, ...]
-    """The same of each auxiliary head, shallow to deep; empty outside training."""
-    size: tuple[int, int]
-    """(H, W) of the image."""
-    padded: tuple[int, int]
-    """(H', W') after padding to whole patches."""
-    factors: tuple[int, ...] = ()
-    """Of the bilinear step that ends each head, the main one first, and is still to be taken;
-    a factor that is missing is 1."""
-
-    @property
-    def logits(self) -> Tensor:
-        """(B, K, h', w'), what the main head puts out: `scores` after its last step."""
-        return upsample(self.scores, self.factors[0] if self.factors else 1)
-
-    @property
-    def aux_logits(self) -> tuple[Tensor, ...]:
-        """The same of each auxiliary head."""
-        pairs = zip_longest(self.aux_scores, self.factors[1:], fillvalue=1)
-        return tuple(upsample(scores, factor) for scores, factor in pairs)
-
-    def full(self, odd: Literal["crop", "squeeze"] = "crop") -> Tensor:
-        """(B, K, H, W): the main logits at the image's size.
-
-        Args:
-            odd: for sizes the patch does not divide: ``crop`` resizes to the padded size and cuts
-                the padding off; ``squeeze`` presses the padded map into the image's size, a small
-                distortion, as mmsegmentation does.
-        """
-        return self.lazy(odd).full()
-
-    def label(self, odd: Literal["crop", "squeeze"] = "crop") -> Tensor:
-        """(B, H, W), the class of the largest logit: ``full(odd).argmax(1)`` strip by strip.
-
-        Takes less time, and the memory of a strip instead of K full-size maps. uint8 for up to
-        256 classes, else int64.
-        """
-        return self.lazy(odd).label()
-
-    def lazy(self, odd: Literal["crop", "squeeze"] = "crop") -> LazyLogits:
-        """The main logits with the resizes that `full` does, not done yet."""
-        height, width = self.scores.shape[-2:]
-        steps = (1, *(factor for factor in self.factors[:1] if factor > 1))
-        sizes = [(height * factor, width * factor) for factor in steps]
-        if odd == "crop" or sizes[-1][0] * 2 == self.padded[0]:
-            # mmsegmentation's PUP, too, takes its last 2x step on the padded grid
-            sizes.append(self.padded)
-        if odd == "squeeze":
-            sizes.append(self.size)
-        return LazyLogits(self.scores, self.size, tuple(pairwise(sizes)))
 
 
 class SETR(nn.Module):
@@ -125,7 +67,7 @@ class SETR(nn.Module):
         encoder: str = "vit_large_patch16",
         *,
         dialect: str = "official",
-        img_size: tuple[int, int] = (512, 512),
+        img_size: Size = (512, 512),
         channels: int = 256,
         taps: tuple[int, ...] | None = None,
         aux: bool = True,
@@ -136,10 +78,11 @@ class SETR(nn.Module):
         _check_name("head", head, ("naive", "pup", "mla", "linear"))
         _check_name("dialect", dialect, ("official", "mmseg"))
         self.config: RunConfig | None = None  # of the run that trained it, see `from_pretrained`
-        self.encoder = _encoder(encoder, head, img_size=img_size, taps=taps, drop_path=drop_path)
-        dim = self.encoder.embed_dim
+        self.encoder: VisionTransformer | TimmEncoder = _encoder(
+            encoder, head, img_size=img_size, taps=taps, drop_path=drop_path)
+        dim, patch = self.encoder.embed_dim, self.encoder.patch_size
         self.neck = MultiLevelAggregation(dim, channels) if head == "mla" else nn.Identity()
-        self.head = _main_head(head, dim, channels, num_classes, dialect, self.encoder.patch_size)
+        self.head: Head = _main_head(head, dim, channels, num_classes, dialect, patch)
         self.aux_streams = AUX_STREAMS.get((head, dialect), ()) if aux else ()
         self.aux_heads = nn.ModuleList(
             _aux_head(head, dim, channels, num_classes, dialect, aux_units)
@@ -174,20 +117,17 @@ class SETR(nn.Module):
 
     def forward(self, image: Tensor) -> SETROutput:
         """(B, 3, H, W) normalised -> scores; auxiliary ones in training only."""
-        size = (image.shape[-2], image.shape[-1])
-        patch = self.encoder.patch_size
+        size, patch = (image.shape[-2], image.shape[-1]), self.encoder.patch_size
         grid = ((size[0] + patch - 1) // patch, (size[1] + patch - 1) // patch)  # rounded up
         padded = (grid[0] * patch, grid[1] * patch)
         if padded != size:  # F.pad copies the batch even where it adds nothing
             image = F.pad(image, (0, padded[1] - size[1], 0, padded[0] - size[0]))
         tokens = self.encoder(image)
         features = self.neck([t.transpose(1, 2).unflatten(2, grid) for t in tokens])
-        aux_streams = self.aux_streams if self.training else ()
-        pairs = zip(self.aux_heads, aux_streams, strict=False)
-        found = [scores_before(self.head, features)]
-        found += [scores_before(head, [features[i]]) for head, i in pairs]
-        (scores, *aux), factors = zip(*found, strict=True)
-        return SETROutput(scores, tuple(aux), size, padded, factors)
+        streams = self.aux_streams if self.training else ()
+        heads = cast("Iterable[Head]", self.aux_heads)
+        aux = (head.lazy([features[i]]) for head, i in zip(heads, streams, strict=False))
+        return SETROutput(self.head.lazy(features), tuple(aux), size, padded)
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, K, H, W)."""
@@ -228,13 +168,15 @@ AUX_STREAMS = {
 leaves the last one out)."""
 
 
-def _encoder(name: str, head: str, *, taps: tuple[int, ...] | None, **settings) -> nn.Module:
+def _encoder(
+    name: str, head: str, *, taps: tuple[int, ...] | None, **settings: Any
+) -> VisionTransformer | TimmEncoder:
     """The encoder of a name, with the contract of `VisionTransformer`."""
     if name.startswith(PREFIX):
         return TimmEncoder.from_name(name.removeprefix(PREFIX), head=head, taps=taps, **settings)
     _check_name("encoder", name, (*PRESETS, *HYBRIDS))
     build = HybridTransformer if name in HYBRIDS else VisionTransformer
-    depth = PRESETS[HYBRIDS.get(name, name)]["depth"]
+    depth = int(PRESETS[HYBRIDS.get(name, name)]["depth"])
     # the class token stays out of SETR-MLA's blocks, as published
     settings |= {"taps": taps or default_taps(depth, head), "keep_class_token": head != "mla"}
     return build.from_preset(name, **settings)
@@ -242,7 +184,7 @@ def _encoder(name: str, head: str, *, taps: tuple[int, ...] | None, **settings) 
 
 def _main_head(
     head: str, dim: int, channels: int, num_classes: int, dialect: str, patch_size: int
-) -> nn.Module:
+) -> Head:
     if head == "naive":
         return NaiveHead(dim, channels, num_classes, dialect)
     if head == "mla":
@@ -255,7 +197,7 @@ def _main_head(
 
 def _aux_head(
     head: str, dim: int, channels: int, num_classes: int, dialect: str, units: int | None
-) -> nn.Module:
+) -> Head:
     if head == "mla":
         return MLAAuxHead(channels, num_classes, dialect)
     if head == "pup":
@@ -263,11 +205,11 @@ def _aux_head(
     return NaiveAuxHead(dim, channels, num_classes, dialect, units)
 
 
-def _short_long(image: Tensor) -> tuple[int, int]:
+def _short_long(image: Tensor) -> Size:
     return min(image.shape[-2:]), max(image.shape[-2:])
 
 
-def _check_name(what: str, name: str, choices) -> None:
+def _check_name(what: str, name: str, choices: Iterable[str]) -> None:
     if name not in choices:
         raise UserError(f"no {what} {name!r}{nearest(name, choices)}")
 

@@ -19,13 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .config import IMAGENET_MEAN, IMAGENET_STD, MOST_PIXELS, Colour, DataConfig, Size
+from .config import IGNORE, IMAGENET_MEAN, IMAGENET_STD, MOST_PIXELS, Box, Colour, DataConfig, Size
 from .errors import UserError
 
-Box = tuple[int, int, int, int]
-"""(y0, y1, x0, x1): rows y0 to y1 - 1, columns x0 to x1 - 1."""
-IGNORE = 255
-"""The label that counts nowhere."""
 _REDRAWS = 10
 _BRIGHTNESS = 32.0  # these three: mmsegmentation's defaults, which every SETR recipe keeps
 _CONTRAST = _SATURATION = (0.5, 1.5)
@@ -105,7 +101,7 @@ def resize_crop(image: np.ndarray, size: Size, box: Box) -> np.ndarray:
     import cv2
 
     # A bilinear result is mixed from the pixel at ``(i + 0.5) * old / new - 0.5`` and the next.
-    (height, width), (_, bottom, _, right) = image.shape[:2], box
+    (height, width), (_, _, bottom, right) = image.shape[:2], box
     part = image[: math.ceil(bottom * height / size[0]) + 1]
     part = part[:, : math.ceil(right * width / size[1]) + 1]
     # By factors: a target size would be divided by the size of the part, which is not the same.
@@ -126,7 +122,7 @@ def random_size(
 def random_crop_box(
     rng: np.random.Generator, label: np.ndarray, crop_size: Size, cat_max_ratio: float
 ) -> Box:
-    """(y0, y1, x0, x1) of a crop, drawn again while one class fills it.
+    """(top, left, bottom, right) of a crop, drawn again while one class fills it.
 
     A crop is good when at least two classes are in it and the largest covers less than
     `cat_max_ratio` of its pixels; ignored pixels (255) do not count. After ten redraws the box
@@ -143,7 +139,7 @@ def random_crop_box(
 def _draw_box(rng: np.random.Generator, size: tuple[int, ...], crop_size: Size) -> Box:
     y = int(rng.integers(0, max(size[0] - crop_size[0], 0) + 1))
     x = int(rng.integers(0, max(size[1] - crop_size[1], 0) + 1))
-    return y, min(y + crop_size[0], size[0]), x, min(x + crop_size[1], size[1])
+    return y, x, min(y + crop_size[0], size[0]), min(x + crop_size[1], size[1])
 
 
 def _varied(label: np.ndarray, cat_max_ratio: float) -> bool:
@@ -151,13 +147,13 @@ def _varied(label: np.ndarray, cat_max_ratio: float) -> bool:
 
     # not np.bincount, which makes 64-bit numbers of all pixels first
     counts = cv2.calcHist([label], [0], None, [IGNORE], [0, IGNORE]).astype(int)
-    return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio
+    return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio)
 
 
 def crop(array: np.ndarray, box: Box) -> np.ndarray:
-    """The part of an image or a label in (y0, y1, x0, x1): a view, not a copy."""
-    y0, y1, x0, x1 = box
-    return array[y0:y1, x0:x1]
+    """The part of an image or a label in a box: a view, not a copy."""
+    top, left, bottom, right = box
+    return array[top:bottom, left:right]
 
 
 def photometric_distortion(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
@@ -292,12 +288,12 @@ class TestTransform:
 
     __test__ = False  # pytest takes a class named Test... for a test
 
-    def __init__(self, data: DataConfig, ratio: float = 1.0) -> None:
-        self.data, self.ratio = data, ratio
+    def __init__(self, data: DataConfig) -> None:
+        self.data = data
 
     def __call__(self, image: Tensor) -> Tensor:
-        """(3,H,W) uint8 to (3,h,w) float32, fitted into ``base_size * ratio``; never padded."""
-        size = fit_size(image.shape[-2:], scale_base(self.data.base_size, self.ratio))
+        """(3,H,W) uint8 to (3,h,w) float32, fitted into ``data.base_size``; never padded."""
+        size = fit_size((image.shape[-2], image.shape[-1]), self.data.base_size)
         return test_view(image, size, self.data)
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CHANGES = {
     "attention": ("encoder.py", "attention(q, k, v)", "attention(-q, k, v)", "04_encoding"),
-    "loss": ("losses.py", "(aux_weight * loss if i", "(-aux_weight * loss if i", "11_five_minutes"),
+    "loss": ("losses.py", "+ aux_weight * auxiliary", "- aux_weight * auxiliary",
+             "11_five_minutes"),
     "metrics": ("metrics.py", "return hit / (labelled + predicted - hit)",
                 "return hit / (labelled + predicted + hit)", "10_measuring"),
     "resize": ("logits.py", "(inputs / outputs) - 0.5)", "(inputs / outputs) - 0.3)",

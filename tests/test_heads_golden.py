@@ -32,7 +32,8 @@ from torch import nn
 
 from setr_lite import encoder, heads
 from setr_lite.inference import Window, sliding_window
-from setr_lite.model import SETR, SETROutput
+from setr_lite.logits import LazyLogits
+from setr_lite.model import SETR
 
 GOLDEN = {
     name: np.load(Path(__file__).parent / "golden" / f"heads_{name}.npz")
@@ -150,8 +151,8 @@ def assert_same(scores: torch.Tensor, dialect: str, name: str) -> None:
     assert found
 
 
-def full(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return SETROutput(scores, (), size, size).full()
+def full(lazy: LazyLogits, size: tuple[int, int]) -> torch.Tensor:
+    return lazy.resized(size).full()
 
 
 @pytest.mark.smoke
@@ -178,7 +179,7 @@ def test_mmseg_up_heads(case, grid):
     fill(head, case, "mmseg", prefixed(expand(UP_HEAD["mmseg"], units), "", "decode_head."))
     h, w = grid
     features = [draw(f"{case}/{h}x{w}/features", (1, DIM, h, w))]
-    assert_same(full(head(features), (16 * h, 16 * w)), "mmseg", f"{case}/{h}x{w}")
+    assert_same(full(head.lazy(features), (16 * h, 16 * w)), "mmseg", f"{case}/{h}x{w}")
 
 
 def mla_rows(dialect: str) -> dict[str, str]:
@@ -203,9 +204,9 @@ def test_mmseg_mla_neck_head_and_aux(grid):
     (h, w), size = grid, (16 * grid[0], 16 * grid[1])
     features = [draw(f"mla/{h}x{w}/{i}/features", (1, DIM, h, w)) for i in range(4)]
     maps = mla["neck"](features)
-    assert_same(full(mla["head"](maps), size), "mmseg", f"mla/{h}x{w}")
+    assert_same(full(mla["head"].lazy(maps), size), "mmseg", f"mla/{h}x{w}")
     for i, aux_head in enumerate(mla["aux_heads"]):
-        assert_same(full(aux_head([maps[i]]), size), "mmseg", f"mla/{h}x{w}/aux{3 - i}")
+        assert_same(full(aux_head.lazy([maps[i]]), size), "mmseg", f"mla/{h}x{w}/aux{3 - i}")
 
 
 @pytest.fixture
@@ -237,11 +238,11 @@ def assert_training_same(model: SETR, case: str, dialect: str, size: tuple[int, 
     """Training mode: BatchNorm by the batch's statistics, auxiliary scores included."""
     output = model.train()(draw(f"{case}/train/image", (2, 3, *size)))
     assert_same(output.full(), dialect, f"{case}/train")
-    count = len(output.aux_logits)
+    count = len(output.aux)
     assert sum(f"{case}/train/aux" in name for name in GOLDEN[dialect]) == count > 0
-    for i, scores in enumerate(output.aux_logits):
+    for i, lazy in enumerate(output.aux):
         k = count - 1 - i if dialect == "mmseg" and "mla" in case else i
-        assert_same(full(scores, size), dialect, f"{case}/train/aux{k}")
+        assert_same(full(lazy, size), dialect, f"{case}/train/aux{k}")
 
 
 @pytest.mark.parametrize("kind", ["naive", "pup", "mla"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from setr_lite import inference
+from setr_lite import inference, tiles
 from setr_lite.errors import UserError
 from setr_lite.inference import (
     Window,
@@ -227,7 +227,7 @@ SCALES = [(37, 61), (19, 31), (64, 101), (8, 7)]  # the last is smaller than the
 def test_tiles_equal_one_pass(window, sizes, flip, tile, monkeypatch):
     """Probabilities of each tile to 1e-9, and the label map they are for."""
     size, fn = (37, 61), Texture()
-    monkeypatch.setattr(inference, "TILE", tile)
+    monkeypatch.setattr(tiles, "TILE", tile)
     images = [image(*shape, seed=i) for i, shape in enumerate(sizes)]
     expected = one_pass(fn, images, size, window, flip)
     label = predict_views(fn, images, size, window=window, flip=flip)
@@ -240,13 +240,13 @@ def test_tiles_cover_the_map_once_and_keep_to_their_size(monkeypatch):
     for size in [(37, 61), (1, 500), (500, 1), (64, 64)]:
         views = inference._views([image(*size)], size, None, False)
         for pixels in (1, 10, 63, 100, 5000):
-            monkeypatch.setattr(inference, "TILE", 7 * pixels)
-            covered, tiles = torch.zeros(size), inference._tiles(views, 7)
-            for y0, x0, y1, x1 in tiles:
+            monkeypatch.setattr(tiles, "TILE", 7 * pixels)
+            covered, cut = torch.zeros(size), tiles.cut_tiles(views, 7)
+            for y0, x0, y1, x1 in cut:
                 covered[y0:y1, x0:x1] += 1
                 assert (y1 - y0) * (x1 - x0) <= pixels
             assert (covered == 1).all()
-            assert len(tiles) == 1 or pixels < size[0] * size[1]
+            assert len(cut) == 1 or pixels < size[0] * size[1]
 
 
 def test_memory_does_not_grow_with_the_image(monkeypatch, largest):
@@ -259,15 +259,15 @@ def test_memory_does_not_grow_with_the_image(monkeypatch, largest):
                 Texture(40), images, (side, side), window=Window(8, 5), flip=True, batch=9)
         return mode.values
 
-    monkeypatch.setattr(inference, "TILE", 40 * 30 * 30)
+    monkeypatch.setattr(tiles, "TILE", 40 * 30 * 30)
     small, large = most(40), most(60)  # tiles of 20 x 20, and 30 x 30 of the larger view
     assert max(small, large) <= 40 * 32 * 32
-    monkeypatch.setattr(inference, "TILE", 1 << 28)
+    monkeypatch.setattr(tiles, "TILE", 1 << 28)
     assert most(60) == 40 * 90 * 90
 
 
 def test_one_window_is_run_once_for_all_tiles(monkeypatch):
-    monkeypatch.setattr(inference, "TILE", 5 * 100)
+    monkeypatch.setattr(tiles, "TILE", 5 * 100)
     fn = Texture()
     predict_views(fn, [image(37, 61), image(19, 31)], (37, 61), flip=True)
     assert fn.seen == 4
@@ -275,7 +275,7 @@ def test_one_window_is_run_once_for_all_tiles(monkeypatch):
 
 def test_windows_of_small_views_are_run_once_for_all_tiles(monkeypatch):
     """A photograph seen small: its windows are few, the tiles of its label map many."""
-    monkeypatch.setattr(inference, "TILE", 5 * 700)
+    monkeypatch.setattr(tiles, "TILE", 5 * 700)
     fn, window, x = Texture(), Window(16, 11), image(20, 31)
     label = predict_views(fn, [x], (137, 161), window=window)
     first = 4  # a batch that tells how many classes there are
@@ -291,7 +291,7 @@ def test_logits_at_low_resolution(largest):
         small = F.avg_pool2d(F.pad(x, (0, -x.shape[-1] % 8, 0, -x.shape[-2] % 8)), 8)
         size = tuple(8 * n for n in small.shape[-2:])
         logits = torch.cat([small, -small, small.roll(1, 1)] * 4, dim=1)
-        return LazyLogits(logits, tuple(x.shape[-2:]), ((tuple(small.shape[-2:]), size),))
+        return LazyLogits.of(logits).resized(size).cropped(tuple(x.shape[-2:]))
 
     x, window = image(149, 203), Window(96, 64)
     for settings in ({}, {"window": window}, {"flip": True}, {"size": (170, 99)},

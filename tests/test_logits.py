@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from setr_lite import logits as resize
-from setr_lite.logits import LazyLogits, used, weights
-from setr_lite.model import SETROutput
+from setr_lite.logits import LazyLogits, SETROutput, used, weights
 
 CPU = torch.device("cpu")
 
@@ -36,7 +35,7 @@ def test_a_chain_of_resizes_is_one_matrix(dense, monkeypatch):
     """6 -> 24, of which 21 are kept, -> 50."""
     monkeypatch.setattr(resize, "DENSE", dense)
     x = random_logits(1, 3, 6, 8)
-    lazy = LazyLogits(x, (21, 30), (((6, 8), (24, 32)),)).resized((50, 40))
+    lazy = LazyLogits.of(x).enlarged(4).cropped((21, 30)).resized((50, 40))
     by_hand = F.interpolate(x, size=(24, 32), mode="bilinear")[..., :21, :30]
     by_hand = F.interpolate(by_hand, size=(50, 40), mode="bilinear")
     torch.testing.assert_close(lazy.full(), by_hand, rtol=1e-12, atol=1e-12)
@@ -51,7 +50,7 @@ def test_a_chain_of_resizes_is_one_matrix(dense, monkeypatch):
 def test_strips_of_a_box_are_cut_from_the_whole(strip, box, monkeypatch):
     monkeypatch.setitem(resize.STRIP, "cpu", strip)
     monkeypatch.setattr(resize, "CHUNK", 7)
-    lazy = LazyLogits(random_logits(2, 4, 5, 9), (37, 53), (((5, 9), (40, 72)),))
+    lazy = LazyLogits.of(random_logits(2, 4, 5, 9)).enlarged(8).cropped((37, 53))
     top, left, bottom, right = box
     expected = lazy.full()[..., top:bottom, left:right]
     result = torch.full_like(expected, torch.nan)
@@ -62,7 +61,7 @@ def test_strips_of_a_box_are_cut_from_the_whole(strip, box, monkeypatch):
 
 def test_logits_may_be_a_part():
     whole = random_logits(1, 3, 20, 30)
-    lazy = LazyLogits(whole, (20, 30)).resized((31, 70))
+    lazy = LazyLogits.of(whole).resized((31, 70))
     rows, columns = used(10, 25, ((20, 31),)), used(50, 66, ((30, 70),))
     part = lazy._replace(logits=whole[..., rows, columns], origin=(rows.start, columns.start))
     assert torch.equal(part.label((10, 50, 25, 66)), lazy.label()[:, 10:25, 50:66])
@@ -76,7 +75,7 @@ def test_label_is_the_argmax_of_full(size, factor, odd, strip, monkeypatch):
     monkeypatch.setitem(resize.STRIP, "cpu", strip)
     padded = tuple(-(-n // 16) * 16 for n in size)
     logits = random_logits(2, 11, padded[0] // factor, padded[1] // factor)
-    output = SETROutput(logits, (), size, padded)
+    output = SETROutput(LazyLogits.of(logits), (), size, padded)
     label = output.label(odd)
     assert label.dtype == torch.uint8
     assert torch.equal(label, output.full(odd).argmax(1).to(torch.uint8))
@@ -85,13 +84,13 @@ def test_label_is_the_argmax_of_full(size, factor, odd, strip, monkeypatch):
 
 def test_first_of_equal_classes_and_many_classes():
     logits = torch.zeros(1, 300, 2, 2)
-    lazy = LazyLogits(logits, (8, 8), (((2, 2), (8, 8)),))
+    lazy = LazyLogits.of(logits).enlarged(4)
     assert lazy.label().dtype == torch.int64
     assert not lazy.label().any()
 
 
 def test_half_precision_is_resized_in_float32_also_under_autocast():
-    lazy = LazyLogits(random_logits(1, 9, 4, 4).bfloat16(), (33, 33), (((4, 4), (64, 64)),))
+    lazy = LazyLogits.of(random_logits(1, 9, 4, 4).bfloat16()).enlarged(16).cropped((33, 33))
     wide = lazy._replace(logits=lazy.logits.float())
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(lazy.label(), wide.label())
@@ -101,7 +100,7 @@ def test_half_precision_is_resized_in_float32_also_under_autocast():
 def test_full_logits_never_exist(factor, largest, monkeypatch):
     monkeypatch.setitem(resize.STRIP, "cpu", 1 << 14)
     size, small = (128, 192), (128 // factor, 192 // factor)
-    lazy = LazyLogits(random_logits(1, 20, *small), size, ((small, size),))
+    lazy = LazyLogits.of(random_logits(1, 20, *small)).resized(size)
     with largest() as seen:
         lazy.label()
     assert seen.values <= max(1 << 14, 128 * 192, lazy.logits.numel())
@@ -110,9 +109,28 @@ def test_full_logits_never_exist(factor, largest, monkeypatch):
     assert seen.values == 20 * 128 * 192
 
 
+def test_matrices_are_kept_by_weight(monkeypatch):
+    """However many they are; the one used last stays, one too large for all is not kept."""
+    part, kept = ((64, 640),), resize._kept
+    kept.clear()
+    monkeypatch.setattr(resize, "KEPT", 64 << 10)
+    _, first = weights(0, 10, part, torch.float32, CPU)
+    for start in range(10, 600):
+        weights(start, start + 10, part, torch.float32, CPU)
+        assert weights(0, 10, part, torch.float32, CPU)[1] is first
+        held = sum(matrix.nbytes + resize.OVERHEAD for _, matrix in kept.found.values())
+        assert held == kept.bytes <= 64 << 10
+    assert 2 < len(kept.found) < 64
+    before = list(kept.found)
+    _, large = weights(0, 640, part, torch.float32, CPU)
+    assert large.nbytes > 64 << 10
+    assert list(kept.found) == before
+    kept.clear()
+
+
 def test_matrices_made_for_a_prediction_serve_a_gradient():
-    weights.cache_clear()
-    lazy = LazyLogits(random_logits(1, 3, 5, 7), (5, 7)).resized((11, 13))
+    resize._kept.clear()
+    lazy = LazyLogits.of(random_logits(1, 3, 5, 7)).resized((11, 13))
     with torch.inference_mode():
         lazy.full()
     x = lazy.logits.clone().requires_grad_()

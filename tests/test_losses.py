@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,20 +12,28 @@ from processes import run_ranks
 
 from setr_lite import logits as resize
 from setr_lite.errors import UserError
+from setr_lite.logits import LazyLogits, SETROutput
 from setr_lite.losses import loss_and_terms, loss_divisor, resize_cross_entropy, segmentation_loss
 from setr_lite.metrics import ConfusionMatrix
 
 
-class Output(NamedTuple):
-    scores: torch.Tensor
-    aux_scores: tuple[torch.Tensor, ...]
-    size: tuple[int, int]
-    padded: tuple[int, int]
-    factors: tuple[int, ...] = ()
+def output_of(
+    logits: torch.Tensor, *aux: torch.Tensor, size: tuple[int, int], padded=None, factors=None
+) -> SETROutput:
+    """Of heads that end with a bilinear step by the factors."""
+    scores = (logits, *aux)
+    main, *rest = (LazyLogits.of(x).enlarged(n)
+                   for x, n in zip(scores, factors or [1] * len(scores), strict=True))
+    return SETROutput(main, tuple(rest), size, padded or size)
+
+
+def with_main(output: SETROutput, scores: torch.Tensor) -> SETROutput:
+    return output._replace(main=output.main._replace(logits=scores))
 
 
 def random_output(
-    batch=2, classes=4, small=(3, 5), size=(11, 17), padded=(12, 20), heads=0, seed=0
+    batch=2, classes=4, small=(3, 5), size=(11, 17), padded=(12, 20), heads=0, seed=0,
+    factors=None,
 ):
     generator = torch.Generator().manual_seed(seed)
 
@@ -37,25 +43,26 @@ def random_output(
 
     label = torch.randint(0, classes, (batch, *size), generator=generator)
     label[:, ::3, 1::2] = 255
-    return Output(logits(), tuple(logits() for _ in range(heads)), size, padded), label
+    scores = [logits() for _ in range(1 + heads)]
+    return output_of(*scores, size=size, padded=padded, factors=factors), label
 
 
 def test_what_the_loss_is_made_of():
     output, label = random_output(heads=3)
     loss, terms = loss_and_terms(output, label, aux_weight=0.3)
-    alone = [segmentation_loss(Output(logits, (), *output[2:]), label)
-             for logits in (output.scores, *output.aux_scores)]  # fmt: skip
+    alone = [segmentation_loss(output._replace(main=lazy, aux=()), label)
+             for lazy in (output.main, *output.aux)]  # fmt: skip
     torch.testing.assert_close(terms, torch.stack(alone).detach(), rtol=1e-12, atol=0)
     expected = terms[0] + 0.3 * terms[1:].sum()
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-12, atol=0)
     assert not terms.requires_grad
 
 
-def half_and_half() -> tuple[Output, torch.Tensor]:
+def half_and_half() -> tuple[SETROutput, torch.Tensor]:
     """2x2 pixels, two classes, odds of 3 to 1 for class 1; labels 1, 0 and two ignored."""
     logits = torch.zeros(1, 2, 2, 2, dtype=torch.float64)
     logits[:, 1] = math.log(3)
-    return Output(logits, (), (2, 2), (2, 2)), torch.tensor([[[1, 0], [255, 255]]])
+    return output_of(logits, size=(2, 2)), torch.tensor([[[1, 0], [255, 255]]])
 
 
 @pytest.mark.smoke
@@ -74,14 +81,14 @@ def test_resize_by_hand():
     logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
     label = torch.zeros(1, 1, 3, dtype=torch.int64)  # the fourth pixel is padding
     expected = sum(math.log(1 + math.exp(-value)) for value in (0.0, 1.0, 3.0))
-    loss = resize_cross_entropy(logits, label, (1, 4))
+    loss = resize_cross_entropy(LazyLogits.of(logits).resized((1, 4)).cropped((1, 3)), label)
     assert loss.item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_auxiliary_heads_are_weighted():
     output, label = half_and_half()
     wrong = torch.zeros_like(output.scores)  # uniform: log 2 a pixel
-    both = output._replace(aux_scores=(wrong, output.scores))
+    both = output_of(output.scores, wrong, output.scores, size=(2, 2))
     main = segmentation_loss(output, label).item()
     loss = segmentation_loss(both, label, aux_weight=0.4).item()
     assert loss == pytest.approx(1.4 * main + 0.4 * 2 * math.log(2) / 4, abs=1e-12)
@@ -92,8 +99,7 @@ def test_auxiliary_heads_are_weighted():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_equals_plain_pytorch(dtype, strip, factors, monkeypatch):
     monkeypatch.setitem(resize.STRIP, "cpu", strip)
-    output, label = random_output(heads=2)
-    output = output._replace(factors=factors)
+    output, label = random_output(heads=2, factors=factors)
     loss = segmentation_loss(output, label.to(dtype), normalize="valid")
     loss.backward()
     mine = [logits.grad.clone() for logits in (output.scores, *output.aux_scores)]
@@ -113,11 +119,11 @@ def test_equals_plain_pytorch(dtype, strip, factors, monkeypatch):
 @pytest.mark.parametrize(("strip", "factor"), [(1, 1), (1 << 20, 2)])
 def test_gradcheck(strip, factor, monkeypatch):
     monkeypatch.setitem(resize.STRIP, "cpu", strip)
-    output, label = random_output(batch=2, classes=3, small=(2, 3), size=(5, 7), padded=(6, 8))
-    output = output._replace(factors=(factor,))
+    output, label = random_output(
+        batch=2, classes=3, small=(2, 3), size=(5, 7), padded=(6, 8), factors=(factor,))
 
     def loss(logits):
-        return segmentation_loss(output._replace(scores=logits), label)
+        return segmentation_loss(with_main(output, logits), label)
 
     assert torch.autograd.gradcheck(loss, (output.scores,))
 
@@ -125,7 +131,7 @@ def test_gradcheck(strip, factor, monkeypatch):
 def test_all_is_independent_of_accumulation():
     output, label = random_output(batch=4)
     whole = segmentation_loss(output, label)
-    parts = [output._replace(scores=output.scores[i : i + 2]) for i in (0, 2)]
+    parts = [with_main(output, output.scores[i : i + 2]) for i in (0, 2)]
     halves = [
         segmentation_loss(part, label[i : i + 2]) for i, part in zip((0, 2), parts, strict=True)
     ]
@@ -139,7 +145,7 @@ def test_divisor_of_the_whole_batch_adds_up_over_uneven_parts(normalize):
     whole = segmentation_loss(output, label, normalize=normalize)
     divisor = loss_divisor(label, normalize)
     parts = [
-        segmentation_loss(output._replace(scores=output.scores[a:b]), label[a:b], divisor=divisor)
+        segmentation_loss(with_main(output, output.scores[a:b]), label[a:b], divisor=divisor)
         for a, b in ((0, 1), (1, 3))
     ]
     torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=0)
@@ -158,8 +164,8 @@ def test_softmax_is_float32_under_autocast():
     output, label = random_output()
     with torch.autocast("cpu", torch.bfloat16):
         rough = output.scores.to(torch.bfloat16).detach().requires_grad_()
-        loss = segmentation_loss(output._replace(scores=rough), label)
-    exact = segmentation_loss(output._replace(scores=rough.detach().double()), label)
+        loss = segmentation_loss(with_main(output, rough), label)
+    exact = segmentation_loss(with_main(output, rough.detach().double()), label)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
     loss.backward()
@@ -170,7 +176,7 @@ def test_no_graph_is_built_without_gradients():
     output, label = random_output()
     with torch.no_grad():
         assert not segmentation_loss(output, label).requires_grad
-    constant = output._replace(scores=output.scores.detach())
+    constant = with_main(output, output.scores.detach())
     assert not segmentation_loss(constant, label).requires_grad
 
 
@@ -195,8 +201,7 @@ def print_global_results():
     rank = torch.distributed.get_rank()
     logits = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3).clone().requires_grad_()
     label = torch.tensor([[[1, 255, 255]], [[0, 1, 0]]])[rank : rank + 1]  # 1 and 3 valid pixels
-    output = SimpleNamespace(
-        scores=logits, aux_scores=(), size=(1, 3), padded=(1, 3), factors=())
+    output = output_of(logits, size=(1, 3))
     loss = segmentation_loss(output, label, normalize="valid")
     loss.backward()
     gradient = logits.grad.sum(dim=(0, 2, 3))
@@ -224,12 +229,11 @@ def test_two_processes_average_over_the_global_count(tmp_path):
 def test_cuda_equals_cpu_without_waiting_for_the_device():
     output, label = random_output(heads=1)
     expected = segmentation_loss(output, label, normalize="valid")
-    there = Output(
+    there = output_of(
         output.scores.detach().cuda().requires_grad_(),
-        tuple(logits.detach().cuda() for logits in output.aux_scores),
-        output.size,
-        output.padded,
-    )
+        *(logits.detach().cuda() for logits in output.aux_scores),
+        size=output.size, padded=output.padded,
+    )  # fmt: skip
     label = label.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:

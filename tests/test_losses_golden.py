@@ -10,6 +10,7 @@ import pytest
 import torch
 from golden.make_loss_metrics import METRIC_CLASSES, SIZE, loss_inputs, metric_inputs
 
+from setr_lite.logits import LazyLogits
 from setr_lite.losses import segmentation_loss
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETROutput
@@ -24,7 +25,8 @@ def test_loss_and_gradient_equal_mmsegmentation(name):
     scores, label = loss_inputs(case)
     for score in scores.values():
         score.requires_grad_()
-    output = SETROutput(scores["main"], (scores["aux0"], scores["aux1"]), SIZE, SIZE)
+    main, *aux = (LazyLogits.of(scores[head]) for head in ("main", "aux0", "aux1"))
+    output = SETROutput(main, tuple(aux), SIZE, SIZE)
     loss = segmentation_loss(output, label, normalize=rule)
     loss.backward()
     expected = GOLDEN["losses"][name]
@@ -37,7 +39,7 @@ def test_loss_and_gradient_equal_mmsegmentation(name):
 def test_heads_are_weighted_as_mmsegmentation_does():
     scores, label = loss_inputs("some")
     for head, expected in GOLDEN["losses"]["some/all"]["heads"].items():
-        loss = segmentation_loss(SETROutput(scores[head], (), SIZE, SIZE), label)
+        loss = segmentation_loss(SETROutput(LazyLogits.of(scores[head]), (), SIZE, SIZE), label)
         weight = 1 if head == "main" else 0.4
         assert weight * loss.item() == pytest.approx(expected, rel=CLOSE)
 

@@ -93,7 +93,7 @@ def test_crop_boxes(case: int) -> None:
     box = transforms.random_crop_box(rng, label, tuple(GOLDEN[f"crop_size_{case}"]), 0.75)
     assert not rng.answers  # as many draws as the oracle
     y0, y1, x0, x1 = GOLDEN[f"crop_box_{case}"]
-    assert box == (y0, min(y1, 30), x0, min(x1, 40))  # ours ends at the border at once
+    assert box == (y0, x0, min(y1, 30), min(x1, 40))  # ours ends at the border at once
     np.testing.assert_array_equal(transforms.crop(label, box), label[y0:y1, x0:x1])
 
 
@@ -104,7 +104,7 @@ def test_resizing_for_a_box_gives_the_bytes_of_resizing_all() -> None:
     for size in [*sizes, *rng.integers(20, 300, (60, 2)).tolist()]:
         whole = transforms.resize_image(image, tuple(size))
         for end in (1, 20, *size):  # 1 and both borders among the ends of a box
-            box = (max(end - 30, 0), min(end, size[0]), max(end - 25, 0), min(end, size[1]))
+            box = (max(end - 30, 0), max(end - 25, 0), min(end, size[0]), min(end, size[1]))
             part = transforms.resize_crop(image, tuple(size), box)
             np.testing.assert_array_equal(part, transforms.crop(whole, box))
 
@@ -117,7 +117,7 @@ def test_crop_boxes_end_after_one_some_and_eleven_draws() -> None:
 @pytest.mark.parametrize("label", [np.zeros((30, 40), np.uint8), np.full((30, 40), 255, np.uint8)])
 def test_ratio_one_takes_the_first_box(label: np.ndarray) -> None:
     rng = Script(np.array([3, 4]))
-    assert transforms.random_crop_box(rng, label, (8, 8), 1.0) == (3, 11, 4, 12)
+    assert transforms.random_crop_box(rng, label, (8, 8), 1.0) == (3, 4, 11, 12)
 
 
 @pytest.mark.parametrize("case", cases("distort"))
@@ -250,7 +250,8 @@ def test_test_transform_fits_and_never_pads() -> None:
     same = TestTransform(data)(sample.image)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     assert torch.equal(same, (sample.image.float() - mean) / std)
-    assert TestTransform(data, ratio=1.5)(sample.image).shape == (3, 54, 72)
-    # 36 * 0.51 = 18.36 is cut to 18 before the fit: 48 * 18 / 36 = 24
-    assert TestTransform(data, ratio=0.51)(sample.image).shape == (3, 18, 24)
     assert TestTransform(data)(sample.image.contiguous()).equal(same)
+    large = dataclasses.replace(data, base_size=transforms.scale_base(data.base_size, 1.5))
+    assert TestTransform(large)(sample.image).shape == (3, 54, 72)
+    # 36 * 0.51 = 18.36 is cut to 18 before the fit: 48 * 18 / 36 = 24
+    assert transforms.fit_size((36, 48), transforms.scale_base(data.base_size, 0.51)) == (18, 24)

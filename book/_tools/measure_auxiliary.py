@@ -98,9 +98,8 @@ def score_auxiliary_heads(model, streets):
     for index in range(len(streets)):
         sample = streets[index]
         output = model(image_views(sample.image, model.config)[0][None])
-        for confusion, logits in zip(confusions, output.aux_logits, strict=True):
-            alone = output._replace(scores=logits, aux_scores=(), factors=())
-            confusion.update(alone.label()[0], sample.label)
+        for confusion, lazy in zip(confusions, output.aux, strict=True):
+            confusion.update(output._replace(main=lazy, aux=()).label()[0], sample.label)
     return [float(confusion.miou()) for confusion in confusions]
 
 

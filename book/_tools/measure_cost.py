@@ -190,7 +190,7 @@ def operators() -> list[dict]:
     label = torch.randint(classes, (batch, 512, 512))
     full = 4 * pixels * classes
     add("resize + loss", 1, 4 * full * 2 + 6 * full, 2 * pixels * classes,
-        lambda t: resize_cross_entropy(t, label, (512, 512)) / label.numel(), logits)
+        lambda t: loss_in_strips(t, label), logits)
     model = SETR(classes, "pup", "vit_tiny_patch16", aux=False).train()
 
     def step() -> None:
@@ -214,6 +214,11 @@ def plain_attention():
         yield
     finally:
         F.scaled_dot_product_attention = fused
+
+
+def loss_in_strips(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    lazy = LazyLogits.of(logits).resized(tuple(label.shape[-2:]))
+    return resize_cross_entropy(lazy, label) / label.numel()
 
 
 def plain_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -269,12 +274,12 @@ def pairs() -> dict:
         logits = torch.randn(2, 150, cells, cells)
         steps = {
             "strips": with_gradient(
-                lambda t: resize_cross_entropy(t, label, (512, 512)) / label.numel(), logits),
+                lambda t: loss_in_strips(t, label), logits),
             "plain": with_gradient(lambda t: plain_loss(t, label), logits),
         }
         found[f"loss from {cells} x {cells}"] = in_turns(steps) | {
             f"{name} bytes": cost(step)["bytes"] for name, step in steps.items()}
-        lazy = LazyLogits(logits.detach()[:1], (cells, cells)).resized((512, 512))
+        lazy = LazyLogits.of(logits.detach()[:1]).resized((512, 512))
         steps = {"strips": lazy.label, "plain": lambda lazy=lazy: lazy.full().argmax(1)}
         found[f"argmax from {cells} x {cells}"] = in_turns(steps) | {
             f"{name} bytes": cost(step)["bytes"] for name, step in steps.items()}

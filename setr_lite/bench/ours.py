@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from ..config import IGNORE, DataConfig, ModelConfig, RunConfig, TrainConfig
 from ..datasets.layouts import load_dataset
 from ..inference import Window, predict
+from ..logits import LazyLogits
 from ..losses import resize_cross_entropy
 from ..model import SETR, SETROutput
 from ..optim import build_optimizer
@@ -31,8 +32,6 @@ from ..step import gradient_norm, take_step
 from ..transforms import TrainTransform
 from ..weights.write import to_mmseg
 from .turns import Task, Work, serve, some_values
-
-IGNORE = 255
 
 
 def make_work(task: Task) -> Work:
@@ -165,7 +164,8 @@ def _loss(task: Task) -> Work:
     label, logits = label.to(device), logits.requires_grad_()
 
     def fused(logits: Tensor, label: Tensor) -> Tensor:
-        return resize_cross_entropy(logits, label, (height, width)) / label.numel()
+        lazy = LazyLogits.of(logits).resized((height, width))
+        return resize_cross_entropy(lazy, label) / label.numel()
 
     loss_of = _plain_cross_entropy if task["form"] == "plain" else fused
 

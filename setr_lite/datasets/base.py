@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..config import IGNORE
 from ..errors import UserError, nearest
-from ..transforms import IGNORE, Sample
+from ..transforms import Sample
 from .images import read_image, read_label
 
 BAD = 254

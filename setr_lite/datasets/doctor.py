@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import DataConfig
+from ..config import IGNORE, DataConfig
 from ..errors import UserError
-from ..transforms import IGNORE
 from .base import BAD, SegmentationDataset, check_size
 from .images import read_image
 from .layouts import DATASETS, Cityscapes, data_root, load_dataset

@@ -16,9 +16,9 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..config import DataConfig
+from ..config import IGNORE, DataConfig
 from ..errors import UserError, nearest
-from ..transforms import IGNORE, TrainTransform
+from ..transforms import TrainTransform
 from . import pascal_json
 from .base import Listing, SegmentationDataset, label_table, pair_by_stem
 from .folder import Folder

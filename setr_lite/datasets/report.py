@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..config import IGNORE
 from ..errors import UserError
 from ..files import written_beside
-from ..transforms import IGNORE
 from ..visualize import STYLE, overlay, panel
 from .base import SegmentationDataset
 

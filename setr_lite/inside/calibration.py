@@ -13,9 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..config import IGNORE
 from ..errors import UserError
-
-IGNORE = 255
 
 
 class Calibration:

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import IGNORE
 from ..errors import UserError, nearest
-
-IGNORE = 255
 
 
 @torch.no_grad()

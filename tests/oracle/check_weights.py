@@ -24,7 +24,8 @@ from mmseg.utils import register_all_modules
 
 from setr_lite import encoder
 from setr_lite.config import ModelConfig
-from setr_lite.model import SETR, SETROutput
+from setr_lite.logits import LazyLogits
+from setr_lite.model import SETR
 from setr_lite.weights import from_mmseg
 from setr_lite.weights.files import WeightFile
 from setr_lite.weights.write import to_mmseg
@@ -73,7 +74,7 @@ def theirs(head: str, numbers: tuple) -> torch.nn.Module:
 
 def difference(ours: torch.Tensor, other: torch.Tensor) -> float:
     """Largest difference at full size, relative to the largest score."""
-    ours, other = (SETROutput(x, (), SIZE, SIZE).full() for x in (ours, other))
+    ours, other = (LazyLogits.of(x).resized(SIZE).full() for x in (ours, other))
     return ((ours - other).abs().max() / other.abs().max()).item()
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from setr_lite import logits
 from setr_lite.encoder import PRESETS
-from setr_lite.logits import weights
 from setr_lite.recipes import get_recipe
 from setr_lite.running.meters import (
     Speed,
@@ -39,7 +39,7 @@ def test_flops_of_an_encoder_by_hand():
 
 def test_recomputing_is_no_work_and_a_frozen_encoder_less():
     config = get_recipe("toytown_pup").override("data.crop_size=64,64")
-    weights.cache_clear()
+    logits._kept.clear()
     plain = image_flops(config)
     assert image_flops(config) == plain  # also where the matrices of the resize are known
     assert image_flops(config.override("train.micro_batch=1")) == plain
