@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from setr_lite import inference, tiles
 from setr_lite.errors import UserError
 from setr_lite.inference import (
     Window,
@@ -14,7 +13,9 @@ from setr_lite.inference import (
     predict,
     predict_views,
     sliding_window,
+    tiles,
     window_starts,
+    windows,
 )
 from setr_lite.logits import LazyLogits
 
@@ -238,7 +239,7 @@ def test_tiles_equal_one_pass(window, sizes, flip, tile, monkeypatch):
 
 def test_tiles_cover_the_map_once_and_keep_to_their_size(monkeypatch):
     for size in [(37, 61), (1, 500), (500, 1), (64, 64)]:
-        views = inference._views([image(*size)], size, None, False)
+        views = windows._views([image(*size)], size, None, False)
         for pixels in (1, 10, 63, 100, 5000):
             monkeypatch.setattr(tiles, "TILE", 7 * pixels)
             covered, cut = torch.zeros(size), tiles.cut_tiles(views, 7)

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import Box, Size
-from .errors import UserError
+from ..config import Box, Size
+from ..errors import UserError
 from .tiles import LogitsFn, View, average, count_windows, labels, probabilities, run, run_tile
 
 

@@ -17,9 +17,9 @@ from itertools import chain, groupby, islice, pairwise
 import torch
 from torch import Tensor
 
-from .config import Box, Size
-from .errors import UserError
-from .logits import LazyLogits, SETROutput, label_dtype, used
+from ..config import Box, Size
+from ..errors import UserError
+from ..logits import LazyLogits, SETROutput, label_dtype, used
 
 LogitsFn = Callable[[Tensor], Tensor | LazyLogits | SETROutput]
 """From images (B, 3, h, w) to logits (B, K, h, w), or to low ones with the way there."""
