@@ -7,7 +7,8 @@ classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -217,3 +218,18 @@ def _check_name(what: str, name: str, choices: Iterable[str]) -> None:
 def count_parameters(module: nn.Module) -> int:
     """Number of values in all parameters; BatchNorm's running statistics are not parameters."""
     return sum(p.numel() for p in module.parameters())
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; then every part has its own mode again, frozen ones too.
+
+    BatchNorm's running statistics must not move because somebody looked.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

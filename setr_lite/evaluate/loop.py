@@ -16,15 +16,16 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from .. import distributed
-from ..checkpoint import read_info
-from ..config import RunConfig
+from ..checkpoint import read_config, read_info
+from ..config import RunConfig, Size
+from ..datasets.base import SegmentationDataset
 from ..datasets.folder import voc_palette
 from ..datasets.layouts import read_image
 from ..errors import UserError
 from ..files import written_beside
 from ..inference import Window, predict_each
 from ..metrics import ConfusionMatrix
-from ..model import SETR
+from ..model import SETR, in_eval_mode
 from ..transforms import test_view
 from ..visualize import colorize, overlay
 from .protocols import protocol_of, view_sizes
@@ -35,11 +36,11 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 class _Views(Dataset):
     """Each image in the views that are scored, with its untouched label."""
 
-    def __init__(self, dataset, config: RunConfig) -> None:
-        self.dataset, self.config = dataset, config
+    def __init__(self, dataset: Dataset, length: int, config: RunConfig) -> None:
+        self.dataset, self.length, self.config = dataset, length, config
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self.length
 
     def __getitem__(self, index: int) -> tuple[list[Tensor], Tensor]:
         sample = self.dataset[index]
@@ -58,8 +59,8 @@ def image_views(image: Tensor, config: RunConfig) -> list[Tensor]:
     Returns:
         (3, h, w) float32 each, in the order of the protocol's ratios.
     """
-    data = config.test_data()
-    return [test_view(image, size, data) for size in view_sizes(config, tuple(image.shape[-2:]))]
+    data, (height, width) = config.test_data(), image.shape[-2:]
+    return [test_view(image, size, data) for size in view_sizes(config, (height, width))]
 
 
 def check_settings(config: RunConfig) -> None:
@@ -72,13 +73,14 @@ def check_settings(config: RunConfig) -> None:
     _window(config)
 
 
-def check_views(config: RunConfig, dataset) -> None:
+def check_views(config: RunConfig, dataset: SegmentationDataset) -> None:
     """Refuse at the start of a run sizes that its first evaluation could not give an image.
 
     Raises:
         UserError: the first image of `dataset` cannot be read, or becomes too large.
     """
-    view_sizes(config, tuple(dataset[0].image.shape[-2:]))
+    height, width = dataset[0].image.shape[-2:]
+    view_sizes(config, (height, width))
 
 
 def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
@@ -86,7 +88,8 @@ def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
     config = _with_normalization(model, config)
 
     def label_of(image: Tensor) -> Tensor:
-        one = [(image_views(image, config), tuple(image.shape[-2:]))]
+        height, width = image.shape[-2:]
+        one = [(image_views(image, config), (height, width))]
         return next(_predictions(model, config, one)).cpu()
 
     return label_of
@@ -102,7 +105,7 @@ def _window(config: RunConfig) -> Window | None:
 
 
 def _predictions(
-    model: SETR, config: RunConfig, images: Iterable[tuple[Sequence[Tensor], tuple[int, int]]]
+    model: SETR, config: RunConfig, images: Iterable[tuple[Sequence[Tensor], Size]]
 ) -> Iterator[Tensor]:
     """``(views, size (H, W))`` of each image -> its label (H, W) on the model's device.
 
@@ -123,7 +126,7 @@ def _predictions(
 
 def evaluate(
     model: SETR,
-    dataset,
+    dataset: SegmentationDataset,
     config: RunConfig,
     *,
     workers: int = 0,
@@ -131,10 +134,10 @@ def evaluate(
     indices: Sequence[int] | None = None,
     on_image: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> ConfusionMatrix:
-    """Score `model` on `dataset`. Under torchrun each rank takes every so-manieth image.
+    """Score `model` on `dataset`. Under torchrun each of W ranks takes every W-th image.
 
     Args:
-        model: its mode is put back afterwards.
+        model: the mode of each of its parts is put back afterwards.
         dataset: a `datasets.SegmentationDataset`.
         config: the run; `eval` says how an image is predicted, `data` how it is prepared.
         workers: loader processes.
@@ -150,29 +153,29 @@ def evaluate(
         indices = range(min(len(dataset), config.eval.limit or len(dataset)))
     mine = indices[distributed.rank() :: distributed.world_size()]
     config = _with_normalization(model, config)
-    training, labels = model.training, deque()
+    labels: deque[Tensor] = deque()
     confusion = ConfusionMatrix(len(dataset.classes), device=model.device)
     loader = DataLoader(
-        _Views(Subset(dataset, mine), config), batch_size=None, num_workers=workers,
+        _Views(Subset(dataset, mine), len(mine), config), batch_size=None, num_workers=workers,
         worker_init_fn=distributed.one_thread, pin_memory=model.device.type == "cuda",
     )
-    model.eval()
     bar = tqdm(
         distributed.start_loader(loader), desc="evaluate", unit="image", leave=False,
         total=len(loader), disable=not progress,
     )
 
-    def images() -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
+    def images() -> Iterator[tuple[list[Tensor], Size]]:
         for views, label in bar:
             labels.append(label)
-            yield views, tuple(label.shape)
+            height, width = label.shape
+            yield views, (height, width)
 
-    for index, prediction in zip(mine, _predictions(model, config, images()), strict=True):
-        label = labels.popleft()
-        confusion.update(prediction, label.to(model.device, non_blocking=True))
-        if on_image:
-            on_image(index, prediction.cpu(), label)
-    model.train(training)
+    with in_eval_mode(model):
+        for index, prediction in zip(mine, _predictions(model, config, images()), strict=True):
+            label = labels.popleft()
+            confusion.update(prediction, label.to(model.device, non_blocking=True))
+            if on_image:
+                on_image(index, prediction.cpu(), label)
     confusion.all_reduce()
     return confusion
 
@@ -202,7 +205,7 @@ def predict_files(
     images, out = Path(images), Path(out)
     files = find_images(images)
     model = SETR.from_pretrained(checkpoint)
-    config = model.config.override(*settings)
+    config = read_config(checkpoint).override(*settings)
     model.to(distributed.choose_device(config.train.device))
     palette, run = read_info(checkpoint)["palette"], predictor(model, config)
     if len(palette) < config.model.num_classes:  # a converted file that names no classes

@@ -10,13 +10,14 @@ Shapes: B images, A heads, N tokens, h x w the patch grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..model import in_eval_mode
 
 
 def attention_rollout(maps: Sequence[Tensor] | Tensor, stream: float = 0.5) -> Tensor:
@@ -97,10 +98,12 @@ def attention_maps(model: nn.Module, image: Tensor, block: int | None = -1) -> T
         UserError: no such block, the block did not run, or its attention does more than the
             formula (rotary positions, norms of q and k: DINOv3, EVA).
     """
-    blocks = model.encoder.blocks
+    blocks = model.get_submodule("encoder.blocks")
+    assert isinstance(blocks, nn.Sequential)
     if block is not None and not -len(blocks) <= block < len(blocks):
         raise UserError(f"block {block}: the encoder has blocks 0..{len(blocks) - 1}")
-    wanted, seen = [b.attn for b in (blocks if block is None else [blocks[block]])], {}
+    wanted = [b.get_submodule("attn") for b in (blocks if block is None else [blocks[block]])]
+    seen: dict[nn.Module, Tensor] = {}
     for attention in wanted:
         _check_attention(attention)
     handles = [
@@ -108,7 +111,7 @@ def attention_maps(model: nn.Module, image: Tensor, block: int | None = -1) -> T
         for attention in wanted
     ]
     try:
-        with _eval_mode(model), torch.no_grad():
+        with in_eval_mode(model), torch.no_grad():
             model(image if image.ndim == 4 else image[None])
     finally:
         for handle in handles:
@@ -132,20 +135,8 @@ def _check_attention(attention: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _attention(attention: nn.Module, x: Tensor) -> Tensor:
+def _attention(attention: Any, x: Tensor) -> Tensor:
     b, n, c = x.shape
     qkv = attention.qkv(x).reshape(b, n, 3, attention.num_heads, c // attention.num_heads)
     q, k, _ = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
     return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """BatchNorm's running statistics must not move because somebody looked."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

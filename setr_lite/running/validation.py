@@ -10,7 +10,7 @@ from ..config import RunConfig
 from ..datasets.base import SegmentationDataset
 from ..distributed import parallel
 from ..evaluate.loop import predictor
-from ..model import SETR
+from ..model import SETR, in_eval_mode
 from ..visualize import overlay
 
 PICTURES = 3
@@ -34,11 +34,10 @@ def pictures(
     model: SETR, dataset: SegmentationDataset, config: RunConfig
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and picture (H, W, 3) uint8 of the first images, under what the model sees in them."""
-    training = model.training
-    model.eval()
     label_of = predictor(model, config)
     for i in range(min(PICTURES, len(dataset), config.eval.limit or PICTURES)):
         sample = dataset[i]
-        picture = overlay(sample.image, label_of(sample.image), dataset.palette)
+        with in_eval_mode(model):
+            label = label_of(sample.image)
+        picture = overlay(sample.image, label, dataset.palette)
         yield f"validation/{sample.name}", np.asarray(picture)
-    model.train(training)

@@ -201,3 +201,13 @@ def test_loader_processes_have_one_thread(model):
     finally:
         cv2.setNumThreads(before)
     assert confusion.matrix.sum(1).nonzero().flatten().tolist() == [1]
+
+
+def test_every_part_has_its_own_mode_again(model, streets):
+    model.train()
+    frozen = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, streets, CONFIG, indices=[0])
+    assert model.training
+    assert not frozen.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
