@@ -98,8 +98,7 @@ def attention_maps(model: nn.Module, image: Tensor, block: int | None = -1) -> T
         UserError: no such block, the block did not run, or its attention does more than the
             formula (rotary positions, norms of q and k: DINOv3, EVA).
     """
-    blocks = model.get_submodule("encoder.blocks")
-    assert isinstance(blocks, nn.Sequential)
+    blocks = list(model.get_submodule("encoder.blocks").children())
     if block is not None and not -len(blocks) <= block < len(blocks):
         raise UserError(f"block {block}: the encoder has blocks 0..{len(blocks) - 1}")
     wanted = [b.get_submodule("attn") for b in (blocks if block is None else [blocks[block]])]
