@@ -30,6 +30,7 @@ from setr_lite import card_loss, logits, losses, step
 from setr_lite.config import RunConfig
 from setr_lite.datasets import load_dataset
 from setr_lite.inference import Window, predict_views
+from setr_lite.logits import LazyLogits
 from setr_lite.losses import resize_cross_entropy, segmentation_loss
 from setr_lite.model import SETR
 from setr_lite.optim import build_optimizer
@@ -156,7 +157,7 @@ def loss(toy: bool) -> dict[str, Any]:
         return F.cross_entropy(full, label, reduction="sum")
 
     def ours(x: torch.Tensor) -> torch.Tensor:
-        return resize_cross_entropy(x, label, (side, side))
+        return resize_cross_entropy(LazyLogits.of(x).resized((side, side)), label)
 
     found, compiles = {}, losses.compiles
     for name, work, at_once in (
@@ -361,7 +362,7 @@ def clear() -> None:
     """Give back what a section has left."""
     gc.collect()
     torch.cuda.empty_cache()
-    logits.weights.cache_clear()
+    logits._kept.clear()
 
 
 SECTIONS: tuple[Callable[[bool], Any], ...] = (
