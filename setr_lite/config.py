@@ -223,7 +223,8 @@ class TrainConfig:
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes CUDA when there is one."""
     amp: Literal["auto", "off", "bf16"] = "auto"
-    """bfloat16 autocast; auto uses it on CUDA only (it is slow on most CPUs)."""
+    """bfloat16 autocast; auto uses it on devices made for it, see `precision`. The published runs
+    were in float32, ``off``."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Several processes each hold the model and average gradients, or share one in pieces, see
     `distributed.parallel`. Checkpoints do not depend on it, nor on the number of processes."""
@@ -303,6 +304,9 @@ class EvalConfig:
     """Sizes, relative to `base_size`, whose probabilities are averaged."""
     flip: bool = False
     """Average with the mirrored image."""
+    amp: Literal["auto", "off", "bf16"] = "off"
+    """bfloat16 autocast, as for `train.amp`. Off keeps scores comparable to the published ones, to
+    the last digit; only pixels whose two best classes nearly tie come out otherwise."""
     limit: int = 0
     """Evaluate only the first so many images; 0 evaluates all."""
 

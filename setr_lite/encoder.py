@@ -136,7 +136,8 @@ class Attention(nn.Module):
         """(B, N, C) -> (B, N, C)."""
         b, n, c = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, A, N, C/A)
+        # (B, A, N, C/A) each; their gradients come together in the order of qkv, without a copy
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         # softmax(q k^T / sqrt(C/A)) v, without ever storing the N x N matrix on a GPU
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(b, n, c))

@@ -255,7 +255,8 @@ def used(first: int, last: int, steps: Steps) -> slice:
     """Which inputs of a resized axis its outputs `first` to `last` are mixed from."""
     for inputs, outputs in reversed(steps):
         if inputs != outputs:
-            below, above, _ = _neighbours(torch.tensor([first, last - 1]), inputs, outputs)
+            ends = torch.tensor([first, last - 1], device="cpu")
+            below, above, _ = _neighbours(ends, inputs, outputs)
             first, last = int(below[0]), int(above[1]) + 1
     return slice(first, last)
 
@@ -322,8 +323,11 @@ def _make_weights(
                 # by NumPy: who counts operations must not find more where nothing was kept yet
                 matrix = part if matrix is None else torch.from_numpy(matrix.numpy() @ part.numpy())
         if matrix is None:
-            matrix = torch.eye(last - first, dtype=torch.float64)
-        return slice(first, last), matrix.to(device, dtype)
+            matrix = torch.eye(last - first, dtype=torch.float64, device="cpu")
+        matrix = matrix.to(dtype)
+        if device.type == "cuda":  # from other memory the copy would wait for the card
+            matrix = matrix.pin_memory()
+        return slice(first, last), matrix.to(device, non_blocking=True)
 
 
 def strip_height(logits: Tensor, width: int) -> int:
@@ -334,9 +338,10 @@ def strip_height(logits: Tensor, width: int) -> int:
 
 def _bilinear(first: int, last: int, inputs: int, outputs: int) -> tuple[Tensor, int]:
     """Rows `first` to `last` of the resize's matrix from the first input used, and its number."""
-    below, above, share = _neighbours(torch.arange(first, last), inputs, outputs)
+    below, above, share = _neighbours(torch.arange(first, last, device="cpu"), inputs, outputs)
     start = int(below[0])
-    matrix = torch.zeros(last - first, int(above[-1]) + 1 - start, dtype=torch.float64)
+    size = (last - first, int(above[-1]) + 1 - start)
+    matrix = torch.zeros(size, dtype=torch.float64, device="cpu")
     matrix.scatter_add_(1, below[:, None] - start, 1 - share[:, None])
     return matrix.scatter_add_(1, above[:, None] - start, share[:, None]), start
 

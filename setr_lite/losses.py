@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .card_loss import ImagesCrossEntropy, compiled, compiles
 from .config import IGNORE, Size
 from .errors import UserError, nearest
 from .logits import LazyLogits, SETROutput, Steps, no_autocast, strip_height, weights
@@ -127,9 +128,9 @@ def resize_cross_entropy(
 ) -> Tensor:
     """Sum of the cross-entropy of resized logits over the valid pixels of `label`.
 
-    Logits are resized, cut and compared with the label one image at a time; the softmax is taken
-    in float32 or better. Two resizes cost no more than one: their matrices are multiplied
-    beforehand.
+    Logits are resized, cut and compared with the label one image at a time, on a GPU some (see
+    `card_loss`); the softmax is taken in float32 or better. Two resizes cost no more than one:
+    their matrices are multiplied beforehand.
 
     Args:
         lazy: (B, K, h, w) of any floating type, and the way from there to (H, W).
@@ -139,6 +140,9 @@ def resize_cross_entropy(
         A scalar, differentiable once with respect to the logits.
     """
     logits = lazy.logits if torch.is_grad_enabled() else lazy.logits.detach()
+    if compiles(logits.device):
+        return ImagesCrossEntropy.apply(
+            logits, label, lazy.size, lazy.steps, ignore_index, compiled())
     return _ResizeCrossEntropy.apply(logits, label, lazy.axis(0), lazy.axis(1), ignore_index)
 
 
@@ -238,6 +242,11 @@ def _check_label(label: Tensor, output: SETROutput, ignore_index: int) -> None:
         )
     if label.dtype not in (torch.uint8, torch.int64):
         raise UserError(f"label of type {label.dtype}: give torch.uint8 or torch.int64 class ids")
+    if label.device != output.scores.device:
+        raise UserError(
+            f"label on {label.device}, scores on {output.scores.device}: bring the label there, "
+            "label.to(scores.device)"
+        )
     if label.device.type == "cpu":
         wrong = label[((label < 0) | (label >= classes)) & (label != ignore_index)]
         if wrong.numel():

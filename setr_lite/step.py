@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .config import RunConfig
 from .distributed.parallel import gradients_sync_when
 from .losses import loss_and_terms, loss_divisor
+from .precision import autocast
 
 Look = Callable[[Tensor, Tensor], None]
 """Called with loss and gradient norm, both scalars, before the update; may raise to prevent it."""
@@ -87,19 +88,6 @@ def add_gradients(
     for loss, terms in found[1:]:
         total, summed = total + loss, summed + terms
     return Losses(total, summed)
-
-
-def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """Autocast to bfloat16, or to nothing."""
-    kind = "cpu" if device.type == "meta" else device.type
-    # every weight is used once: kept casts would only take memory, see `recompute.MicroBatches`
-    return torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=False)
-
-
-def uses_bf16(config: RunConfig, device: torch.device) -> bool:
-    """What ``train.amp`` means on `device`; ``auto`` is bfloat16 on CUDA, else float32."""
-    amp = config.train.amp
-    return amp == "bf16" or (amp == "auto" and device.type == "cuda")
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:

@@ -34,6 +34,7 @@ from .evaluate.loop import check_settings, check_views, evaluate
 from .metrics import ConfusionMatrix
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
+from .precision import uses_bf16
 from .recipes.describe import start_table
 from .running.fit import fit_to_device
 from .running.frozen import freeze_encoder
@@ -44,7 +45,7 @@ from .running.meters import Speed, format_seconds, measure_speed, peak_memory
 from .running.progress import Progress
 from .running.recompute import recompute_encoder
 from .running.validation import pictures, whole_model
-from .step import Losses, take_step, uses_bf16
+from .step import Losses, take_step
 from .weights.first import load_first_weights, require_source
 
 
@@ -154,10 +155,10 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         times.append(time.perf_counter())
     read, first, step = (b - a for a, b in pairwise(times))
     left, memory = run.config.train.steps - run.progress.step + 2, peak_memory(device)
-    mfu = speed.mfu(run.config.train.batch_size / step, distributed.world_size())
+    mfu = speed.text(run.config.train.batch_size / step, distributed.world_size())
     say(
         f"one batch read in {format_seconds(read)}, first step {format_seconds(first)}, second "
-        f"{format_seconds(step)} (MFU {mfu:.0%}), loss {losses[0]:.3f} and {losses[1]:.3f}\n"
+        f"{format_seconds(step)} ({mfu}), loss {losses[0]:.3f} and {losses[1]:.3f}\n"
         f"{left} steps would take {format_seconds(left * step)}, evaluation and saving not counted"
         f"\n{format_bytes(memory)} taken at the highest, "
         + ("reserved on the card" if device.type == "cuda" else "by the whole process")
@@ -265,7 +266,7 @@ class Run:
         with self._stopping():
             losses = take_step(
                 self.wrapped, self.optimizer, image, label, self.config,
-                bf16=uses_bf16(self.config, self.device),
+                bf16=uses_bf16(self.config.train.amp, self.device),
                 look=functools.partial(self.guard.before_update, step + 1),
             )
         self.progress.step += 1
@@ -368,7 +369,7 @@ def _on_device(model: SETR, config: RunConfig, device: torch.device) -> nn.Modul
             block.compile()
     return parallel.wrap(
         model, device, parallel=train.parallel, sync_bn=train.sync_bn,
-        bf16=uses_bf16(config, device))
+        bf16=uses_bf16(train.amp, device))
 
 
 def seed_everything(*numbers: int) -> None:

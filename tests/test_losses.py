@@ -186,6 +186,8 @@ def test_errors():
         segmentation_loss(output, label[..., :16])
     with pytest.raises(UserError, match=r"label of type torch.float64: give torch.uint8"):
         segmentation_loss(output, label.double())
+    with pytest.raises(UserError, match=r"label on meta, scores on cpu: .*label.to\(scores.device"):
+        segmentation_loss(output, label.to("meta"))
     with pytest.raises(UserError, match="'al'; did you mean 'all'"):
         segmentation_loss(output, label, normalize="al")
     for wrong in (4, 254, -1):

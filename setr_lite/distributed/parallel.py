@@ -53,13 +53,14 @@ def wrap(
     if world_size() == 1:
         return model
     if sync_bn:
-        model = synchronize(model, device)
+        synchronize(model)
     if parallel == "fsdp":
         return _cut_up(model, device, bf16)
     # with one image a process the class token's gradient is a view; it has C values
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     cards = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=cards)
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=cards, gradient_as_bucket_view=True)  # no copies into and out of them
 
 
 def _cut_up(model: nn.Module, device: torch.device, bf16: bool) -> nn.Module:
@@ -131,9 +132,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def _like(value: Any, parameter: Tensor) -> Any:
-    """`value` in the pieces of `parameter`, if it is one number per weight."""
-    if not hasattr(parameter, "full_tensor") or getattr(value, "shape", None) != parameter.shape:
+    """`value` in the pieces of `parameter`, if it is one number per weight.
+
+    Else in its order in memory: fused updates walk through both as if they lay alike.
+    """
+    if getattr(value, "shape", None) != parameter.shape:
         return value
+    if not hasattr(parameter, "full_tensor"):
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import distribute_tensor
 
     value = value.to(parameter.device, parameter.dtype)

@@ -53,12 +53,13 @@ def start(device: str = "auto") -> torch.device:
             ``auto`` and ``cuda`` mean the card of this process's local rank.
 
     Raises:
-        UserError: CUDA asked for and not there, or a name that is no device.
+        UserError: CUDA asked for and not there, a name that is no device, or one card for several
+            processes.
     """
     chosen = choose_device(device)
+    if chosen.type == "cuda":  # streams and events are those of the current card
+        torch.cuda.set_device(chosen)
     if "RANK" in os.environ and not dist.is_initialized():
-        if chosen.type == "cuda":
-            torch.cuda.set_device(chosen)
         # gloo beside NCCL: what hosts tell one another never waits for a card
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     return chosen
@@ -79,6 +80,11 @@ def choose_device(device: str = "auto") -> torch.device:
             raise UserError(
                 f"train.device={device}: this PyTorch ({torch.__version__}) sees no CUDA device; "
                 "use train.device=cpu or install a CUDA build"
+            )
+        if chosen.index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+            raise UserError(
+                f"train.device={device}: all processes of this machine would take one card; "
+                "train.device=cuda gives each its own"
             )
         index = chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", 0))
         if index >= torch.cuda.device_count():

@@ -1,8 +1,9 @@
 """BatchNorm over the images of all processes.
 
 The published recipes put one or two images on a card and let BatchNorm see those of all cards.
-PyTorch's `nn.SyncBatchNorm` does that on CUDA and refuses CPU tensors; `SyncBatchNorm2d` is the
-same function in plain PyTorch, for the CPU.
+PyTorch's `nn.SyncBatchNorm` refuses CPU tensors, and on a card it waits in every layer to find out
+which processes had images at all. `SyncBatchNorm2d` is the same function for both, without waiting:
+here every process has at least one image.
 
 Shapes: B images of this process, C channels, maps of H x W.
 """
@@ -13,17 +14,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def synchronize(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronize(model: nn.Module) -> nn.Module:
     """`model` with every BatchNorm2d replaced by one that sees all processes.
 
     Parameters, statistics and their names stay: checkpoints do not tell the two apart.
     """
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d  # adds no state, and optimisers keep their tensors
@@ -33,27 +33,17 @@ def synchronize(model: nn.Module, device: torch.device) -> nn.Module:
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose batch is that of all processes; in eval mode there is no difference.
 
-    Every position counts once, so processes may hold different numbers of images. Two sums go
-    round, first for the mean and then for the squares about it: the difference of two large
-    numbers, E[x^2] - E[x]^2, would lose digits. All processes must call it together.
+    Every position counts once, so processes may hold different numbers of images. All processes
+    must call it together.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.training or not dist.is_initialized():
             return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = wide.new_full((1,), x.numel() // x.shape[1])
-        total = _sum(torch.cat([wide.sum((0, 2, 3)), count]))  # (C + 1)
-        count = total[-1].detach()
-        centred = wide - (total[:-1] / count)[:, None, None]
-        squares = _sum(centred.square().sum((0, 2, 3)))
-        self._track(total[:-1].detach() / count, squares.detach() / (count - 1))
-        scale = (squares / count + self.eps).rsqrt()
-        if self.affine:
-            scale = scale * self.weight
-        out = centred * scale[:, None, None]
-        return (out + self.bias[:, None, None] if self.affine else out).to(x.dtype)
+        out, mean, variance = _Normalize.apply(x, self.weight, self.bias, self.eps)
+        self._track(mean, variance)
+        return out
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -68,22 +58,54 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes. Each process's loss depends on everybody's tensor,
-    so the gradient is the sum of the gradients."""
+class _Normalize(torch.autograd.Function):
+    """The layer itself, keeping its input and C statistics for the gradient.
+
+    A process's spread is taken about its own mean and then moved to that of all: the difference of
+    two large numbers, E[x^2] - E[x]^2, would lose digits.
+    """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        value = value.clone()
-        dist.all_reduce(value)
-        return value
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The normalised maps in the type of `x`; mean and unbiased variance of all images."""
+        here = x.numel() // x.shape[1]
+        variance, own = torch.var_mean(_wide(x), (0, 2, 3), correction=0)
+        total = _sum_over_ranks(torch.cat([own * here, own.new_full((1,), here)]))
+        mean, count = total[:-1] / total[-1], total[-1]
+        variance = _sum_over_ranks((variance + (own - mean).square()) * here) / count
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
+        ctx.mark_non_differentiable(mean, unbiased := variance * (count / (count - 1)))
+        out = F.batch_norm(x, mean, variance, _like(weight, mean), _like(bias, mean), eps=eps)
+        return out, mean, unbiased
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        upstream = upstream.clone()
-        dist.all_reduce(upstream)
-        return upstream
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """Every process's loss depends on everybody's images: so do the two sums for `x`, while
+        the gradients of weight and bias are this process's share, as for any layer."""
+        x, weight, mean, scale, count = ctx.saved_tensors
+        centred, slope = x - mean[:, None, None], _wide(upstream)
+        bias_share = slope.sum((0, 2, 3))
+        weight_share = (slope * centred).sum((0, 2, 3)) * scale
+        sums = _sum_over_ranks(torch.stack([bias_share, weight_share])) / count
+        factor = scale if weight is None else scale * weight
+        slope = slope - sums[0, :, None, None] - centred * (sums[1] * scale)[:, None, None]
+        gradient = (slope * factor[:, None, None]).to(x.dtype)
+        if weight is None:
+            return gradient, None, None, None
+        return gradient, weight_share.to(weight.dtype), bias_share.to(weight.dtype), None
 
 
-_sum = _Sum.apply
+def _sum_over_ranks(value: Tensor) -> Tensor:
+    dist.all_reduce(value)
+    return value
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _like(value: Tensor | None, other: Tensor) -> Tensor | None:
+    return None if value is None else value.to(other.dtype)

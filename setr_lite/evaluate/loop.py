@@ -24,8 +24,10 @@ from ..datasets.layouts import read_image
 from ..errors import UserError
 from ..files import written_beside
 from ..inference import Window, predict_each
+from ..logits import LazyLogits
 from ..metrics import ConfusionMatrix
 from ..model import SETR, in_eval_mode
+from ..precision import autocast, uses_bf16
 from ..transforms import test_view
 from ..visualize import colorize, overlay
 from .protocols import protocol_of, view_sizes
@@ -113,13 +115,18 @@ def _predictions(
     """
     settings, protocol, weight = config.eval, protocol_of(config), next(model.parameters())
     window = _window(config)
+    bf16 = uses_bf16(settings.amp, model.device)
+
+    def run(image: Tensor) -> LazyLogits:
+        with autocast(model.device, bf16):
+            return model(image).lazy(protocol.odd)
+
     there = (
         ([view[None].to(weight, non_blocking=True) for view in views], size)  # device and type
         for views, size in images
     )
     for label in predict_each(
-        lambda image: model(image).lazy(protocol.odd), there,
-        window=window, flip=protocol.flip, batch=settings.window_batch,
+        run, there, window=window, flip=protocol.flip, batch=settings.window_batch
     ):  # fmt: skip
         yield label[0]
 

@@ -72,12 +72,12 @@ def fit_readout(
         UserError: a map that does not divide the label's size.
     """
     height, width = features.shape[-2:]
-    target = _shares(label, (height, width), num_classes).double()
+    target = _shares(label.to(features.device), (height, width), num_classes).double()
     x = features.detach().double().movedim(1, -1).flatten(0, 2)
     mean, spread = x.mean(dim=0), x.std(dim=0).clamp_min(1e-9)
     x, target = (x - mean) / spread, target.movedim(1, -1).flatten(0, 2)
-    weight = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
+    weight = x.new_zeros(num_classes, x.shape[1]).requires_grad_()
+    bias = x.new_zeros(num_classes).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=steps, tolerance_grad=1e-9, tolerance_change=1e-14,
         line_search_fn="strong_wolfe",
@@ -93,7 +93,7 @@ def fit_readout(
         return value
 
     optimizer.step(loss)
-    readout = nn.Conv2d(x.shape[1], num_classes, kernel_size=1).to(features.dtype)
+    readout = nn.Conv2d(x.shape[1], num_classes, kernel_size=1).to(features)
     with torch.no_grad():
         weight = weight / spread
         readout.weight.copy_(weight[:, :, None, None])

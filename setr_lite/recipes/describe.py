@@ -14,6 +14,7 @@ from .. import distributed
 from ..config import OptimConfig, RunConfig, settings_table
 from ..model import SETR, count_parameters
 from ..optim import describe_groups, parameter_groups
+from ..precision import in_words
 from ..running.memory import estimate_memory, format_bytes
 from ..running.meters import Speed, format_seconds, on_device
 from .named import RECIPES, commands, get_recipe
@@ -64,11 +65,13 @@ def start_table(config: RunConfig, model: SETR, speed: Speed, device: torch.devi
     counts = {name: count_parameters(part) / 1e6 for name, part in parts.items()}
     estimate = estimate_memory(on_device(config, device), processes=processes)
     step, rate = speed.flops * train.batch_size, speed.rate * processes
+    sheet = f", {speed.sheet / 1e12:.3g} by the data sheet" if speed.sheet else ""
     rows = {
+        "precision": in_words(train.amp, device, published=config.recipe in PUBLISHED),
         "parameters": ", ".join(f"{name} {n:.2f} M" for name, n in counts.items() if n),
         "memory": f"{format_bytes(estimate.peak)} estimated; most of it {estimate.dominant}",
         "arithmetic": f"{step / 1e12:.3g} TFLOP a step; matrix products on {device} run at "
-                      f"{speed.rate / 1e12:.3g} TFLOP/s",
+                      f"{speed.rate / 1e12:.3g} TFLOP/s{sheet}",
         "duration": f"at least {format_seconds(train.steps * step / rate)} for {train.steps} steps "
                     "at that rate (MFU 100 %)",
     }  # fmt: skip
@@ -103,8 +106,8 @@ def memory_table(config: RunConfig) -> str:
     """
     one = estimate_memory(config)
     rows = {"1 process": one}
-    if config.train.amp == "off":
-        rows["1 process, train.amp=bf16"] = estimate_memory(config.override("train.amp=bf16"))
+    if config.train.amp != "bf16":
+        rows["1 process, train.amp=off"] = estimate_memory(config.override("train.amp=off"))
     if config.train.batch_size % (8 * config.train.accumulate) == 0:
         rows["8 processes, each"] = estimate_memory(config, processes=8)
     lines = [f"{name:<26}{format_bytes(estimate.peak):>12}" for name, estimate in rows.items()]

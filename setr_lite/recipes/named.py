@@ -37,7 +37,8 @@ def _toytown(head: Head) -> RunConfig:
             name="adamw", lr=1.5e-3, beta2=0.98, head_multiplier=1, weight_decay=0.05, warmup=100,
             min_lr=1e-6, clip_norm=1.0),
         train=TrainConfig(
-            steps=2200, batch_size=2, eval_every=1100, save_every=200, log_every=20, workers=0),
+            steps=2200, batch_size=2, amp="off",  # so small that it gains nothing
+            eval_every=1100, save_every=200, log_every=20, workers=0),
         eval=EvalConfig(mode="whole"),
     )
 
@@ -167,7 +168,7 @@ def _published(published: Published) -> RunConfig:
             name="sgd", lr=published.lr, head_multiplier=10, momentum=0.9, weight_decay=0,
             power=0.9, min_lr=1e-4, poly_steps="steps"),
         train=TrainConfig(
-            steps=steps, batch_size=published.batch, amp="off", eval_every=steps // 10,
+            steps=steps, batch_size=published.batch, eval_every=steps // 10,
             save_every=steps // 10, log_every=50),
         eval=EvalConfig(
             mode="slide", window=square, stride=(task.stride, task.stride),

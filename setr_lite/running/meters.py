@@ -21,7 +21,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from .. import distributed
 from ..config import RunConfig
 from ..model import SETR
-from ..step import add_gradients, uses_bf16
+from ..precision import uses_bf16
+from ..step import add_gradients
+
+DATA_SHEETS = {
+    "H200": (989e12, 67e12), "H100 PCIe": (756e12, 51e12), "H100": (989e12, 67e12),
+    "A100": (312e12, 19.5e12), "L40S": (362e12, 91.6e12), "L4": (121e12, 30.3e12),
+    "A10": (125e12, 31.2e12), "RTX 4090": (165e12, 82.6e12), "RTX 3090": (71e12, 35.6e12),
+}  # fmt: skip
+"""FLOP a second of matrix products in bfloat16 and in float32 by the makers' data sheets, without
+sparsity; the first key that is part of a card's name counts. Cards reach 60 to 80 % of it."""
+
+WARM_UP = 0.3
+"""Seconds of work before a card's rate is measured: its clock rises under load."""
 
 SIDES = {"cuda": 8192, "cpu": 768}
 """Of the square matrices whose product is timed: large enough that the arithmetic decides."""
@@ -35,21 +47,38 @@ class Speed:
     """Of one image, forward and backward; a multiplication and an addition are two."""
     rate: float
     """FLOP a second of one device, see `matmul_rate`."""
+    sheet: float | None = None
+    """The same by its data sheet, see `DATA_SHEETS`; None where it is not known."""
 
     def mfu(self, images_per_s: float, devices: int = 1) -> float:
         """Model FLOPs utilisation, 0..1, of a run on so many devices."""
         return images_per_s * self.flops / (self.rate * devices)
 
+    def text(self, images_per_s: float, devices: int = 1) -> str:
+        """``MFU 43%``, and behind it that by the data sheet."""
+        mfu = self.mfu(images_per_s, devices)
+        by_sheet = f", {mfu * self.rate / self.sheet:.0%} by the data sheet" if self.sheet else ""
+        return f"MFU {mfu:.0%}{by_sheet}"
+
 
 def measure_speed(config: RunConfig, device: torch.device) -> Speed:
     """The FLOPs of a run's step and the matmul rate of `device` in the run's precision."""
-    dtype = torch.bfloat16 if uses_bf16(config, device) else torch.float32
-    return Speed(image_flops(config), matmul_rate(device, dtype))
+    dtype = torch.bfloat16 if uses_bf16(config.train.amp, device) else torch.float32
+    return Speed(image_flops(config), matmul_rate(device, dtype), sheet_rate(device, dtype))
+
+
+def sheet_rate(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP a second of a card in bfloat16 or float32 by its data sheet, if it is listed."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    rates = next((rates for part, rates in DATA_SHEETS.items() if part in name), None)
+    return rates[dtype != torch.bfloat16] if rates else None
 
 
 def on_device(config: RunConfig, device: torch.device) -> RunConfig:
     """`config` with what ``train.amp=auto`` means on `device`."""
-    return config.override(f"train.amp={'bf16' if uses_bf16(config, device) else 'off'}")
+    return config.override(f"train.amp={'bf16' if uses_bf16(config.train.amp, device) else 'off'}")
 
 
 def image_flops(config: RunConfig) -> float:
@@ -77,7 +106,10 @@ def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
     """
     side = SIDES.get(device.type, SIDES["cpu"])
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
+    best, start = float("inf"), time.perf_counter()
+    while device.type == "cuda" and time.perf_counter() - start < WARM_UP:
+        torch.mm(a, b)
+        torch.cuda.synchronize(device)
     for _ in range(6):  # the first one warms up
         begin = time.perf_counter()
         torch.mm(a, b)

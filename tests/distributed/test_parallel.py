@@ -12,11 +12,15 @@ import pytest
 import torch
 from processes import run_ranks
 from safetensors.torch import load_file
+from torch import nn
 
 from setr_lite import checkpoint
+from setr_lite.config import OptimConfig
 from setr_lite.datasets import load_dataset
 from setr_lite.datasets.feed import Faults, Feed
+from setr_lite.distributed.parallel import load_optimizer, whole_state
 from setr_lite.errors import UserError
+from setr_lite.optim import build_optimizer
 from setr_lite.recipes import get_recipe
 from setr_lite.train import train
 
@@ -136,3 +140,26 @@ def test_without_sync_bn_copies_differ_from_one(runs, tmp_path):
 def test_a_feature_cache_needs_whole_models():
     with pytest.raises(UserError, match=r"train.feature_cache: .*use train.parallel=ddp"):
         config_of("", "train.feature_cache=tokens", "train.parallel=fsdp")
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_loaded_state_lies_in_memory_as_its_weight(name):
+    """Fused updates on CUDA demand it, where convolutions have their channels last."""
+    layer = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(layer, OptimConfig(name=name))
+    layer(torch.randn(1, 4, 5, 5)).sum().backward()
+    optimizer.step()
+    saved = whole_state(optimizer.state_dict())
+    load_optimizer(optimizer, saved)
+    for parameter, state in optimizer.state.items():
+        moments = [value for value in state.values() if value.shape == parameter.shape]
+        assert {moment.stride() for moment in moments} == {parameter.stride()}
+    again = whole_state(optimizer.state_dict())
+    torch.testing.assert_close(again["state"], saved["state"], rtol=0, atol=0)
+
+
+def test_an_optimizer_for_pieces_has_one_launch_for_many():
+    layer = nn.Linear(2, 2)
+    assert build_optimizer(layer, OptimConfig(name="adamw"), fused=False).defaults["fused"]
+    plain = build_optimizer(layer, OptimConfig(name="sgd"), fused=False).defaults
+    assert (plain["fused"], plain["foreach"]) == (None, None)  # PyTorch's choice: foreach on CUDA

@@ -1,6 +1,5 @@
 """BatchNorm over two processes equals BatchNorm of the whole batch, statistics and gradients."""
 
-import pytest
 import torch
 import torch.distributed as dist
 from processes import run_ranks
@@ -33,7 +32,7 @@ def work(model, image):
 def on_a_rank(folder):
     distributed.start("cpu")
     rank, (model, image) = dist.get_rank(), whole()
-    model = synchronize(model, torch.device("cpu"))
+    model = synchronize(model)
     assert [type(m) for m in model][1::2] == [SyncBatchNorm2d] * 2
     work(model, image[:, CUTS[rank] : CUTS[rank + 1]])
     gradients = {n: distributed.sum_over_ranks(p.grad) for n, p in model.named_parameters()}
@@ -58,14 +57,5 @@ def test_two_uneven_processes_equal_the_whole_batch(tmp_path):
 def test_alone_it_is_batchnorm():
     model, image = whole()
     twin, _ = whole()
-    synchronize(twin, torch.device("cpu"))
+    synchronize(twin)
     assert torch.equal(work(model, image), work(twin, image))
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 1, reason="needs CUDA")
-def test_cuda_takes_pytorchs_own():
-    model, _ = whole()
-    names = list(model.state_dict())
-    model = synchronize(model, torch.device("cuda"))
-    assert isinstance(model[1], nn.SyncBatchNorm)
-    assert list(model.state_dict()) == names

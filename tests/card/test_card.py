@@ -1,0 +1,162 @@
+"""The CUDA path on a pretended card: that it runs, and what it asks of the card.
+
+Launches, waits and bytes are those of a real card; times and numbers are not there.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import card
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    card.why_not() is not None, reason=f"no pretended card: {card.why_not()}")
+
+TOY = {"naive": 700, "pup": 840, "mla": 900}
+"""Launches of a step of each head at toy size, a few above what it takes; the loss uncompiled."""
+PUBLISHED, OF_THE_LOSS = 2350, 400
+"""The same of SETR-PUP with ViT-Large, batch 16, and of its loss alone, for all five heads."""
+
+
+UNCOMPILED = {"TORCH_COMPILE_DISABLE": "1"}
+"""Kernels of Inductor's own take seconds each to make; they have their process."""
+
+
+def start(folder: Path, name: str, *works: str, cards: int = 1, **more: str) -> tuple[Any, Path]:
+    """A process with the card that does `works` of `on_card`."""
+    result = folder / f"{name}.json"
+    process = subprocess.Popen(
+        [sys.executable, str(card.HERE / "on_card.py"), str(result), *works],
+        env=card.environment(card.build(card.cache_folder()), cards) | more,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    return process, result
+
+
+def finish(process: Any, result: Path) -> dict[str, Any]:
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said[-4000:]
+    return json.loads(result.read_text())
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> dict[str, Any]:
+    """All that needs one card."""
+    return finish(*start(
+        tmp_path_factory.mktemp("one"), "one", "commands", "live_cells", "evaluation", "toy_steps",
+        "planted", "default_device", "second_card", "memory", cards=2,
+        **UNCOMPILED))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory) -> dict[str, Any]:
+    """What Inductor and Triton have to compile, down to the card's machine code."""
+    return finish(*start(tmp_path_factory.mktemp("kernels"), "all", "published_step", "compiled"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> list[dict[str, Any]]:
+    """Two processes with a card each."""
+    folder = tmp_path_factory.mktemp("two")
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": "2",
+              "LOCAL_WORLD_SIZE": "2"}  # fmt: skip
+    both = [start(folder, f"rank{rank}", "ranks", cards=2, RANK=str(rank), LOCAL_RANK=str(rank),
+                  **common, **UNCOMPILED) for rank in range(2)]  # fmt: skip
+    return [checked(finish(*process), "ranks") for process in both]
+
+
+def checked(found: dict[str, Any], name: str) -> Any:
+    """What a work counted; it must not have failed."""
+    assert not isinstance(found[name], str), found[name]
+    return found[name]
+
+
+@pytest.mark.parametrize(
+    "verb", ["dry run", "train", "resume", "eval", "predict", "export", "bench"])
+def test_every_command_runs(one, verb):
+    code, said = checked(one, "commands")[verb]
+    assert code == 0, said
+
+
+def test_no_cpu_tensor_meets_the_card_in_a_live_cell(one):
+    pages = checked(one, "live_cells")
+    assert len(pages) > 15
+    assert not {page: error for page, error in pages.items() if error}
+
+
+@pytest.mark.parametrize("head", TOY)
+def test_a_step_keeps_to_its_launches_and_never_waits(one, head):
+    step = checked(one, "toy_steps")[head]
+    assert step["waits"] == []
+    assert step["event waits"] == 1  # for the report of the step before
+    assert step["launches"] <= TOY[head]
+
+
+def test_a_published_step_and_its_loss(kernels):
+    step = checked(kernels, "published_step")
+    assert step["waits"] == []
+    assert step["launches"] <= PUBLISHED
+    assert step["loss"] <= OF_THE_LOSS
+    assert 20e9 < step["bytes"] < 61e9  # by strips it is 183 GB
+    assert step["estimate"] == pytest.approx(step["peak"], rel=0.05)
+
+
+@pytest.mark.parametrize("head", ["naive", "mla"])
+def test_the_memory_estimate_against_pytorchs_allocator(one, head):
+    peak, estimate = checked(one, "memory")[head]
+    assert estimate == pytest.approx(peak, rel=0.05)
+
+
+def test_a_planted_wait_is_seen(one):
+    found = checked(one, "planted")
+    assert found["none"] == []
+    assert "cudaStreamSynchronize" in found[".item()"]
+    assert "card to pageable" in found[".cpu()"]
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_evaluation_never_waits(one, mode):
+    assert checked(one, "evaluation")[mode] == []
+
+
+@pytest.mark.parametrize("work", ["loss", "readout", "picture"])
+def test_where_new_tensors_are_on_the_card_by_default(one, work):
+    assert checked(one, "default_device")[work] == ""
+
+
+def test_the_second_card_is_the_one_that_works(one):
+    assert checked(one, "second_card") == {"current": 1, "guard": 1, "waits": []}
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_each_process_has_its_card(two, way):
+    assert [rank[way]["device"] for rank in two] == [0, 1]
+
+
+def test_copies_send_each_gradient_once(two):
+    for rank in two:
+        step = rank["ddp"]
+        assert step["waits"] == []
+        assert step["launches"] <= 1200
+        assert step["pieces copied"] == 0
+
+
+def test_pieces_are_updated_by_one_kernel_for_many(two):
+    for rank in two:
+        step = rank["fsdp"]
+        assert step["waits"] == []
+        assert step["fused"]
+        assert step["nccl"]["reduce-scatter"] == 6  # five blocks, and what is left
+
+
+def test_one_graph_for_all_blocks(kernels):
+    found = checked(kernels, "compiled")
+    assert found["graphs"] <= found["blocks"]
+    assert found["breaks"] == {}
+    assert found["triton"] > 0
+    before, after = found["launches"]
+    assert after < before
