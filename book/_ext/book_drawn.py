@@ -1,8 +1,8 @@
 """Sphinx extension: the drawn figures become part of the page.
 
-* An image ``figures/drawn/NAME-wide.svg`` of a page, which Jupyter and GitHub show as it is, becomes
-  inline SVG: it follows the page's theme, its parts can be links, and on a phone the drawing for
-  narrow screens takes its place.
+* An image ``figures/drawn/NAME-wide.svg`` of a page, which Jupyter and GitHub show as it is,
+  becomes inline SVG: it follows the page's theme, its parts can be links, and on a phone the
+  drawing for narrow screens takes its place.
 * Every page of ``figures.map.LIT`` gets the map of SETR above its first section, with its own
   parts lit; so does the opening page, with none.
 * A drawing with ``data-steps`` gets a button for each step (see ``drawn.js``).

@@ -6,6 +6,7 @@ book's build, which therefore imports nothing but this file's tables.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _wide(picture: Drawing, at: dict[str, Box], depth: int) -> None:
     from .svg import Box
 
     row = [at[part] for part in ("image", "patches", "embedding", "positions")]
-    for left, right in zip(row[:-1], row[1:], strict=True):
+    for left, right in pairwise(row):
         picture.arrow((left.right, left.middle[1]), (right.x, right.middle[1]))
     frame = Box(6, 82, 708, 76)
     picture.box(frame, kind="d-frame")
@@ -152,7 +153,8 @@ def _wide(picture: Drawing, at: dict[str, Box], depth: int) -> None:
     picture.text(16, 121, "one of them", "", "start")
     picture.text(16, 138, "opened", "", "start")
     end = row[-1]
-    picture.arrow((end.middle[0], end.bottom), (end.middle[0], 70), (112, 70), (112, 120), (133, 120))
+    picture.arrow((end.middle[0], end.bottom), (end.middle[0], 70), (112, 70), (112, 120),
+                  (133, 120))
     _branch(picture, 146, 120, at["attention"], 388)
     _branch(picture, 432, 120, at["mlp"], 674)
     picture.arrow((683, 120), (700, 120), (700, 168), (76, 168), (76, at["taps"].y))

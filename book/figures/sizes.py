@@ -59,4 +59,4 @@ def millions(module: torch.nn.Module) -> str:
 
 def giga(macs: float) -> str:
     """``38.7 GMAC``."""
-    return f"{macs / 1e9:.1f} GMAC" if macs < 99.5e9 else f"{macs / 1e9:.0f} GMAC"
+    return f"{macs / 1e9:.1f} GMAC" if macs > 0.1e9 else f"{macs / 1e9:.2g} GMAC"

@@ -10,7 +10,7 @@ one 360, so that text of 13 units is legible on a desktop and on a phone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +70,7 @@ class Drawing:
         self.add("desc", id=f"{name}-words").text = words
 
     def add(self, tag: str, **attributes: object) -> ElementTree.Element:
-        """An element where the drawing is now; ``class_`` and ``data_of`` lose or bend their _."""
+        """An element where the drawing is now; ``class_`` loses its _, others bend it to -."""
         pairs = {
             key.rstrip("_").replace("_", "-"): _number(value)
             for key, value in attributes.items() if value not in ("", None)
@@ -126,13 +126,13 @@ class Drawing:
 
     def table(
         self, x: float, y: float, rows: Sequence[Sequence[str]], cell: tuple[float, float],
-        kind: str = "", of: Sequence[Sequence[str]] | None = None,
+        kind: str = "", marks: Callable[[int, int], dict[str, str]] = lambda i, j: {},
     ) -> Box:
-        """Numbers in a grid of cells; `of` names what each cell belongs to (``data-of``)."""
+        """Numbers in a grid of cells; `marks` gives the attributes of the cell (row, column)."""
         w, h = cell
         for i, row in enumerate(rows):
             for j, value in enumerate(row):
-                with self.inside(data_of=of[i][j] if of else None):
+                with self.inside(**marks(i, j)):
                     self.add("rect", x=x + j * w, y=y + i * h, width=w, height=h,
                              class_=f"d-cell {kind}".strip())
                     self.text(x + (j + 0.5) * w, y + (i + 0.5) * h + 4.5, value)

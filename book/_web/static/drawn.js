@@ -8,8 +8,8 @@ for (const figure of document.querySelectorAll(".setr-drawn")) {
     }
   };
   const namesOf = (event) => {
-    const part = event.target.closest("[data-of]");
-    return part ? part.dataset.of.split(" ") : [];
+    const part = event.target.closest("[data-lights]");
+    return part ? part.dataset.lights.split(" ") : [];
   };
   if (!parts.length) continue;
   for (const kind of ["pointerover", "focusin"]) figure.addEventListener(kind, (e) => light(namesOf(e)));
