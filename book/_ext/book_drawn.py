@@ -23,6 +23,10 @@ DRAWN = BOOK / "figures" / "drawn"
 WIDE = re.compile(r"figures/drawn/([\w-]+)-wide\.svg$")
 STEPS = re.compile(r' data-steps="([^"]*)"')
 OPENING = "intro"
+HINT = (
+    "<figcaption>Point at a number, a symbol or a line of code: what it is made of lights up."
+    "</figcaption>"
+)
 
 
 def svg_of(name: str, shape: str) -> str:
@@ -46,7 +50,8 @@ def figure(name: str) -> str:
     pictures = [svg_of(name, shape) for shape in ("wide", "narrow")]
     steps = STEPS.search(pictures[0])
     buttons = step_buttons(name, html.unescape(steps[1])) if steps else ""
-    return f'<figure class="setr-drawn">{buttons}{"".join(pictures)}</figure>'
+    hint = HINT * ("data-lights" in pictures[0])
+    return f'<figure class="setr-drawn">{buttons}{"".join(pictures)}{hint}</figure>'
 
 
 def map_of_setr(lit: str) -> str:
