@@ -1,0 +1,97 @@
+"""Sphinx extension: the drawn figures become part of the page.
+
+* An image ``figures/drawn/NAME-wide.svg`` of a page, which Jupyter and GitHub show as it is,
+  becomes inline SVG: it follows the page's theme, its parts can be links, and on a phone the
+  drawing for narrow screens takes its place.
+* Every page of ``figures.map.LIT`` gets the map of SETR above its first section, with its own
+  parts lit; so does the opening page, with none.
+* A drawing with ``data-steps`` gets a button for each step (see ``drawn.js``).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+
+BOOK = Path(__file__).resolve().parents[1]
+DRAWN = BOOK / "figures" / "drawn"
+WIDE = re.compile(r"figures/drawn/([\w-]+)-wide\.svg$")
+STEPS = re.compile(r' data-steps="([^"]*)"')
+OPENING = "intro"
+HINT = (
+    "<figcaption>Point at a number, a symbol or a line of code: what it is made of lights up."
+    "</figcaption>"
+)
+
+
+def svg_of(name: str, shape: str) -> str:
+    """The drawing without its own style sheet: in a page, the page's does its work."""
+    text = (DRAWN / f"{name}-{shape}.svg").read_text("utf-8")
+    text = re.sub(r"\s*<style>.*?</style>", "", text, count=1, flags=re.S)
+    return text.replace('class="drawn"', f'class="drawn d-{shape}"', 1)
+
+
+def step_buttons(name: str, steps: str) -> str:
+    """Radio buttons, which need no script: the style sheet dims what is not of the step."""
+    choices = ["all", *steps.split("|")]
+    buttons = "".join(
+        f'<label><input type="radio" name="{name}-step" value="{i}"{" checked" * (i == 0)}> '
+        f"{html.escape(words)}</label>" for i, words in enumerate(choices))
+    return f'<fieldset class="setr-steps"><legend>step</legend>{buttons}</fieldset>'
+
+
+def figure(name: str) -> str:
+    """HTML of one drawing, for wide and narrow screens."""
+    pictures = [svg_of(name, shape) for shape in ("wide", "narrow")]
+    steps = STEPS.search(pictures[0])
+    buttons = step_buttons(name, html.unescape(steps[1])) if steps else ""
+    hint = HINT * ("data-lights" in pictures[0])
+    return f'<figure class="setr-drawn">{buttons}{"".join(pictures)}{hint}</figure>'
+
+
+def map_of_setr(lit: str) -> str:
+    """HTML of the map with these parts lit."""
+    text = svg_of("map", "wide") + svg_of("map", "narrow")
+    for part in lit.split():
+        text = text.replace(f'data-part="{part}"', f'data-part="{part}" class="d-lit" '
+                                                   'aria-current="true"')
+    return f'<nav class="setr-drawn setr-map" aria-label="Map of SETR">{text}</nav>'
+
+
+def draw_into(app: Any, doctree: Any) -> None:
+    """The pictures of one page, before Sphinx collects image files."""
+    if app.builder.format != "html":
+        return
+    for image in list(doctree.findall(nodes.image)):
+        if found := WIDE.search(image["uri"]):
+            app.env.note_dependency(str(DRAWN / Path(image["uri"]).name))
+            image.replace_self(nodes.raw("", figure(found[1]), format="html"))
+    page = Path(app.env.docname).name
+    lit = {OPENING: "", **app.setr_lit}.get(page)
+    sections = list(doctree.findall(nodes.section))
+    if lit is not None and sections:
+        app.env.note_dependency(str(DRAWN / "map-wide.svg"))
+        put_map(sections[0], lit)
+
+
+def put_map(top: Any, lit: str) -> None:
+    """Above the first section inside the page's own; at its end if it has none."""
+    places = [i for i, child in enumerate(top.children) if isinstance(child, nodes.section)]
+    top.insert(places[0] if places else len(top), nodes.raw("", map_of_setr(lit), format="html"))
+
+
+def setup(app: Any) -> dict[str, Any]:
+    sys.path.insert(0, str(BOOK))
+    from figures.map import LIT
+
+    sys.path.remove(str(BOOK))
+    app.setr_lit = LIT
+    app.connect("doctree-read", draw_into, priority=400)
+    app.add_css_file("drawn.css")
+    app.add_js_file("drawn.js", loading_method="defer")
+    return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,44 @@
+"""Write every drawing of the book, or say which differ from what is committed.
+
+    python book/_tools/draw.py [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+BOOK = Path(__file__).resolve().parents[1]
+OUT = BOOK / "figures" / "drawn"
+
+
+def drawings() -> dict[str, str]:
+    """File name -> text of each drawing, wide and narrow."""
+    from figures import map as setr_map
+    from figures.schematics import SCHEMATICS
+
+    made = [setr_map.draw(shape) for shape in ("wide", "narrow")]
+    made += [draw(shape) for draw in SCHEMATICS.values() for shape in ("wide", "narrow")]
+    return {f"{drawing.name}.svg": drawing.svg() for drawing in made}
+
+
+def main() -> int:
+    sys.path.insert(0, str(BOOK))
+    OUT.mkdir(exist_ok=True)
+    made = drawings()
+    there = {path.name: path.read_text("utf-8") for path in OUT.glob("*.svg")}
+    stale = sorted(name for name in made.keys() | there if made.get(name) != there.get(name))
+    if "--check" in sys.argv:
+        print("\n".join(stale) or "all drawings are as the library says")
+        return bool(stale)
+    for name in stale:
+        if name in made:
+            (OUT / name).write_text(made[name], "utf-8")
+        else:
+            (OUT / name).unlink()
+    print(f"{len(made)} drawings, {len(stale)} of them written anew")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""The schematics of the chapters, by name: each draws itself ``wide`` or ``narrow``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..svg import Drawing
+from . import attention, block, mla, parallel, stages, step, windows
+
+SCHEMATICS: dict[str, Callable[[str], Drawing]] = {
+    "attention": attention.draw,
+    "block": block.draw,
+    "naive": stages.draw_naive,
+    "pup": stages.draw_pup,
+    "mla": mla.draw,
+    "windows": windows.draw,
+    "step": step.draw,
+    "parallel": parallel.draw,
+}
+"""File name (``NAME-wide.svg``, ``NAME-narrow.svg``) -> what draws it."""

@@ -1,0 +1,58 @@
+"""The drawn figures: their files say what the library says, and the map leads to every chapter."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from figures import map as setr_map
+from figures.schematics import attention
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "book"
+DRAWN = sorted((BOOK / "figures" / "drawn").glob("*.svg"))
+
+
+def test_files_are_what_the_library_says():
+    spec = importlib.util.spec_from_file_location("draw", BOOK / "_tools" / "draw.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    there = {path.name: path.read_text("utf-8") for path in DRAWN}
+    made = tool.drawings()
+    stale = [name for name in made.keys() | there if made.get(name) != there.get(name)]
+    assert stale == [], "python book/_tools/draw.py"
+
+
+@pytest.mark.smoke
+def test_the_map_knows_every_chapter():
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+    chapters = [
+        Path(page["file"]).name for part in contents["parts"] if part["caption"] != "Appendix"
+        for page in part["chapters"]
+    ]
+    assert sorted(setr_map.LIT) == sorted(chapters)
+    assert set(setr_map.PARTS.values()) <= set(chapters)
+    lit = {part for parts in setr_map.LIT.values() for part in parts.split()}
+    assert lit == set(setr_map.PARTS)
+    for places in setr_map.PLACES.values():
+        assert set(places) == set(setr_map.PARTS)
+
+
+@pytest.mark.smoke
+def test_every_drawing_is_somewhere():
+    pages = "".join(path.read_text("utf-8") for path in BOOK.glob("*.ipynb"))
+    used = set(re.findall(r"figures/drawn/([\w-]+)-wide\.svg", pages))
+    names = {re.sub(r"-(wide|narrow)$", "", path.stem) for path in DRAWN}
+    assert names == used | {"map"}
+
+
+def test_every_light_has_something_to_light():
+    text = (BOOK / "figures" / "drawn" / "attention-wide.svg").read_text("utf-8")
+
+    def names(attribute):
+        return set(" ".join(re.findall(rf'{attribute}="([^"]*)"', text)).split())
+
+    assert names("data-lights") <= names("data-of")
+    assert len(names("data-lights")) > 40
+    assert len(attention.CODE) == len(attention.STEPS)
