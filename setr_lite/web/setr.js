@@ -189,9 +189,10 @@ class Setr {
     const weight = this.t[`${name}.weight`].data, bias = this.t[`${name}.bias`].data;
     for (let r = 0; r < from.length; r += c) {
       let mean = 0, variance = 0;
-      for (let i = r; i < r + c; i++) mean += from[i] / c;
-      for (let i = r; i < r + c; i++) variance += (from[i] - mean) ** 2 / c;
-      const scale = 1 / Math.sqrt(variance + EPS);
+      for (let i = r; i < r + c; i++) mean += from[i];
+      mean /= c;
+      for (let i = r; i < r + c; i++) variance += (from[i] - mean) ** 2;
+      const scale = 1 / Math.sqrt(variance / c + EPS);
       for (let i = 0; i < c; i++) to[r + i] = (from[r + i] - mean) * scale * weight[i] + bias[i];
     }
     this.watch(name, y);
@@ -231,6 +232,7 @@ class Setr {
   // [attention
   attention(x, name, keep) {
     const n = x.rows, C = this.dim, A = this.heads, d = C / A, wide = up(n, 8), deep = up(d, 8);
+    const scale = 1 / Math.sqrt(d);
     const qkv = this.linear(x, `${name}.qkv`), joined = this.take(n, C), before = this.free;
     for (let head = 0; head < A; head++, this.free = before) {
       const q = this.take(n, d), keys = this.take(wide, d), values = this.take(wide, deep);
@@ -239,7 +241,7 @@ class Setr {
       zeros.data.fill(0);
       for (let r = 0; r < n; r++) for (let i = 0; i < d; i++) {
         const at = r * qkv.width + head * d + i;
-        Q[r * d + i] = from[at] / Math.sqrt(d);
+        Q[r * d + i] = from[at] * scale;
         K[(r >> 3) * d * 8 + i * 8 + (r & 7)] = from[at + C];
         V[(i >> 3) * wide * 8 + r * 8 + (i & 7)] = from[at + 2 * C];
       }
@@ -258,10 +260,11 @@ class Setr {
   softmax(scores, n) {
     const s = scores.data;
     for (let r = 0; r < s.length; r += scores.width) {
-      let most = -Infinity, sum = 0;
+      let most = -Infinity, sum = 0; // less the largest: no exponential can overflow
       for (let i = r; i < r + n; i++) if (s[i] > most) most = s[i];
       for (let i = r; i < r + n; i++) sum += s[i] = Math.exp(s[i] - most);
-      for (let i = r; i < r + n; i++) s[i] /= sum;
+      const scale = 1 / sum;
+      for (let i = r; i < r + n; i++) s[i] *= scale;
       s.fill(0, r + n, r + scores.width);
     }
   }
@@ -357,7 +360,9 @@ class Setr {
     let x = this.norm(features[3], "head.norm");
     for (let i = 0; i < this.units; i++) {
       x = this.unit(x, `head.convs.${i}.0`);
-      if (i < this.units - 1) x = this.upsample(x, 2, false);
+      if (i === this.units - 1) break;
+      x = this.upsample(x, 2, false);
+      this.watch(`head.convs.${i}.up`, x);
     }
     return this.unit(x, "head.classifier");
   }
