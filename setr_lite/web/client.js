@@ -2,22 +2,25 @@
 /* A page's side of the engine: scripts instead of requests, so that it works from a file, and one
  * worker for each model, made of source text because a file may not start another file. */
 
-const setrParts = self.setrParts = self.setrParts || {};
+const setrParts = (self.setrParts = self.setrParts || {});
 
 const SetrClient = (() => {
   const folder = document.currentScript.src.replace(/[^/]*$/, "");
-  const scripts = {}, engines = {};
+  const scripts = {},
+    engines = {};
 
   /* The part that NAME.js lays down in setrParts. */
   function part(name) {
-    scripts[name] = scripts[name] || new Promise((resolve, reject) => {
-      if (name in setrParts) return resolve(setrParts[name]);
-      const script = document.createElement("script");
-      script.src = `${folder}${name}.js`;
-      script.onload = () => resolve(setrParts[name]);
-      script.onerror = () => reject(new Error(`${script.src} cannot be loaded`));
-      return document.head.append(script);
-    });
+    scripts[name] =
+      scripts[name] ||
+      new Promise((resolve, reject) => {
+        if (name in setrParts) return resolve(setrParts[name]);
+        const script = document.createElement("script");
+        script.src = `${folder}${name}.js`;
+        script.onload = () => resolve(setrParts[name]);
+        script.onerror = () => reject(new Error(`${script.src} cannot be loaded`));
+        return document.head.append(script);
+      });
     return scripts[name];
   }
 
@@ -37,7 +40,8 @@ const SetrClient = (() => {
     }
 
     async start(name, extra) {
-      const { source, kernel } = await part("engine"), model = await part(name);
+      const { source, kernel } = await part("engine"),
+        model = await part(name);
       const url = URL.createObjectURL(new Blob([source, extra], { type: "text/javascript" }));
       this.worker = new Worker(url);
       this.about = model.about;

@@ -6,7 +6,8 @@
 
 function fromBase64(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
-  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  const letters = atob(text),
+    bytes = new Uint8Array(letters.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
   return bytes;
 }
@@ -28,7 +29,8 @@ function modelOf(bits = 32) {
 
 /* (classes, classes) counts, rows by truth, over pictures whose labels are known. */
 function confusion(model, streets, options) {
-  const K = model.classes.length, counts = new Float64Array(K * K);
+  const K = model.classes.length,
+    counts = new Float64Array(K * K);
   for (const { rgba, label } of streets) {
     const found = model.forward(rgba, options).label;
     for (let i = 0; i < found.length; i++) if (label[i] < K) counts[label[i] * K + found[i]]++;
@@ -42,14 +44,21 @@ const TASKS = {
   measure: (message) => confusion(modelOf(message.bits), message.streets, message),
 };
 
-const buffers = (value) => ArrayBuffer.isView(value) ? [value.buffer]
-  : value && typeof value === "object" ? Object.values(value).flatMap(buffers) : [];
+const buffers = (value) =>
+  ArrayBuffer.isView(value)
+    ? [value.buffer]
+    : value && typeof value === "object"
+      ? Object.values(value).flatMap(buffers)
+      : [];
 
 self.onmessage = ({ data }) => {
   if (data.weights) {
     start(data);
     return postMessage({ ready: true });
   }
-  const began = performance.now(), answer = TASKS[data.task](data);
-  return postMessage({ ...answer, id: data.id, ms: performance.now() - began }, [...new Set(buffers(answer))]);
+  const began = performance.now(),
+    answer = TASKS[data.task](data);
+  return postMessage({ ...answer, id: data.id, ms: performance.now() - began }, [
+    ...new Set(buffers(answer)),
+  ]);
 };

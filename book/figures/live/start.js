@@ -3,6 +3,9 @@ if (!document.querySelector("script[data-setr-live]")) {
   const place = "../_static/live/live";
   const script = Object.assign(document.createElement("script"), { src: `${place}.js` });
   script.dataset.setrLive = "";
-  const style = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `${place}.css` });
+  const style = Object.assign(document.createElement("link"), {
+    rel: "stylesheet",
+    href: `${place}.css`,
+  });
   document.head.append(style, script);
 }

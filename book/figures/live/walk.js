@@ -15,18 +15,30 @@ function kept(name, r, from = 0, to) {
 /* Column c of a layer, as the kernel has it. */
 function column(model, name, c) {
   const { weights, bias, inner } = model.layers[name];
-  const m = new Float32Array(model.memory.buffer), start = (weights >> 2) + (c >> 3) * inner * 8 + (c & 7);
-  return { right: Float32Array.from({ length: inner }, (_, k) => m[start + 8 * k]), plus: m[(bias >> 2) + c] };
+  const m = new Float32Array(model.memory.buffer),
+    start = (weights >> 2) + (c >> 3) * inner * 8 + (c & 7);
+  return {
+    right: Float32Array.from({ length: inner }, (_, k) => m[start + 8 * k]),
+    plus: m[(bias >> 2) + c],
+  };
 }
 
 /* Where things are: token of a patch, its place on the finer grids of the decoder, q, k and v. */
 function places(model, { patch, block, head }) {
-  const [, w] = model.grid, r = Math.floor(patch / w), c = patch % w, d = model.dim / model.heads;
+  const [, w] = model.grid,
+    r = Math.floor(patch / w),
+    c = patch % w,
+    d = model.dim / model.heads;
   return {
-    block: `encoder.blocks.${block}`, before: block ? `encoder.blocks.${block - 1}` : "embed",
-    token: patch + (model.class_token ? 1 : 0), patch, d,
+    block: `encoder.blocks.${block}`,
+    before: block ? `encoder.blocks.${block - 1}` : "embed",
+    token: patch + (model.class_token ? 1 : 0),
+    patch,
+    d,
     tokens: model.grid[0] * w + (model.class_token ? 1 : 0),
-    q: head * d, k: model.dim + head * d, v: 2 * model.dim + head * d,
+    q: head * d,
+    k: model.dim + head * d,
+    v: 2 * model.dim + head * d,
     fine: (zoom) => [r * zoom + (zoom >> 1), c * zoom + (zoom >> 1)], // the middle of the patch
     at: (zoom) => (r * zoom + (zoom >> 1)) * w * zoom + c * zoom + (zoom >> 1),
   };
@@ -41,7 +53,9 @@ function scoresOf(model, p) {
 }
 
 function softmaxOf(values) {
-  const most = Math.max(...values), e = values.map((v) => Math.exp(v - most)), sum = e.reduce((a, b) => a + b, 0);
+  const most = Math.max(...values),
+    e = values.map((v) => Math.exp(v - most)),
+    sum = e.reduce((a, b) => a + b, 0);
   return e.map((v) => v / sum);
 }
 
@@ -74,10 +88,17 @@ const STOPS = {
 
 /* The 3 x 3 positions around one, as the kernel reads them: zeros outside. */
 function around(name, [r, c]) {
-  const { values, width, grid: [h, w] } = walked.kept[name], out = new Float32Array(9 * width);
+  const {
+      values,
+      width,
+      grid: [h, w],
+    } = walked.kept[name],
+    out = new Float32Array(9 * width);
   for (let i = 0; i < 9; i++) {
-    const y = r + Math.floor(i / 3) - 1, x = c + i % 3 - 1;
-    if (y >= 0 && x >= 0 && y < h && x < w) out.set(values.subarray((y * w + x) * width, (y * w + x + 1) * width), i * width);
+    const y = r + Math.floor(i / 3) - 1,
+      x = c + (i % 3) - 1;
+    if (y >= 0 && x >= 0 && y < h && x < w)
+      out.set(values.subarray((y * w + x) * width, (y * w + x + 1) * width), i * width);
   }
   return out;
 }
@@ -87,44 +108,101 @@ function around(name, [r, c]) {
 const norms = (m, name, from, i) => {
   const mean = from.reduce((a, b) => a + b, 0) / from.length;
   const variance = from.reduce((a, b) => a + (b - mean) ** 2, 0) / from.length;
-  return { parts: [["value", from[i]], ["mean", mean], ["standard deviation", Math.sqrt(variance + EPS)],
-    ["weight", m.t[`${name}.weight`].data[i]], ["bias", m.t[`${name}.bias`].data[i]]] };
+  return {
+    parts: [
+      ["value", from[i]],
+      ["mean", mean],
+      ["standard deviation", Math.sqrt(variance + EPS)],
+      ["weight", m.t[`${name}.weight`].data[i]],
+      ["bias", m.t[`${name}.bias`].data[i]],
+    ],
+  };
 };
 const times = (m, left, name, c) => ({ left, ...column(m, name, c) });
 const WHY = {
-  pixels: (m, p, i) => ({ parts: [["value, 0 to 255", kept("pixels", p.patch)[i] * m.std[i % 3] + m.mean[i % 3]],
-    ["mean of its colour", m.mean[i % 3]], ["standard deviation", m.std[i % 3]]] }),
+  pixels: (m, p, i) => ({
+    parts: [
+      ["value, 0 to 255", kept("pixels", p.patch)[i] * m.std[i % 3] + m.mean[i % 3]],
+      ["mean of its colour", m.mean[i % 3]],
+      ["standard deviation", m.std[i % 3]],
+    ],
+  }),
   patch: (m, p, i) => times(m, STOPS.pixels(m, p), "encoder.patch_embed.proj", i),
   embed: (m, p, i) => {
     const token = STOPS.patch(m, p)[i];
-    return { parts: [["token", token], ["row of the position table", STOPS.embed(m, p)[i] - token]] };
+    return {
+      parts: [
+        ["token", token],
+        ["row of the position table", STOPS.embed(m, p)[i] - token],
+      ],
+    };
   },
   norm1: (m, p, i) => norms(m, `${p.block}.norm1`, kept(p.before, p.token), i),
   q: (m, p, i) => times(m, STOPS.norm1(m, p), `${p.block}.attn.qkv`, p.q + i),
   k: (m, p, i) => times(m, STOPS.norm1(m, p), `${p.block}.attn.qkv`, p.k + i),
   v: (m, p, i) => times(m, STOPS.norm1(m, p), `${p.block}.attn.qkv`, p.v + i),
-  scores: (m, p, i) => ({ left: STOPS.q(m, p), right: kept(`${p.block}.attn.qkv`, i, p.k, p.k + p.d), plus: 0, over: Math.sqrt(p.d) }),
+  scores: (m, p, i) => ({
+    left: STOPS.q(m, p),
+    right: kept(`${p.block}.attn.qkv`, i, p.k, p.k + p.d),
+    plus: 0,
+    over: Math.sqrt(p.d),
+  }),
   softmax: (m, p, i) => {
-    const s = scoresOf(m, p), most = Math.max(...s);
-    return { parts: [["its score", s[i]], ["largest score", most], ["sum of all exponentials", s.reduce((a, b) => a + Math.exp(b - most), 0)]] };
+    const s = scoresOf(m, p),
+      most = Math.max(...s);
+    return {
+      parts: [
+        ["its score", s[i]],
+        ["largest score", most],
+        ["sum of all exponentials", s.reduce((a, b) => a + Math.exp(b - most), 0)],
+      ],
+    };
   },
-  mixed: (m, p, i) => ({ left: STOPS.softmax(m, p), plus: 0,
-    right: Float32Array.from({ length: p.tokens }, (_, n) => kept(`${p.block}.attn.qkv`, n, p.v + i, p.v + i + 1)[0]) }),
+  mixed: (m, p, i) => ({
+    left: STOPS.softmax(m, p),
+    plus: 0,
+    right: Float32Array.from(
+      { length: p.tokens },
+      (_, n) => kept(`${p.block}.attn.qkv`, n, p.v + i, p.v + i + 1)[0],
+    ),
+  }),
   proj: (m, p, i) => times(m, kept(`${p.block}.attn.heads`, p.token), `${p.block}.attn.proj`, i),
-  stream1: (m, p, i) => ({ parts: [["before", kept(p.before, p.token)[i]], ["attention adds", STOPS.proj(m, p)[i]]] }),
+  stream1: (m, p, i) => ({
+    parts: [
+      ["before", kept(p.before, p.token)[i]],
+      ["attention adds", STOPS.proj(m, p)[i]],
+    ],
+  }),
   norm2: (m, p, i) => norms(m, `${p.block}.norm2`, STOPS.stream1(m, p), i),
   fc1: (m, p, i) => times(m, STOPS.norm2(m, p), `${p.block}.mlp.fc1`, i),
-  act: (m, p, i) => ({ parts: [["value", STOPS.fc1(m, p)[i]], ["share kept", STOPS.act(m, p)[i] / STOPS.fc1(m, p)[i]]] }),
+  act: (m, p, i) => ({
+    parts: [
+      ["value", STOPS.fc1(m, p)[i]],
+      ["share kept", STOPS.act(m, p)[i] / STOPS.fc1(m, p)[i]],
+    ],
+  }),
   fc2: (m, p, i) => times(m, STOPS.act(m, p), `${p.block}.mlp.fc2`, i),
-  stream2: (m, p, i) => ({ parts: [["before", STOPS.stream1(m, p)[i]], ["MLP adds", STOPS.fc2(m, p)[i]]] }),
+  stream2: (m, p, i) => ({
+    parts: [
+      ["before", STOPS.stream1(m, p)[i]],
+      ["MLP adds", STOPS.fc2(m, p)[i]],
+    ],
+  }),
   norm: (m, p, i) => norms(m, "head.norm", kept(`encoder.blocks.${m.taps[3]}`, p.token), i),
   conv0: (m, p, i) => times(m, around("head.norm", p.fine(1)), "head.convs.0.0", i),
   conv1: (m, p, i) => times(m, around("head.convs.0.up", p.fine(2)), "head.convs.1.0", i),
   conv2: (m, p, i) => times(m, around("head.convs.1.up", p.fine(4)), "head.convs.2.0", i),
   classes: (m, p, i) => times(m, STOPS.conv2(m, p), "head.classifier", i),
   share: (m, p, i) => {
-    const s = STOPS.classes(m, p), most = Math.max(...s);
-    return { parts: [["its logit", s[i]], ["largest logit", most], ["sum of all exponentials", s.reduce((a, b) => a + Math.exp(b - most), 0)]] };
+    const s = STOPS.classes(m, p),
+      most = Math.max(...s);
+    return {
+      parts: [
+        ["its logit", s[i]],
+        ["largest logit", most],
+        ["sum of all exponentials", s.reduce((a, b) => a + Math.exp(b - most), 0)],
+      ],
+    };
   },
 };
 
@@ -134,13 +212,19 @@ TASKS.walk = (message) => {
     walked.kept = {};
     model.forward(message.rgba, {
       ...message,
-      watch: (name, rows) => { walked.kept[name] = { values: rows.data.slice(), width: rows.width, grid: rows.grid }; },
+      watch: (name, rows) => {
+        walked.kept[name] = { values: rows.data.slice(), width: rows.width, grid: rows.grid };
+      },
     });
   }
   return { values: STOPS[message.stop](model, places(model, message)) };
 };
 
 TASKS.why = (message) => {
-  const model = modelOf(message.bits), p = places(model, message);
-  return { ...WHY[message.stop](model, p, message.index), value: STOPS[message.stop](model, p)[message.index] };
+  const model = modelOf(message.bits),
+    p = places(model, message);
+  return {
+    ...WHY[message.stop](model, p, message.index),
+    value: STOPS[message.stop](model, p)[message.index],
+  };
 };
