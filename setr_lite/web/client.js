@@ -62,26 +62,27 @@ const SetrClient = (() => {
     /* One request is under way; of those that wait, only the newest of each asker. An older one
      * gets null. */
     ask(asker, message) {
-      return new Promise((resolve) => {
+      return new Promise((resolve, reject) => {
         const older = this.waiting.get(asker);
         if (older) older.resolve(null);
-        this.waiting.set(asker, { message, resolve });
+        this.waiting.set(asker, { message, resolve, reject });
         this.next();
       });
     }
 
     next() {
       if (this.busy || !this.waiting.size) return;
-      const [asker, { message, resolve }] = this.waiting.entries().next().value;
+      const [asker, question] = this.waiting.entries().next().value;
       this.waiting.delete(asker);
       this.busy = true;
-      this.resolve = resolve;
-      this.worker.postMessage({ task: "run", ...message });
+      this.question = question;
+      this.worker.postMessage({ task: "run", ...question.message });
     }
 
     answered(data) {
       this.busy = false;
-      this.resolve(data);
+      if (data.failed) this.question.reject(new Error(data.failed));
+      else this.question.resolve(data);
       this.next();
     }
   }

@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..encoder import VisionTransformer
 from ..model import SETR
 from .wat import assemble
 
@@ -56,23 +55,25 @@ def model_part(about: dict[str, Any], weights: bytes) -> dict[str, Any]:
     return {"about": about, "weights": base64_text(weights)}
 
 
-def describe(model: SETR, classes: list[str], palette: list[list[int]]) -> dict[str, Any]:
+def describe(
+    model: SETR, grid: tuple[int, int], classes: list[str], palette: list[list[int]]
+) -> dict[str, Any]:
     """What the engine must know of a model beside its weights, ready for JSON.
 
     Args:
-        model: loaded from a checkpoint, with our own `VisionTransformer`.
+        model: loaded from a checkpoint; with a plain ViT.
+        grid: (h, w), patches of the position table that goes with it.
         classes: K names.
         palette: K colours, RGB in 0..255.
     """
-    encoder, config = model.encoder, model.config
-    assert isinstance(encoder, VisionTransformer)
-    assert config is not None
-    data = model.normalization(config.data)
+    encoder: Any = model.encoder
+    assert model.config is not None
+    data = model.normalization(model.config.data)
     return {
-        "head": config.model.head, "units": len(getattr(model.head, "convs", ())),
-        "grid": list(encoder.grid), "patch": encoder.patch_size, "dim": encoder.embed_dim,
+        "head": model.config.model.head, "units": len(getattr(model.head, "convs", ())),
+        "grid": list(grid), "patch": encoder.patch_size, "dim": encoder.embed_dim,
         "heads": encoder.blocks[0].attn.num_heads, "depth": len(encoder.blocks),
-        "taps": list(encoder.taps), "class_token": encoder.keep_class_token,
+        "taps": list(encoder.taps), "class_token": getattr(encoder, "keep_class_token", True),
         "mean": list(data.mean or ()), "std": list(data.std or ()),
         "classes": classes, "palette": palette,
     }  # fmt: skip

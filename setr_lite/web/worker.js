@@ -56,8 +56,13 @@ self.onmessage = ({ data }) => {
     start(data);
     return postMessage({ ready: true });
   }
-  const began = performance.now(),
+  const began = performance.now();
+  let answer;
+  try {
     answer = TASKS[data.task](data);
+  } catch (error) {
+    return postMessage({ failed: String(error) }); // the next question may still be answered
+  }
   return postMessage({ ...answer, id: data.id, ms: performance.now() - began }, [
     ...new Set(buffers(answer)),
   ]);

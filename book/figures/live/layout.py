@@ -106,8 +106,8 @@ def streets_part() -> dict[str, Any]:
 
 def checkpoint_part(folder: Path) -> dict[str, Any]:
     """A committed checkpoint as it is: its file goes into the page byte by byte."""
-    info = read_info(folder)
-    about = describe(SETR.from_pretrained(folder), info["classes"], info["palette"])
+    info, model = read_info(folder), SETR.from_pretrained(folder)
+    about = describe(model, model.encoder.grid, info["classes"], info["palette"])
     return model_part(about, (folder / "model.safetensors").read_bytes())
 
 

@@ -206,25 +206,26 @@ const WHY = {
   },
 };
 
+/* The model has to run for a picture that was not walked through before. */
+function remember(model, message) {
+  if (!message.rgba) return;
+  walked.kept = {};
+  const watch = (name, rows) => {
+    walked.kept[name] = { values: rows.data.slice(), width: rows.width, grid: rows.grid };
+  };
+  model.forward(message.rgba, { ...message, watch });
+}
+
 TASKS.walk = (message) => {
   const model = modelOf(message.bits);
-  if (message.rgba) {
-    walked.kept = {};
-    model.forward(message.rgba, {
-      ...message,
-      watch: (name, rows) => {
-        walked.kept[name] = { values: rows.data.slice(), width: rows.width, grid: rows.grid };
-      },
-    });
-  }
+  remember(model, message);
   return { values: STOPS[message.stop](model, places(model, message)) };
 };
 
 TASKS.why = (message) => {
-  const model = modelOf(message.bits),
-    p = places(model, message);
-  return {
-    ...WHY[message.stop](model, p, message.index),
-    value: STOPS[message.stop](model, p)[message.index],
-  };
+  const model = modelOf(message.bits);
+  remember(model, message);
+  const p = places(model, message);
+  const value = STOPS[message.stop](model, p)[message.index];
+  return { ...WHY[message.stop](model, p, message.index), value };
 };

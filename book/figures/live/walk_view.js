@@ -115,7 +115,7 @@ class SetrWalk {
   ];
 
   constructor(live, { make, choice, where }) {
-    Object.assign(this, { live, make, where, at: 0, index: 0 });
+    Object.assign(this, { live, make, where, at: 0, index: 0, version: 0, known: 0 });
     const show = () => this.show();
     this.stops = choice(
       "Stop",
@@ -178,7 +178,7 @@ class SetrWalk {
 
   /* A new picture or other settings: the model has to run. */
   renew() {
-    this.fresh = true;
+    this.version += 1;
     this.show();
   }
 
@@ -189,7 +189,7 @@ class SetrWalk {
 
   message(task) {
     const { patch } = this.live,
-      run = this.fresh ? { rgba: this.live.picture } : {};
+      run = this.known === this.version ? {} : { rgba: this.live.picture };
     return {
       task,
       ...run,
@@ -211,13 +211,12 @@ class SetrWalk {
     this.text.textContent = `${title}: ${text}`;
     this.code.textContent = python;
     const engine = await SetrClient.engine("pup").ready,
-      message = this.message("walk");
-    this.fresh = false;
-    const answer = await engine.ask(this, message);
-    if (!answer) {
-      this.fresh = this.fresh || !!message.rgba;
-      return;
-    }
+      message = this.message("walk"),
+      { version } = this,
+      answer = await engine.ask(this, message);
+    if (!answer) return; // a newer question has taken its place
+    this.known = Math.max(this.known, version); // of the pictures that the worker has walked through
+    if (message.stop !== SetrWalk.STOPS[this.at][0]) return;
     this.values = answer.values;
     this.draw();
     const best = this.values.indexOf(this.values.reduce((a, b) => Math.max(a, b)));
@@ -258,18 +257,16 @@ class SetrWalk {
     this.index = Math.min(index, this.values.length - 1);
     this.slider.value = this.index;
     const engine = await SetrClient.engine("pup").ready;
-    const why = await engine.ask(this.said, {
-      ...this.message("why"),
-      rgba: undefined,
-      index: this.index,
-    });
-    if (!why) return;
+    const { at } = this,
+      why = await engine.ask(this.said, { ...this.message("why"), index: this.index });
+    if (!why || at !== this.at) return;
     const text = `${this.name(this.index)}: ${why.value.toPrecision(4)}`;
     this.slider.setAttribute("aria-valuetext", text);
     this.said.textContent = text + (why.parts ? "." : ` = ${this.sum(why)}`);
     this.element.dataset.value = why.value;
     this.element.dataset.sum = why.parts ? "" : this.total(why);
     this.write(why);
+    this.element.dataset.shown = this.at;
   }
 
   total({ left, right, plus, over = 1 }) {
