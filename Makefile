@@ -20,9 +20,8 @@ BUILD := $(BIN)/jupyter-book build . -n --keep-going
 
 # What the pages are made of: notebooks with their committed outputs, and the source they include.
 PAGES := _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/_ext/*.py) \
-         $(wildcard book/_web/static/*.* book/figures/*.py book/figures/drawn/*.svg) \
-         $(wildcard book/exercises/*.yml) \
-         $(shell find setr_lite -name '*.py')
+         $(wildcard book/_web/static/*.* book/exercises/*.yml) \
+         $(shell find setr_lite book/figures -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:

@@ -199,9 +199,17 @@ def run_convert(options: argparse.Namespace) -> None:
 
 
 def run_export(options: argparse.Namespace) -> None:
-    """A checkpoint as one file for other programs."""
+    """A checkpoint as one file for other programs, or as a page."""
+    if options.format == "web":
+        from .web.export import export_page
+
+        print(export_page(
+            options.checkpoint, options.out, size=options.size, bits=options.bits or 16))
+        return
     from .weights.export import export_checkpoint
 
+    if options.bits:
+        raise UserError(f"--bits {options.bits} goes with --format web")
     print(export_checkpoint(
         options.checkpoint, options.format, options.out, size=options.size,
         dynamic=options.dynamic,
@@ -305,13 +313,14 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(
         verbs, "export", run_export,
         "write a checkpoint as one file, normalised image to full-size logits, and check it "
-        "against PyTorch")
+        "against PyTorch; or as a folder with a page that runs it in a browser")
     verb.add_argument("checkpoint", help="checkpoint folder")
     verb.add_argument(
-        "--format", default="onnx", metavar="onnx|torch",
-        help="ONNX (default), or a program of torch.export")
+        "--format", default="onnx", metavar="onnx|torch|web",
+        help="ONNX (default), a program of torch.export, or a page to open by double-click")
     verb.add_argument(
-        "--out", default="", metavar="FILE", help="default CHECKPOINT/model.onnx or model.pt2")
+        "--out", default="", metavar="FILE",
+        help="default CHECKPOINT/model.onnx or model.pt2; for web a folder, CHECKPOINT/web")
     verb.add_argument(
         "--size", type=_size, metavar="HEIGHTxWIDTH", help="of images (default: the run's crop)")
     verb.add_argument(
@@ -319,6 +328,9 @@ def _parser() -> argparse.ArgumentParser:
         help="any multiples of the patch (default), or only --size; the batch is always free")
     verb.add_argument(
         "--fixed", dest="dynamic", action="store_false", help="the same as --no-dynamic")
+    verb.add_argument(
+        "--bits", type=int, default=0, metavar="8|16|32",
+        help="web: of a weight in the page (default 16)")
     return parser
 
 

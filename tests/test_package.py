@@ -17,7 +17,7 @@ ROOMS = [
     ["distributed", "toytown", "transforms", "logits", "metrics", "visualize"],
     ["datasets", "encoder", "timm_encoder", "heads", "losses", "optim", "inference", "checkpoint"],
     ["model", "step"],
-    ["evaluate", "running", "inside"],
+    ["evaluate", "running", "inside", "web"],
     ["recipes", "weights"],
     ["train"],
     ["bench"],

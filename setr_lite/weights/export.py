@@ -71,7 +71,7 @@ def export_checkpoint(
             a model whose size cannot be left free, or a file that computes something else.
     """
     if format not in SUFFIXES:
-        raise UserError(f"--format {format}{nearest(format, SUFFIXES)}")
+        raise UserError(f"--format {format}{nearest(format, (*SUFFIXES, 'web'))}")
     if format == "onnx":
         _require("onnx", "onnxscript")
     model = SETR.from_pretrained(checkpoint)

@@ -9,18 +9,16 @@ import functools
 import io
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import CHROMIUM, SLOW
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html")).resolve()
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 PAGES = sorted((HTML / "book").glob("*.html"))
 VENDORED = (HTML / "_static" / "vendor" / "widgets" / "embed.js").exists()
 if not CHROMIUM:
@@ -30,7 +28,6 @@ if not PAGES:
 if not VENDORED:
     pytest.skip("no browser files: the pages need a network", allow_module_level=True)
 
-SLOW = 120_000  # milliseconds: a busy machine is no reason to fail
 USABLE = 4.0  # seconds of a cold load until the last figure is there; the best of five loads
 ANSWER = 100  # milliseconds from a key to the changed picture; the best of six keys
 DESKTOP = {"width": 1280, "height": 900}
@@ -54,18 +51,6 @@ CLOCK = """
 
 
 # --- a page that is open ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=flags, timeout=SLOW
-        )
-        yield browser
-        browser.close()
 
 
 def open_page(browser, path, **options):
