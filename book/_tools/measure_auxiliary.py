@@ -132,4 +132,5 @@ def write(file, results):
     part.rename(file)
 
 
-main()
+if __name__ == "__main__":
+    main()
