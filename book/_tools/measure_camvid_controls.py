@@ -31,13 +31,13 @@ import torch
 from measure_auxiliary import ROOT, about, write
 from torch import Tensor, nn
 
-from setr_lite import nonfinite
 from setr_lite.config import RunConfig
 from setr_lite.datasets import CamVid
 from setr_lite.evaluate import evaluate
 from setr_lite.heads import LayerNorm2d
 from setr_lite.optim import build_optimizer
 from setr_lite.recipes import get_recipe
+from setr_lite.running.guard import Guard
 from setr_lite.train import _Run, seed_everything
 
 OUT = ROOT / "data/runs/camvid_controls/results.json"
@@ -107,7 +107,7 @@ def prepare(config: RunConfig, taps: str) -> _Run:
         seed_everything(config.train.seed, 0)
         model.head = FourTaps(384, 11)
         run.optimizer = build_optimizer(model, config.optim)
-        run.guard = nonfinite.Guard(run.optimizer, False)
+        run.guard = Guard(run.optimizer, False)
     return run
 
 
