@@ -282,10 +282,16 @@ def heads() -> dict[str, Any]:
 
 def counts(model: SETR, images: Tensor, labels: list[Tensor]) -> Tensor:
     """(streets, 19, 19)."""
+    found = torch.cat([model.logits(image[None]).argmax(1) for image in images])
+    return counts_of(found, torch.stack(labels))
+
+
+def counts_of(found: Tensor, truth: Tensor) -> Tensor:
+    """Label maps (streets, H, W) -> confusion matrices (streets, 19, 19)."""
     out = []
-    for image, label in zip(images, labels, strict=True):
+    for one, label in zip(found, truth, strict=True):
         matrix = ConfusionMatrix(19)
-        matrix.update(model.logits(image[None]).argmax(1)[0], label)
+        matrix.update(one, label)
         out.append(matrix.matrix.clone())
     return torch.stack(out).double()
 
