@@ -38,7 +38,7 @@ from setr_lite.heads import LayerNorm2d
 from setr_lite.optim import build_optimizer
 from setr_lite.recipes import get_recipe
 from setr_lite.running.guard import Guard
-from setr_lite.train import _Run, seed_everything
+from setr_lite.train import Run, seed_everything
 
 OUT = ROOT / "data/runs/camvid_controls/results.json"
 DRIVE, TEST = "0006R0", 50
@@ -98,9 +98,9 @@ def measure(options: argparse.Namespace, head: str, images: str, taps: str, seed
     return facts | {"scores": found}
 
 
-def prepare(config: RunConfig, taps: str) -> _Run:
+def prepare(config: RunConfig, taps: str) -> Run:
     """The recipe's run; perhaps its head reads other taps."""
-    run = _Run(config, torch.device("cpu"), resume=False)
+    run = Run(config, torch.device("cpu"), resume=False)
     encoder, model = run.model.encoder, run.model
     cached = encoder.forward
     if taps == "same":
@@ -146,7 +146,7 @@ def tests(root: Path) -> dict[str, CamVid]:
     return {"val": CamVid(root, "val"), "last of the drive": late}
 
 
-def score(run: _Run, dataset: CamVid) -> dict[str, Any]:
+def score(run: Run, dataset: CamVid) -> dict[str, Any]:
     confusion = evaluate(run.model, dataset, run.config)
     found = confusion.to_dict(dataset.classes)
     iou = {name: round(found["classes"][name]["iou"], 4) for name in found["averaged"]}

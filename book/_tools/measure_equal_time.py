@@ -27,7 +27,7 @@ from measure_auxiliary import ROOT, STEPS, about, measure, write
 
 from setr_lite.recipes import get_recipe
 from setr_lite.toytown import write_toytown
-from setr_lite.train import _Run
+from setr_lite.train import Run
 
 FEW = 5
 """Steps of a turn."""
@@ -83,13 +83,13 @@ def price(options: argparse.Namespace, head: str) -> dict[str, Any]:
     return found
 
 
-def start(options: argparse.Namespace, head: str, aux: bool, folder: str) -> _Run:
+def start(options: argparse.Namespace, head: str, aux: bool, folder: str) -> Run:
     config = get_recipe(f"toytown_{head}").override(
         f"model.aux={aux}", f"train.out={folder}/{aux}", f"data.root={options.town}")
-    return _Run(config, torch.device("cpu"), resume=False)
+    return Run(config, torch.device("cpu"), resume=False)
 
 
-def seconds(run: _Run, batches: list[Any]) -> float:
+def seconds(run: Run, batches: list[Any]) -> float:
     """Of processor time, for a step with each batch."""
     started = time.process_time()
     for batch in batches:
