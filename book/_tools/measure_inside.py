@@ -226,8 +226,8 @@ def weighted_by_values(model: SETR, image: Tensor, maps: Tensor) -> Tensor:
         heads = attention.num_heads
         value = attention.qkv(block.norm1(x))[0, :, 2 * c:].reshape(n, heads, c // heads)
         out = attention.proj.weight.reshape(c, heads, c // heads)
-        sent = torch.einsum("nad,cad->anc", value, out)  # of each token by each head
-        length = torch.einsum("aij,ajc->ijc", table, sent).norm(dim=-1)
+        sent = torch.einsum("nhd,chd->hnc", value, out)  # of each token by each head
+        length = torch.einsum("hij,hjc->ijc", table, sent).norm(dim=-1)
         tables.append(length / length.sum(-1, keepdim=True))
         x = block(x)
     return torch.stack(tables)

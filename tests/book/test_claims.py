@@ -24,7 +24,8 @@ from setr_lite.recipes.published import PAPER_PARAMETERS
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "data" / "runs"
 PAGE = (ROOT / "book" / "claims.md").read_text("utf-8")
-SECTIONS = dict(re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S))
+SECTIONS = {name: " ".join(text.split()) for name, text in re.findall(
+    r"^### (.+?)\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)}
 NAMED = r"tests/book/test_claims\.py::(test_\w+)(?:\[([\w-]+)\])?"
 
 pytestmark = pytest.mark.smoke
