@@ -1,0 +1,277 @@
+"""The page of claims: what the book concludes still stands, and its controls can win.
+
+Each claim is a function of its record that returns the sentence's numbers and whether the claim
+holds. For each there is a second function, which gives the control the better number in a copy of
+the record: the claim has to fall then, or its test could not fail.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from setr_lite import SETR, get_recipe
+from setr_lite.model import count_parameters
+from setr_lite.recipes.published import PAPER_PARAMETERS
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = ROOT / "data" / "runs"
+PAGE = (ROOT / "book" / "claims.md").read_text("utf-8")
+SECTIONS = {name: " ".join(text.split()) for name, text in re.findall(
+    r"^### (.+?)\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)}
+NAMED = r"tests/book/test_claims\.py::(test_\w+)(?:\[([\w-]+)\])?"
+
+pytestmark = pytest.mark.smoke
+
+Record = Any
+Found = tuple[list[str], bool]
+"""Numbers as the page prints them, and whether the claim holds."""
+
+
+class Claim(NamedTuple):
+    """A conclusion and how it could be lost."""
+
+    record: str
+    """Below data/runs."""
+    holds: Callable[[Record], Found]
+    spoil: Callable[[Record], None]
+    """Gives the control the better number."""
+
+
+def with_interval(table: dict[str, Any], *place: int, digits: int = 2, times: float = 1) -> str:
+    """`0.09 (0.05 to 0.13)`."""
+    mean, low, high = (times * np.array(table[key])[place] for key in ("mean", "low", "high"))
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+# --- attention, influence, place -----------------------------------------------------------------
+
+OWN_KIND = ((1, 1), (2, 1), (4, 1))
+"""Block and head, from 0, of those that find their own kind."""
+
+
+def own_kind(record: Record) -> Found:
+    gap = record["own_minus_same_offset"]
+    said = [with_interval(gap, *place, digits=1, times=100) for place in OWN_KIND]
+    return said, all(gap["low"][b][a] > 0.10 for b, a in OWN_KIND)
+
+
+def spoil_own_kind(record: Record) -> None:
+    for key in ("mean", "low", "high"):
+        record["own_minus_same_offset"][key][2][1] -= 0.2
+
+
+def rollout(record: Record) -> Found:
+    gap = record["rollout_minus"]["distance from the mean colour"]
+    return [with_interval(gap, 0)], gap["low"][0] > 0
+
+
+def spoil_rollout(record: Record) -> None:
+    gap = record["rollout_minus"]["distance from the mean colour"]
+    gap["low"][0], gap["mean"][0] = -0.01, 0.02
+
+
+def which_explanation(record: Record) -> Found:
+    gaps = [record["rollout_minus"][name] for name in ("gradient", "rollout weighted by values")]
+    said = [with_interval(gap, i) for gap in gaps for i in (0, 1)]
+    return said, all(gap["low"][0] > 0 > gap["high"][1] for gap in gaps)
+
+
+def spoil_which(record: Record) -> None:
+    record["rollout_minus"]["gradient"]["high"][1] = 0.01
+
+
+def heads(record: Record) -> Found:
+    per_block = record["shape"][1]
+    finders = [record["loses"][b * per_block + a] for b, a in OWN_KIND]
+    first = record["loses"][0]
+    said = [f"{mean:.2f} ({low:.2f} to {high:.2f})" for mean, low, high in (first, *finders)]
+    return said, all(high < first[1] for _, _, high in finders)
+
+
+def spoil_heads(record: Record) -> None:
+    record["loses"][7] = [1.8, 1.2, 2.4]
+
+
+def row(record: Record) -> Found:
+    with_, without = (record[f"{name} position table"][-1] for name in ("with", "without"))
+    said = [f"{t['row and column'][0]:.2f} ({t['low'][0]:.2f} to {t['high'][0]:.2f})"
+            for t in (with_, without)]
+    start = record["with position table"][0]["high"][1]
+    return said, without["low"][0] > with_["high"][0] / 2 and start < 0.5
+
+
+def spoil_row(record: Record) -> None:
+    record["without position table"][-1]["low"][0] = 0.1
+
+
+def cosines(record: Record) -> Found:
+    limits = {name: (min(min(record[h][name]["least"]) for h in ("naive", "pup", "mla")),
+                     max(max(record[h][name]["largest"]) for h in ("naive", "pup", "mla")))
+              for name in ("auxiliary", "another main head")}
+    said = [f"{low:.2f} to {high:.2f}" for low, high in limits.values()]
+    return said, all(-0.1 < low <= high < 0.1 for low, high in limits.values())
+
+
+def spoil_cosines(record: Record) -> None:
+    record["pup"]["another main head"]["largest"][0] = 0.4
+
+
+# --- trainings -----------------------------------------------------------------------------------
+
+
+def scores(record: Record, **which: Any) -> list[float]:
+    return [100 * run["miou"] for run in record["runs"] if which.items() <= run.items()]
+
+
+def pup_leads(record: Record) -> Found:
+    found = {head: scores(record, head=head, aux=True) for head in ("pup", "naive", "mla")}
+    said = [" ".join(f"{v:.1f}" for v in values) for values in found.values()]
+    return said, min(found["pup"]) > max(found["naive"] + found["mla"])
+
+
+def spoil_pup(record: Record) -> None:
+    next(r for r in record["runs"] if r["head"] == "mla")["miou"] = 0.8
+
+
+def unseen_drive(records: Record) -> Found:
+    drops, others = [], []
+    for seen, unseen in records.values():
+        gap = [100 * (seen["classes"][name]["iou"] - unseen["classes"][name]["iou"])
+               for name in seen["averaged"] if name != "bicyclist"]
+        drops.append(float(np.mean(gap)))
+        others.append(100 * (seen["miou"] - unseen["miou"]))
+    said = [f"{min(drops):.1f} to {max(drops):.1f}", f"{min(others):.1f} to {max(others):.1f}"]
+    return said, min(drops) > 5 and max(drops) < max(others)
+
+
+def spoil_unseen(records: Record) -> None:
+    seen, unseen = records["linear"]
+    unseen["classes"] = seen["classes"]
+
+
+def pretrained(records: Record) -> Found:
+    frozen, fresh = (100 * records[key]["miou"] for key in ("frozen", "fresh"))
+    return [f"{frozen:.1f}", f"{fresh:.1f}"], frozen > fresh + 10
+
+
+def spoil_pretrained(records: Record) -> None:
+    records["fresh"]["miou"] = 0.5
+
+
+def ladder(record: Record) -> Found:
+    rungs = {rung["name"]: rung for rung in record["found"]}
+    start, end = rungs["classify at low resolution"], rungs["fused attention"]
+    gains = [start[key] / end[key] for key in ("seconds", "bytes")]
+    said = [f"{start['seconds']:.1f} to {end['seconds']:.1f} s",
+            f"{start['bytes'] / 1e9:.2f} to {end['bytes'] / 1e9:.2f} GB",
+            *(f"{gain:.1f}" for gain in gains)]
+    return said, min(gains) > 2
+
+
+def spoil_ladder(record: Record) -> None:
+    record["found"][1]["seconds"] = record["found"][-1]["seconds"]
+
+
+def readings(record: Record) -> Found:
+    said, never_ahead = [], True
+    for labels in ("corner", "majority", "shares", "full size"):
+        probe, *tokens = (r for r in record["runs"] if r["labels"] == labels)
+        three = " ".join(f"{run['miou']:.1f}" for run in tokens)
+        said.append(f"{probe['miou']:.1f} and {three}")
+        never_ahead &= max(run["miou"] for run in tokens) < probe["interval"][1]
+    return said, never_ahead
+
+
+def spoil_readings(record: Record) -> None:
+    record["runs"][-1]["miou"] = 80.0
+
+
+CLAIMS = {
+    "own-kind": Claim("inside_controls/own_kind.json", own_kind, spoil_own_kind),
+    "rollout": Claim("inside_controls/influence.json", rollout, spoil_rollout),
+    "which-explanation": Claim("inside_controls/influence.json", which_explanation, spoil_which),
+    "heads": Claim("inside_controls/heads.json", heads, spoil_heads),
+    "row": Claim("inside_controls/place.json", row, spoil_row),
+    "cosines": Claim("inside_controls/cosines.json", cosines, spoil_cosines),
+    "readings": Claim("readings/results.json", readings, spoil_readings),
+    "pup-leads": Claim("auxiliary/results.json", pup_leads, spoil_pup),
+    "unseen-drive": Claim("camvid_dinov2_linear/record.json", unseen_drive, spoil_unseen),
+    "pretrained": Claim("camvid_pup/record.json", pretrained, spoil_pretrained),
+    "ladder": Claim("cost/ladder.json", ladder, spoil_ladder),
+}
+
+
+def read(name: str) -> Record:
+    def one(path: str) -> Record:
+        return json.loads((RUNS / path).read_text("utf-8"))
+
+    if name == "unseen-drive":
+        return {head: [one(f"camvid_dinov2_{head}{where}/record.json") for where in ("", "_unseen")]
+                for head in ("linear", "naive", "pup", "mla")}
+    if name == "pretrained":
+        return {"frozen": one("camvid_dinov2_linear/record.json"),
+                "fresh": one("camvid_pup/record.json")}
+    return one(CLAIMS[name].record)
+
+
+# --- the tests -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_claim_holds(name):
+    numbers, holds = CLAIMS[name].holds(read(name))
+    assert holds, f"the control of '{name}' has caught up: strike the claim or turn it round"
+    for number in numbers:
+        assert number in SECTIONS[name], f"{name}: the record says {number}"
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_control_can_win(name):
+    record = copy.deepcopy(read(name))
+    CLAIMS[name].spoil(record)
+    assert not CLAIMS[name].holds(record)[1]
+
+
+def test_parameters():
+    """All six models agree with the paper; without the dead classifiers none does."""
+    dead = 512 * 150 + 150
+    for (head, variant), paper in PAPER_PARAMETERS.items():
+        if variant == "hybrid":
+            continue
+        config = get_recipe(f"{head}_ade20k_512_160k").override(
+            f"model.encoder=vit_{variant}_patch16", "model.taps=none")
+        with torch.device("meta"):
+            model = SETR.from_config(config.model)
+        used = count_parameters(model)
+        assert f"{(used + (1 + len(model.aux_heads)) * dead) / 1e6:.2f}" == f"{paper:.2f}"
+        assert f"{used / 1e6:.2f}" != f"{paper:.2f}"
+
+
+def test_every_claim_names_what_it_rests_on():
+    assert set(SECTIONS) == {*CLAIMS, "parameters"}
+    for name, text in SECTIONS.items():
+        for part in ("**Control.**", "**Data.**", "**Command.**", "**Test.**"):
+            assert part in text, f"{name}: {part}"
+        test, case = re.search(NAMED, text).groups()
+        assert (test, case) == (
+            ("test_parameters", None) if name == "parameters" else ("test_claim_holds", name))
+        if name in CLAIMS:
+            assert f"`data/runs/{CLAIMS[name].record}`" in text
+
+
+def test_links_to_claims_lead_to_one():
+    linked = set()
+    for path in sorted((ROOT / "book").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                linked |= set(re.findall(r"\(claims\.md#([\w-]+)\)", cell.source))
+    assert linked, "no chapter links to a claim"
+    assert linked - {"open"} <= set(SECTIONS)
