@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CHANGES = {
     "attention": ("encoder.py", "attention(q, k, v)", "attention(-q, k, v)", "04_encoding"),
-    "loss": ("losses.py", "+ aux_weight * auxiliary", "- aux_weight * auxiliary",
+    "loss": ("losses/cross_entropy.py", "+ aux_weight * auxiliary", "- aux_weight * auxiliary",
              "11_five_minutes"),
     "metrics": ("metrics.py", "return hit / (labelled + predicted - hit)",
                 "return hit / (labelled + predicted + hit)", "10_measuring"),

@@ -14,7 +14,7 @@ import setr_lite
 HOUSE = Path(setr_lite.__file__).parent
 ROOMS = [
     ["errors", "files", "config"],
-    ["distributed", "toytown", "transforms", "logits", "metrics", "visualize"],
+    ["distributed", "toytown", "transforms", "precision", "logits", "metrics", "visualize"],
     ["datasets", "encoder", "timm_encoder", "heads", "losses", "optim", "inference", "checkpoint"],
     ["model", "step"],
     ["evaluate", "running", "inside", "web"],

@@ -26,12 +26,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from setr_lite import card_loss, logits, losses, step
+from setr_lite import logits, step
 from setr_lite.config import RunConfig
 from setr_lite.datasets import load_dataset
 from setr_lite.inference import Window, predict_views
 from setr_lite.logits import LazyLogits
-from setr_lite.losses import resize_cross_entropy, segmentation_loss
+from setr_lite.losses import cross_entropy, on_gpu, resize_cross_entropy, segmentation_loss
 from setr_lite.model import SETR
 from setr_lite.optim import build_optimizer
 from setr_lite.recipes import get_recipe
@@ -159,17 +159,17 @@ def loss(toy: bool) -> dict[str, Any]:
     def ours(x: torch.Tensor) -> torch.Tensor:
         return resize_cross_entropy(LazyLogits.of(x).resized((side, side)), label)
 
-    found, compiles = {}, losses.compiles
+    found, compiles = {}, cross_entropy.compiles
     for name, work, at_once in (
         ("compiled", ours, True), ("strips", ours, False), ("plain PyTorch", plain, False)
     ):  # fmt: skip
-        losses.compiles = card_loss.compiles if at_once else lambda device: False
+        cross_entropy.compiles = on_gpu.compiles if at_once else lambda device: False
         low = torch.randn(batch, classes, side // 2, side // 2, device=CARD, dtype=torch.bfloat16)
         low = low.to(memory_format=torch.channels_last).requires_grad_()
         with peak() as most:
             time_taken = seconds(lambda work=work, low=low: work(low).backward(), 3)
         found[name] = {"ms": 1e3 * time_taken, **most}
-    losses.compiles = compiles
+    cross_entropy.compiles = compiles
     return found
 
 

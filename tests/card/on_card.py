@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from card import LAUNCHES, Listen
 
-from setr_lite import card_loss, distributed, losses, step, train
+from setr_lite import distributed, step, train
 from setr_lite.cli import main
 from setr_lite.config import RunConfig
 from setr_lite.datasets import load_dataset
 from setr_lite.datasets.feed import Batch
 from setr_lite.evaluate import evaluate
-from setr_lite.losses import segmentation_loss
+from setr_lite.losses import cross_entropy, on_gpu, segmentation_loss
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
 from setr_lite.running.memory import estimate_memory
@@ -158,7 +158,7 @@ def toy_steps(folder: Path) -> dict[str, Any]:
 def published_step(folder: Path) -> dict[str, Any]:
     """A step of SETR-PUP with ViT-Large as published, its loss in compiled kernels."""
     run, moved = a_run("pup_ade20k_512_160k", f"train.out={folder}/none", "train.amp=bf16"), []
-    losses.compiled = lambda: counting_bytes(card_loss.compiled(), moved)
+    cross_entropy.compiled = lambda: counting_bytes(on_gpu.compiled(), moved)
     found = _counted(run)
     return found | {
         "estimate": estimate_memory(run.config).peak, "bytes": sum(moved[-len(moved) // 3 :])}
@@ -188,15 +188,15 @@ def counting_bytes(work: Any, moved: list[int]) -> Any:
 
 def memory(folder: Path) -> dict[str, tuple[int, int]]:
     """The peak of the other published heads, and its estimate, with the loss by strips."""
-    found, compiles = {}, losses.compiles
-    losses.compiles = lambda device: False
+    found, compiles = {}, cross_entropy.compiles
+    cross_entropy.compiles = lambda device: False
     for head in ("naive", "mla"):
         run = a_run(f"{head}_ade20k_512_160k", f"train.out={folder}/none", "train.amp=bf16")
         found[head] = (_counted(run)["peak"], estimate_memory(run.config).peak)
         del run
         gc.collect()
         torch.cuda.empty_cache()
-    losses.compiles = compiles
+    cross_entropy.compiles = compiles
     return found
 
 
@@ -283,7 +283,7 @@ def compiled(folder: Path) -> dict[str, Any]:
 
     torch._dynamo.reset()
     counters.clear()
-    losses.compiles = lambda device: False
+    cross_entropy.compiles = lambda device: False
     plain = a_run("toytown_pup", f"train.out={folder}/none", "train.amp=bf16")
     before = one_step(plain, a_batch(plain.config))["launches"]
     run = a_run("toytown_pup", f"train.out={folder}/none", "train.amp=bf16", "train.compile=true")

@@ -27,10 +27,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .card_loss import ImagesCrossEntropy, compiled, compiles
-from .config import IGNORE, Size
-from .errors import UserError, nearest
-from .logits import LazyLogits, SETROutput, Steps, no_autocast, strip_height, weights
+from ..config import IGNORE, Size
+from ..errors import UserError, nearest
+from ..logits import LazyLogits, SETROutput, Steps, no_autocast, strip_height, weights
+from .on_gpu import ImagesCrossEntropy, compiled, compiles
 
 Normalize = Literal["all", "valid"]
 BAND = 4
@@ -129,7 +129,7 @@ def resize_cross_entropy(
     """Sum of the cross-entropy of resized logits over the valid pixels of `label`.
 
     Logits are resized, cut and compared with the label one image at a time, on a GPU some (see
-    `card_loss`); the softmax is taken in float32 or better. Two resizes cost no more than one:
+    `on_gpu`); the softmax is taken in float32 or better. Two resizes cost no more than one:
     their matrices are multiplied beforehand.
 
     Args:

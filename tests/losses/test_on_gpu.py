@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from setr_lite import card_loss
-from setr_lite.card_loss import ImagesCrossEntropy, images_at_a_time, images_loss
 from setr_lite.logits import LazyLogits
-from setr_lite.losses import resize_cross_entropy
+from setr_lite.losses import on_gpu, resize_cross_entropy
+from setr_lite.losses.on_gpu import ImagesCrossEntropy, images_at_a_time, images_loss
 
 SIZES = [
     # logits, then what is done to them
@@ -32,7 +31,7 @@ def both(lazy: LazyLogits, label: torch.Tensor) -> list[tuple[torch.Tensor, ...]
 @pytest.mark.parametrize(("grid", "resize"), SIZES)
 @pytest.mark.parametrize("at_a_time", [1, 1 << 27])
 def test_equal_to_the_strips_in_float64(grid, resize, at_a_time, monkeypatch) -> None:
-    monkeypatch.setattr(card_loss, "AT_A_TIME", at_a_time)
+    monkeypatch.setattr(on_gpu, "AT_A_TIME", at_a_time)
     logits = torch.randn(4, 7, *grid, dtype=torch.float64).mul(9).requires_grad_()
     lazy = resize(LazyLogits.of(logits))
     label = torch.randint(7, (4, *lazy.size))

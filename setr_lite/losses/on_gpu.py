@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .config import Size
-from .logits import LazyLogits, no_autocast, weights
+from ..config import Size
+from ..logits import LazyLogits, no_autocast, weights
 
 AT_A_TIME = 1 << 27
 """Full-size values, classes x pixels x images, worked on together: 512 MiB in float32, three

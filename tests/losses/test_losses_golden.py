@@ -15,7 +15,7 @@ from setr_lite.losses import segmentation_loss
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETROutput
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "loss_metrics.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "loss_metrics.json").read_text())
 CLOSE = 1e-9  # mmsegmentation adds 1.2e-7 to its divisor of some ten thousand pixels
 
 

@@ -1,0 +1,5 @@
+"""Cross-entropy with the resize fused in, for CPUs and for GPUs. Imports logits and below."""
+
+from .cross_entropy import loss_and_terms, loss_divisor, resize_cross_entropy, segmentation_loss
+
+__all__ = ["loss_and_terms", "loss_divisor", "resize_cross_entropy", "segmentation_loss"]
