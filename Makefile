@@ -125,6 +125,8 @@ test: $(DONE)/environment $(DONE)/browser-files
 	@$(BIN)/ruff check .
 	$(call say,codespell)
 	@$(BIN)/codespell
+	$(call say,mypy)
+	@$(BIN)/mypy
 	$(call say,smoke tests)
 	@$(ONE_THREAD) $(PYTEST) -m smoke tests
 	$(call say,tests)
