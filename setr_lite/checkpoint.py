@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -396,9 +396,9 @@ def exists(folder: str | Path) -> bool:
     return now_at(Path(folder), "state.json") is not None
 
 
-def own_files(folder: str | Path) -> Iterable[Path]:
-    """The files of a checkpoint, which nothing else may replace."""
-    return [Path(folder) / name for name in FILES]
+def own_files(folder: str | Path) -> list[Path]:
+    """The files of a checkpoint and of its run, which nothing else may replace."""
+    return [*(Path(folder) / name for name in FILES), Path(folder).resolve().parent / "log.csv"]
 
 
 def _complete(folder: str | Path) -> Path:

@@ -8,9 +8,11 @@ files may hold anything: `printable`, `csv_cell` and `file_name` make them fit.
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +122,65 @@ def written_in(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written ({error.strerror or error}); a checkpoint that is there "
             "stays; free some space or choose another train.out"
         ) from error
+
+
+class Outlet:
+    """A standard output that cannot fail: what it cannot write is lost, and the rest goes on.
+
+    A training must not die of a full disk that its messages go to, or of a reader that has left.
+    Characters that the encoding does not have are spelled out.
+
+    Args:
+        stream: what is written to; None, as Python has it for a closed one, takes nothing.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115 (as long as the program)
+        self.failed: Exception | None = None
+        """Why something was lost; None as long as nothing was."""
+        if hasattr(self.stream, "reconfigure"):
+            self.stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        """Write, or lose, a text."""
+        self._try(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what is waiting."""
+        self._try(self.stream.flush)
+
+    def _try(self, do: Callable[..., object], *arguments: str) -> None:
+        if self.failed:
+            return
+        try:
+            do(*arguments)
+        except (OSError, ValueError) as error:  # the second: it was closed here
+            self.failed = error
+            with suppress(OSError, ValueError):  # or Python's own flush, at the end, fails again
+                empty = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(empty, self.stream.fileno())
+                os.close(empty)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def lasting_outputs() -> Iterator[tuple[Outlet, Outlet]]:
+    """Standard output and standard error as `Outlet`, for the duration."""
+    before = sys.stdout, sys.stderr
+    if sys.stdout is None or sys.stderr is None:
+        _occupy()
+    sys.stdout, sys.stderr = outlets = Outlet(before[0]), Outlet(before[1])  # type: ignore
+    try:
+        yield outlets
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _occupy() -> None:
+    """The numbers of closed outputs, or the next file that is opened would get the messages of
+    libraries written in C."""
+    while os.open(os.devnull, os.O_RDWR) <= 2:
+        pass

@@ -233,7 +233,8 @@ SPOILT = {
     "groups an object": lambda s: s.update(param_groups={}),
     "one group missing": lambda s: s["param_groups"].pop(),
     "a group a word": lambda s: s["param_groups"].__setitem__(0, "x"),
-    "parameters swapped": lambda s: s["param_groups"][0]["params"].reverse(),
+    "parameters swapped": lambda s: s["param_groups"][0].update(
+        params=s["param_groups"][1]["params"]),
     "a word for a rate": lambda s: s["param_groups"][0].update(lr="high"),
     "an infinite rate": lambda s: s["param_groups"][0].update(lr=float("inf")),
     "a switch": lambda s: s["param_groups"][0].update(maximize=True),
