@@ -20,9 +20,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,17 @@ from torch.utils._pytree import tree_leaves
 from .config import RunConfig
 from .distributed.parallel import is_cut_up, load_optimizer, whole_state
 from .distributed.processes import rank
-from .errors import UserError, in_short
+from .errors import UserError, controls, in_short
+from .files import folder_beside, is_number, is_whole, now_at, read_json, remove, require
+from .optim import checked_state
 
 DAMAGED = "the checkpoint is damaged, take another one"
-OLD = ".old"  # the previous checkpoint, during the two renames that replace it
+FILES = ("model.safetensors", "config.json", "state.json", "optimizer.pt")
+"""What a checkpoint is made of."""
+TRIES = 20
+"""Times that a checkpoint is read again because a run replaced it meanwhile."""
+
+Read = TypeVar("Read")
 
 
 def save_checkpoint(
@@ -46,17 +53,24 @@ def save_checkpoint(
     palette: Sequence[Sequence[int]] = (),
     state: dict[str, Any] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    spoilt: bool = False,
 ) -> Path:
     """Write a checkpoint, replacing the one of that name only when the new one is complete.
 
     In a run of several processes all of them call it and the first one writes.
 
-    Raises:
-        UserError: the files cannot be written (full disk, no permission); what was there stays.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    Args:
+        folder: new, or a checkpoint.
+        model, config: what is saved, and its run.
+        classes, palette: names and RGB colours, by label.
+        state: for ``state.json``.
+        optimizer: None leaves ``optimizer.pt`` out.
+        spoilt: write values that are no finite numbers, too, for somebody to look at.
 
+    Raises:
+        UserError: a value is no finite number; `folder` holds something else; the files cannot be
+            written (full disk, no permission). What was there stays.
+    """
     folder = Path(folder)
     if rank() > 0 and not is_cut_up(model):
         return folder
@@ -64,27 +78,67 @@ def save_checkpoint(
     moments = None if optimizer is None else whole_state(optimizer.state_dict())
     if rank() > 0:
         return folder
-    part = _beside(folder, ".part")
-    info = {"config": config.to_dict(), "classes": list(classes)}
-    info["palette"] = [[int(v) for v in colour] for colour in palette]
+    _refuse_other_folders(folder)
+    bad = "" if spoilt else not_finite(tensors) or (moments and not_finite_moments(moments))
+    if bad:
+        raise UserError(f"could not save {folder}: {bad}; what was saved there before is untouched")
+    colours = [[int(v) for v in colour] for colour in palette]
+    info = {"config": config.to_dict(), "classes": list(classes), "palette": colours}
+    _write(folder, {"config.json": info, "state.json": state or {}}, tensors, moments)
+    return folder
+
+
+def _write(
+    folder: Path, texts: dict[str, dict[str, Any]], tensors: dict[str, Tensor],
+    moments: dict[str, Any] | None,
+) -> None:  # fmt: skip
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        _require_space(part, [tensors, moments])
-        save_file(tensors, part / "model.safetensors")
-        (part / "config.json").write_text(json.dumps(info, indent=1))
-        (part / "state.json").write_text(json.dumps(state or {}, indent=1))
-        if moments is not None:
-            torch.save(moments, part / "optimizer.pt")
-        _flush(part)
-        _replace(folder, part)
+        with folder_beside(folder) as part:
+            _require_space(part, [tensors, moments])
+            save_file(tensors, part / "model.safetensors")
+            if moments is not None:
+                texts["state.json"] = texts["state.json"] | {MOMENTS: len(moments["state"])}
+                torch.save(moments, part / "optimizer.pt")
+            for name, values in texts.items():
+                (part / name).write_text(json.dumps(values, indent=1))
     except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise UserError(
             f"could not save {folder}: {error}; what was saved there before is untouched, free "
             "some space or choose another train.out"
         ) from error
-    return folder
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    """A folder that is replaced goes; so it must be a checkpoint, or empty, or a link."""
+    if folder.is_symlink() or not folder.exists() or (folder / "state.json").exists():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise UserError(
+            f"{folder}: holds something that is no checkpoint, which writing one there would "
+            "delete; choose another place"
+        )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """What to say of the first tensor that holds NaN or infinity; empty if none does."""
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            return f"{name!r} holds NaN or infinity"
+    return ""
+
+
+def not_finite_moments(moments: Mapping[str, Any]) -> str:
+    """The same of an optimiser's state dict."""
+    named = {
+        f"the optimiser's {key} of parameter {number}": value
+        for number, values in moments["state"].items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    return not_finite(named)
 
 
 def keep_numbered(folder: str | Path, step: int, count: int) -> None:
@@ -100,17 +154,51 @@ def keep_numbered(folder: str | Path, step: int, count: int) -> None:
         return
     folder = Path(folder)
     target = folder.with_name(f"step_{step:07d}")
-    part = target.with_name(target.name + ".part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(folder, part, copy_function=_link)
-        _replace(target, part)
+        with folder_beside(target) as part:
+            for file in folder.iterdir():
+                _link(file, part / file.name)
     except (OSError, shutil.Error) as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise UserError(f"could not save {target}: {error}; {folder} is untouched") from error
     there = [p for p in folder.parent.iterdir() if re.fullmatch(r"step_\d+", p.name)]
     for old in sorted(there, key=lambda p: int(p.name[5:]))[:-count]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
+
+
+def steady(folder: str | Path, read: Callable[[Path], Read]) -> Read:
+    """What `read` makes of a checkpoint that a run may be replacing at this moment.
+
+    Files of two checkpoints never come together: where another has taken its place meanwhile, it
+    is read again.
+
+    Args:
+        folder: the checkpoint.
+        read: called with the folder in which its files are now.
+
+    Raises:
+        UserError: what `read` raises of a checkpoint that stayed where it was.
+    """
+    for _ in range(TRIES):
+        place = _complete(folder)
+        before = _identity(place)
+        try:
+            found = read(place)
+        except UserError:
+            if before == _identity(place) is not None:
+                raise
+        else:
+            if before == _identity(place) is not None:
+                return found
+    raise UserError(f"{folder}: was replaced {TRIES} times while it was read; copy it and try that")
+
+
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """Another one for every checkpoint; None between two."""
+    try:
+        found = [os.stat(place) for place in (folder, folder / "state.json")]
+    except OSError:
+        return None
+    return tuple(n for one in found for n in (one.st_ino, one.st_mtime_ns))
 
 
 def read_info(folder: str | Path) -> dict[str, Any]:
@@ -120,21 +208,70 @@ def read_info(folder: str | Path) -> dict[str, Any]:
         UserError: no checkpoint there, or a file that holds something else.
     """
     path = _complete(folder) / "config.json"
-    info = _read_json(path)
+    info = read_json(path, DAMAGED)
     for key, kind in {"config": dict, "classes": list, "palette": list}.items():
-        if not isinstance(info.get(key), kind):
-            raise UserError(f"{path}: {key!r} is missing or of another type; {DAMAGED}")
-    if not all(isinstance(name, str) for name in info["classes"]):
-        raise UserError(f"{path}: 'classes' is no list of names; {DAMAGED}")
-    rows = [row for row in info["palette"] if not isinstance(row, list) or len(row) != 3]
-    if rows or not all(isinstance(v, int) and 0 <= v < 256 for row in info["palette"] for v in row):
-        raise UserError(f"{path}: 'palette' is no list of colours [r, g, b] in 0..255; {DAMAGED}")
+        require(isinstance(info.get(key), kind), f"{path}: {key!r}", info.get(key),
+                f"a JSON {'object' if kind is dict else 'list'}", DAMAGED)  # fmt: skip
+    for row in info["palette"]:
+        fits = isinstance(row, list) and len(row) == 3 and all(is_whole(v, 0, 255) for v in row)
+        require(fits, f"{path}: a row of 'palette'", row, "a colour [r, g, b] in 0..255", DAMAGED)
+    _check_names(path, info["classes"], info["config"].get("model"))
     return info
 
 
+def _check_names(path: Path, names: list[Any], model: Any) -> None:
+    for name in names:
+        fits = isinstance(name, str) and name != "" and not controls(name)
+        require(fits, f"{path}: one of 'classes'", name, "a name in printable characters", DAMAGED)
+        twice = names.count(name) > 1
+        require(not twice, f"{path}: one of 'classes'", name, "every name once", DAMAGED)
+    wanted = model.get("num_classes") if isinstance(model, dict) else None
+    if names and is_whole(wanted):
+        require(len(names) == wanted, f"{path}: 'classes'", names, f"{wanted} names, as "
+                "model.num_classes says", DAMAGED)  # fmt: skip
+
+
 def read_config(folder: str | Path) -> RunConfig:
-    """The settings of the run that wrote the checkpoint."""
-    return RunConfig.from_dict(read_info(folder)["config"])
+    """The settings of the run that wrote the checkpoint.
+
+    Raises:
+        UserError: no checkpoint there, or a setting that no run has.
+    """
+    path = _complete(folder) / "config.json"
+    values = read_info(folder)["config"]
+    try:
+        return RunConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def check_classes(folder: str | Path, names: Sequence[str], data: str) -> None:
+    """Compare the classes of a checkpoint with those of a data set, in their order.
+
+    A checkpoint that names none, as of a converted file, is not compared. Capitals, blanks and
+    punctuation do not count.
+
+    Args:
+        folder: the checkpoint.
+        names: of the data set, by label.
+        data: what to call it.
+
+    Raises:
+        UserError: another name under a number; the first is named.
+    """
+    ours = read_info(folder)["classes"]
+    for k, (saved, there) in enumerate(zip(ours, names, strict=False)):
+        if _plain(saved) != _plain(there):
+            raise UserError(
+                f"{folder}: its class {k} is {saved!r}, that of {data} is {there!r}; a score "
+                "would compare one with the other. List the classes in the order of the "
+                "checkpoint's config.json"
+            )
+
+
+def _plain(name: str) -> str:
+    kept = re.sub(r"[\W_]+", "", name.casefold())
+    return kept or name
 
 
 def read_state(folder: str | Path, *needed: str) -> dict[str, Any]:
@@ -148,13 +285,36 @@ def read_state(folder: str | Path, *needed: str) -> dict[str, Any]:
         UserError: no checkpoint there, or a file that holds something else.
     """
     path = _complete(folder) / "state.json"
-    state = _read_json(path)
-    number = int | float
-    kinds = {"step": int, "scored": int, "best": number, "miou": number | None, "faults": dict}
-    for key, kind in kinds.items():
-        if (key in state or key in needed) and not isinstance(state.get(key, ""), kind):
-            raise UserError(f"{path}: {key!r} is missing or of another type; {DAMAGED}")
+    state = read_json(path, DAMAGED)
+    for key, (fits, wanted) in STATE.items():
+        if key in state or key in needed:
+            missing = state.get(key, "missing")
+            require(key in state and fits(state[key]), f"{path}: {key!r}", missing, wanted, DAMAGED)
+    later = is_whole(state.get("scored", 0), 0, state.get("step", 2**62))
+    require(later, f"{path}: 'scored'", state.get("scored"), "no more than 'step'", DAMAGED)
     return state
+
+
+def _counts(value: Any) -> bool:
+    """Whether it is what `datasets.feed.Faults` counts."""
+    if not isinstance(value, dict) or set(value) - {"images", "workers"}:
+        return False
+    return all(map(is_whole, value.values()))
+
+
+MOMENTS = "moments"
+STATE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "step": (is_whole, "a whole number, 0 or more"),
+    "samples": (is_whole, "a whole number, 0 or more"),
+    "scored": (is_whole, "a whole number, 0 or more"),
+    MOMENTS: (is_whole, "a whole number, 0 or more"),
+    "best": (lambda value: is_number(value, -1, 1), "a number in -1..1"),
+    "miou": (lambda value: value is None or is_number(value, 0, 1), "a number in 0..1, or null"),
+    "finished": (lambda value: isinstance(value, bool), "true or false"),
+    "faults": (_counts, "an object with the counts images and workers"),
+}
+"""What ``state.json`` may say: whether a value fits, and in words. ``moments`` is the number of
+parameters that ``optimizer.pt`` has a state of."""
 
 
 def sha256(folder: str | Path) -> str:
@@ -177,11 +337,9 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error
-    for name, value in tensors.items():
-        if not value.isfinite().all():
-            raise UserError(
-                f"{path}: {name!r} holds NaN or infinity, as no training leaves it; {DAMAGED}"
-            )
+    bad = not_finite(tensors)
+    if bad:
+        raise UserError(f"{path}: {bad}, as no training leaves it; {DAMAGED}")
     return tensors
 
 
@@ -219,50 +377,40 @@ def read_optimizer(folder: str | Path, optimizer: torch.optim.Optimizer) -> None
     """Load ``optimizer.pt`` into `optimizer`.
 
     Raises:
-        UserError: there is none, or it belongs to other parameter groups.
+        UserError: there is none, or what `optim.checked_state` raises of it.
     """
     path = _complete(folder) / "optimizer.pt"
     if not path.exists():
         raise UserError(f"{path}: not there; this checkpoint can be used but not resumed")
     try:
-        load_optimizer(optimizer, torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever it likes
         why = in_short(error)
         raise UserError(f"{path}: cannot be resumed from ({why}); {DAMAGED}") from error
+    count = read_state(folder).get(MOMENTS)
+    load_optimizer(optimizer, checked_state(f"{path}", state, optimizer, DAMAGED, count))
 
 
 def exists(folder: str | Path) -> bool:
     """Whether a complete checkpoint is there."""
-    folder = Path(folder)
-    return any((f / "state.json").exists() for f in (folder, _beside(folder, OLD)))
+    return now_at(Path(folder), "state.json") is not None
 
 
-def _beside(folder: Path, ending: str) -> Path:
-    return folder.parent / (folder.name + ending)  # "." has no name
+def own_files(folder: str | Path) -> list[Path]:
+    """The files of a checkpoint and of its run, which nothing else may replace."""
+    return [*(Path(folder) / name for name in FILES), Path(folder).resolve().parent / "log.csv"]
 
 
 def _complete(folder: str | Path) -> Path:
     """`folder`, or its predecessor if a crash fell between the two renames."""
     folder = Path(folder)
-    old = _beside(folder, OLD)
-    if (folder / "state.json").exists():
-        return folder
-    if (old / "state.json").exists():
-        return old
+    place = now_at(folder, "state.json")
+    if place:
+        return place
     inside = folder / "last"
     if (inside / "state.json").exists():
         raise UserError(f"{folder}: is a run, not a checkpoint; use {inside}")
     raise UserError(f"{folder}: no checkpoint here; give a folder with model.safetensors in it")
-
-
-def _replace(folder: Path, part: Path) -> None:
-    """Two renames, each atomic; `_complete` reads the old folder between them."""
-    old = _beside(folder, OLD)
-    if folder.exists():  # else `old`, if there, is the only good one: keep it until the end
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _require_space(folder: Path, state: list[Any]) -> None:
@@ -274,28 +422,8 @@ def _require_space(folder: Path, state: list[Any]) -> None:
             f"No space left on device: {size / 2**20:.0f} MiB to write, {free / 2**20:.0f} free")
 
 
-def _flush(folder: Path) -> None:
-    """On disk before the rename, or a power cut could leave the new name with empty files."""
-    for path in (*folder.iterdir(), folder):
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
-def _link(source: str, target: str) -> None:
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); {DAMAGED}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: a {type(found).__name__}, not a JSON object; {DAMAGED}")
-    return found

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .config import LARGEST_SIDE
-from .errors import UserError, one_line, out_of_memory
+from .errors import UserError, lasting_outputs, one_line, out_of_memory, printable
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction["_Parser"]
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code.
 
     0 done, or a training that was asked to stop and saved first; 1 `check-data` found faults, 2 a
-    user's mistake, 130 Ctrl-C, 141 pipe closed.
+    user's mistake, 130 Ctrl-C, 141 pipe closed. Where standard output or standard error cannot be
+    written the work goes on, and is saved.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
@@ -47,18 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         options.settings += rest
     options.words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        code = options.run(options) or 0
-        sys.stdout.flush()
+    with lasting_outputs() as (out, _):
+        code = _run(options)
+        out.flush()
+        if isinstance(out.failed, BrokenPipeError):  # who reads has seen enough, as `head` does
+            return 141
+        if out.failed and code == 0:
+            lost = f"standard output: {one_line(out.failed)}; the rest of the work is done"
+            return _mistake(options.verb, lost)
         return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return options.run(options) or 0
     except UserError as error:
         return _mistake(options.verb, one_line(error))
     except KeyboardInterrupt:
         print(f"setr-lite {options.verb}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of `setr-lite recipes | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit's flush fails
-        return 141
     except Exception as error:
         if out_of_memory(error):
             return _mistake(options.verb, f"{_MEMORY} ({one_line(error)[:200]})")
@@ -112,7 +120,7 @@ def run_check_data(options: argparse.Namespace) -> int:
     health = check_data(options.name, options.root, classes=options.classes, fast=options.fast)
     files = health.write(options.out or f"runs/check_{options.name}")
     print(health.text(most=10))
-    print(f"written: {', '.join(map(str, files))}")
+    print(f"written: {', '.join(map(printable, files))}")
     return 0 if health.healthy else 1
 
 
@@ -162,11 +170,11 @@ def run_eval(options: argparse.Namespace) -> None:
             save_predictions=options.save_predictions, progress=True,
         )
         if distributed.rank() == 0:
-            print(f"{confusion.table(scores['names'])}\n{summary(scores)}")
             if options.json:
                 write_json(scores, options.json)
             if options.csv:
                 write_csv(scores, options.csv)
+            print(f"{confusion.table(scores['names'])}\n{summary(scores)}")
     finally:
         distributed.stop()
 
@@ -179,7 +187,7 @@ def run_predict(options: argparse.Namespace) -> None:
         options.checkpoint, options.images, options.out, settings=options.settings,
         alpha=options.alpha,
     )
-    print(f"{written} pictures in {options.out}")
+    print(f"{written} picture{'s' * (written != 1)} in {printable(options.out)}")
 
 
 def run_convert(options: argparse.Namespace) -> None:
@@ -243,7 +251,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, also where a word that it repeats has several."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(" ".join(message.splitlines()))
+        super().error(printable(" ".join(message.splitlines())))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ be evaluated, resumed or repeated without other files. Sizes are ``(height, widt
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -38,6 +39,10 @@ LARGEST_SIDE = 16_384
 """Most pixels that a setting may ask for in height or width."""
 MOST_PIXELS = 1 << 27
 """Of a crop or a resized image; 1.5 GiB as float32."""
+MOST_RATIOS = 64
+"""Of an image whose predictions are averaged; published protocols have six."""
+LARGEST_NUMBER = 1 << 62
+"""Of a setting that is a whole number; PyTorch counts with 64 bits."""
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -82,10 +87,11 @@ class ModelConfig:
                 f"model.pretrained={self.pretrained}: name the weights, such as "
                 "timm:vit_base_patch16_384"
             )
+        _check_types("model", self)
         _within("model.num_classes", self.num_classes, 1, 65_535)
         _within("model.channels", self.channels, 2, 4096)
         _within("model.aux_units", self.aux_units or 1, 1, 64)
-        _within("model.drop_path", self.drop_path, 0, 1)
+        _within("model.drop_path", self.drop_path, 0, 0.99)
         for side in self.img_size:
             _within("model.img_size", side, 1, LARGEST_SIDE)
         if self.taps is not None and (
@@ -125,6 +131,7 @@ class DataConfig:
     """Divides RGB after that; None as for `mean`, `IMAGENET_STD` for the presets."""
 
     def __post_init__(self) -> None:
+        _check_types("data", self)
         _within("data.flip", self.flip, 0, 1)
         _within("data.cat_max_ratio", self.cat_max_ratio, 0, 1)
         for side in (*self.crop_size, *self.base_size):
@@ -133,8 +140,10 @@ class DataConfig:
         low, high = self.ratio_range
         if not 0 < low <= high:
             raise UserError(f"data.ratio_range={self.ratio_range}: give 0 < low <= high")
-        if self.std is not None and min(self.std) <= 0:
-            raise UserError(f"data.std={self.std}: every value must be positive")
+        for value in self.std or ():
+            _within("data.std", value, 1e-3, 1e6)
+        for value in self.mean or ():
+            _within("data.mean", value, -1e6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,7 @@ class LossConfig:
     """Divide by all pixels (as the published code does) or by those not ignored."""
 
     def __post_init__(self) -> None:
+        _check_types("loss", self)
         _at_least("loss.aux_weight", self.aux_weight, 0)
 
 
@@ -180,6 +190,7 @@ class OptimConfig:
     """Gradients are scaled down to this total norm; 0 never clips."""
 
     def __post_init__(self) -> None:
+        _check_types("optim", self)
         if self.lr <= 0:
             raise UserError(f"optim.lr={self.lr}: must be positive")
         for key in ("head_multiplier", "weight_decay", "warmup", "power", "min_lr", "clip_norm"):
@@ -254,6 +265,7 @@ class TrainConfig:
     process that dies is started again, too. Both are counted in the checkpoint."""
 
     def __post_init__(self) -> None:
+        _check_types("train", self)
         if self.parallel == "fsdp" and self.feature_cache:
             raise UserError(
                 "train.feature_cache: its encoder runs for new images only, and the pieces of "
@@ -311,8 +323,11 @@ class EvalConfig:
     """Evaluate only the first so many images; 0 evaluates all."""
 
     def __post_init__(self) -> None:
+        _check_types("eval", self)
         for side in (*self.window, *self.stride):
             _within("eval.window and eval.stride", side, 1, LARGEST_SIDE)
+        if len(self.ratios) > MOST_RATIOS:
+            raise UserError(f"eval.ratios: {len(self.ratios)} of them; give up to {MOST_RATIOS}")
         for side in self.base_size or ():
             _within("eval.base_size", side, 1, LARGEST_SIDE)
         if not self.ratios or min(self.ratios) <= 0:
@@ -461,6 +476,42 @@ def _parse(text: str, kind: Any) -> Any:
     if kind is float and not abs(float(text)) < float("inf"):
         raise ValueError(text)
     return kind(text)
+
+
+def _check_types(section: str, part: Any) -> None:
+    """Values of the annotated types, in scripts as on the command line: 5.5 steps are none.
+
+    Raises:
+        UserError: the first that is not; numbers must be finite.
+    """
+    for key, kind in _kinds(type(part)).items():
+        value = getattr(part, key)
+        if not _fits(value, kind):
+            raise UserError(f"{section}.{key}={value!r}: expected {_describe(kind)}")
+        if kind is int:
+            _within(f"{section}.{key}", value, -LARGEST_NUMBER, LARGEST_NUMBER)
+
+
+@functools.cache
+def _kinds(part: type) -> dict[str, Any]:
+    return typing.get_type_hints(part)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return value is None or _fits(value, args[0])
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        return (isinstance(value, (tuple, list)) and len(value) == len(kinds)
+                and all(map(_fits, value, kinds)))  # fmt: skip
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    if kind is int:
+        return type(value) is int
+    return isinstance(value, kind)
 
 
 def _describe(kind: Any) -> str:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import check_fit, read_config, read_tensors
+from .checkpoint import check_fit, read_config, read_tensors, steady
 from .config import DataConfig, ModelConfig, RunConfig, Size
 from .encoder import PRESETS, VisionTransformer, default_taps
 from .errors import UserError, nearest
@@ -107,8 +107,7 @@ class SETR(nn.Module):
         Raises:
             UserError: no checkpoint there, or weights that do not fit its config.
         """
-        config = read_config(folder)
-        tensors = read_tensors(folder)
+        config, tensors = steady(folder, lambda now: (read_config(now), read_tensors(now)))
         with torch.device("meta"):  # a config that is not that of the file may ask for gigabytes
             check_fit(folder, tensors, cls.from_config(config.model))
         model = cls.from_config(config.model)
@@ -134,14 +133,20 @@ class SETR(nn.Module):
         """(B, 3, H, W) normalised -> (B, K, H, W)."""
         return self(image).full()
 
-    def preprocess(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 RGB -> (1, 3, h, w) normalised, on the model's device.
+    def preprocess(self, image: Any) -> Tensor:
+        """One image, as `datasets.images.as_image` takes it -> (1, 3, h, w) normalised.
 
-        A model loaded from a checkpoint also resizes to the size it was evaluated at; `predict`
-        brings the labels back with ``size=image.shape[-2:]``.
+        A path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB; the result is
+        on the model's device. A model loaded from a checkpoint also resizes to the size it was
+        evaluated at; `predict` brings the labels back with ``size=image.shape[-2:]``.
+
+        Raises:
+            UserError: anything else, such as a batch or an image that is normalised already.
         """
+        from .datasets.images import as_image
         from .transforms import TestTransform
 
+        image = as_image(image)
         plain = DataConfig(base_size=_short_long(image))
         data = self.config.test_data() if self.config else plain
         return TestTransform(self.normalization(data))(image)[None].to(self.device)

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from .config import OptimConfig
-from .errors import UserError
+from .errors import UserError, shortly
+from .files import is_number, is_whole, require
 
 HEADS = ("head", "aux_heads")
 """Submodules of a model whose parameters train at `head_multiplier` times the base rate."""
@@ -124,6 +125,92 @@ def describe_groups(groups: Iterable[Mapping[str, Any]]) -> str:
             f"{group['lr']:>10g}{group['weight_decay']:>10g}"
         )
     return "\n".join(lines)
+
+
+def checked_state(
+    where: str, state: Any, optimizer: torch.optim.Optimizer, remedy: str,
+    count: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """A state dict out of a file, compared with the optimiser that is to take it.
+
+    A fused update trusts the shapes of its moments: it reads and writes behind the end of a
+    smaller one.
+
+    Args:
+        where: the file, for messages.
+        state: what was in it.
+        optimizer: of `build_optimizer`.
+        remedy: for messages.
+        count: parameters that must have a state; None where that is not known.
+
+    Returns:
+        What `optimizer` can load: the moments and rates of the file, its own other settings.
+
+    Raises:
+        UserError: another structure, setting, shape or type, or a moment that is not finite; the
+            first that differs is named.
+    """
+    parts = isinstance(state, dict) and set(state) == {"state", "param_groups"}
+    require(parts, f"{where}: the content", state, "a state and param_groups", remedy)
+    groups, entries, own = (
+        state["param_groups"], state["state"], optimizer.state_dict()["param_groups"])
+    fits = isinstance(groups, list) and len(groups) == len(own)
+    require(fits, f"{where}: param_groups", groups, f"a list of {len(own)}", remedy)
+    checked = [
+        _checked_group(f"{where}: param_groups", group, ours, remedy)
+        for group, ours in zip(groups, own, strict=True)
+    ]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    fits = isinstance(entries, dict) and count in (None, len(entries))
+    most = len(parameters) if count is None else count
+    require(fits, f"{where}: state", entries, f"an object of {most} parameters", remedy)
+    for number, moments in entries.items():
+        known = is_whole(number, 0, len(parameters) - 1)
+        require(known, f"{where}: a key of state", number, f"0..{len(parameters) - 1}", remedy)
+        keys = KEPT[type(optimizer)]
+        _check_moments(f"{where}: parameter {number}", moments, parameters[number], keys, remedy)
+    return {"state": entries, "param_groups": checked}
+
+
+KEPT = {
+    torch.optim.SGD: ("momentum_buffer",), torch.optim.AdamW: ("exp_avg", "exp_avg_sq", "step"),
+}  # fmt: skip
+"""What an optimiser keeps of each parameter."""
+OWN = {"fused", "foreach", "lr"}
+"""How an update is computed is a run's own business, and its rate that of every step."""
+
+
+def _checked_group(where: str, group: Any, own: dict[str, Any], remedy: str) -> dict[str, Any]:
+    """The settings of the run, which those of the file must equal; another PyTorch has others."""
+    fits = isinstance(group, dict) and {"params", "lr"} <= set(group)
+    require(fits, where, group, "an object with params and lr", remedy)
+    for key in sorted((set(own) & set(group)) - OWN):
+        theirs, ours = group[key], own[key]
+        fits = type(theirs) is type(ours) or (is_number(theirs) and is_number(ours))
+        require(fits and theirs == ours, f"{where}: {key!r}", theirs,
+                f"as in this run, {shortly(ours)}", remedy)  # fmt: skip
+    require(is_number(group["lr"], 0), f"{where}: 'lr'", group["lr"], "a number", remedy)
+    return own | {"lr": group["lr"]}
+
+
+def _check_moments(
+    where: str, moments: Any, parameter: torch.Tensor, keys: tuple[str, ...], remedy: str
+) -> None:
+    fits = isinstance(moments, dict) and sorted(map(str, moments)) == list(keys)
+    require(fits, where, moments, f"an object of {', '.join(keys)}", remedy)
+    for key, value in moments.items():
+        if value is None and key == "momentum_buffer":
+            continue  # SGD without momentum
+        place, counts = f"{where}: {key!r}", key == "step"
+        shape = () if counts else tuple(parameter.shape)
+        dtype = torch.float32 if counts else parameter.dtype
+        tensor = isinstance(value, torch.Tensor) and value.layout == torch.strided
+        found = f"{value.dtype} {tuple(value.shape)}" if tensor else type(value).__name__
+        fits = tensor and tuple(value.shape) == shape and value.dtype == dtype
+        require(fits, place, found, f"{dtype} {shape}", remedy)
+        require(bool(value.isfinite().all()), place, "NaN or infinity", "finite numbers", remedy)
+        if key in ("step", "exp_avg_sq") and value.numel():
+            require(value.min().item() >= 0, place, value.min().item(), "0 or more", remedy)
 
 
 def _base_lr(name: str, optim: OptimConfig) -> float:

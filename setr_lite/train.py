@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ from .datasets.base import SegmentationDataset
 from .datasets.feed import Batch, Feed
 from .datasets.layouts import load_dataset
 from .distributed import parallel
-from .errors import UserError
+from .errors import UserError, file_name
 from .evaluate.loop import check_settings, check_views, evaluate
 from .metrics import ConfusionMatrix
 from .model import SETR, count_parameters
@@ -37,8 +37,9 @@ from .optim import build_optimizer, describe_groups, set_lr
 from .precision import uses_bf16
 from .recipes.describe import start_table
 from .running.fit import fit_to_device
-from .running.frozen import freeze_encoder
-from .running.guard import Guard, NonFinite, keep_evidence
+from .running.frozen import freeze_encoder, refuse_random_crops
+from .running.guard import Guard, NonFinite, check_saved, keep_evidence
+from .running.lock import FolderLock
 from .running.log import RunLog
 from .running.memory import format_bytes
 from .running.meters import Speed, format_seconds, measure_speed, peak_memory
@@ -72,17 +73,38 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     """
     started = time.perf_counter()
     device = distributed.start(config.train.device)
-    loud = progress and distributed.rank() == 0
+    with ExitStack() as held:
+        result = _train(_locked_run(config, device, resume, held), progress)
+    return result | {"seconds": time.perf_counter() - started}
+
+
+def _locked_run(config: RunConfig, device: torch.device, resume: bool, held: ExitStack) -> Run:
+    """A run into whose folder no other process writes, until `held` ends.
+
+    A fresh one makes its folder only when nothing else is wrong with it.
+    """
+    if not resume:
+        run = Run(config, device)
+        held.enter_context(FolderLock(run.folder))
+        _refuse_another_run(run.folder)  # which came and went meanwhile
+        return run
+    folder = run_folder(config)
+    checkpoint.read_state(folder / "last")  # or there is nothing to lock
+    held.enter_context(FolderLock(folder))
+    return Run(config, device, resume=True)
+
+
+def _train(run: Run, progress: bool) -> dict[str, Any]:
+    """The loop; what `train` returns, without the seconds."""
+    loud, device = progress and distributed.rank() == 0, run.device
     say: Callable[..., None] = functools.partial(print, flush=True) if loud else lambda *_: None
-    run = Run(config, device, resume=resume)
     train, done = run.config.train, run.progress
-    _make_folder(run.folder)
     # a second on a CPU: not for nothing
     speed = measure_speed(run.config, device) if progress or device.type == "cuda" else None
     say(run.describe(speed))
     log = RunLog(run.folder, done, train.batch_size, speed)
     bar = tqdm(
-        total=train.steps, initial=done.step, unit="step", desc=config.recipe or "train",
+        total=train.steps, initial=done.step, unit="step", desc=run.config.recipe or "train",
         disable=not loud, dynamic_ncols=True,
     )
     advice = f"{run.folder / 'last'} is the last checkpoint, --resume goes on from there"
@@ -112,8 +134,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
         "folder": run.folder, "checkpoint": run.folder / "last", "step": done.step,
         "finished": done.step == train.steps, "miou": done.miou, "confusion": run.confusion,
         "classes": run.val_set.classes, "history": log.rows(),
-        "seconds": time.perf_counter() - started,
-    }
+    }  # fmt: skip
 
 
 def _score(run: Run, log: RunLog, progress: bool) -> None:
@@ -208,8 +229,9 @@ class Run:
         config = self.fitted.config if self.fitted else config
         config.train.local_batch(distributed.world_size())
         self.device, self.rehearsing = device, rehearsing
-        self.folder = Path(config.train.out or f"runs/{config.recipe or 'run'}")
+        self.folder = run_folder(config)
         self.train_set, self.val_set = _data_sets(config)
+        refuse_random_crops(config, self.train_set)
         seed_everything(config.train.seed, 0)
         self.model, config, self.sources = _first_model(config, self.folder, resume)
         self.config = self.model.config = config
@@ -227,6 +249,7 @@ class Run:
 
     def _resumed(self) -> Progress:
         last, train = self.folder / "last", self.config.train
+        checkpoint.check_classes(last, self.val_set.classes, self.config.data.name)
         _refuse_changes(checkpoint.read_config(last), self.config)
         checkpoint.read_optimizer(last, self.optimizer)
         progress = Progress.read(last)
@@ -298,12 +321,15 @@ class Run:
             checkpoint.keep_numbered(
                 self.folder / "last", self.progress.step, self.config.train.keep_last)
 
-    def _write(self, name: str, optimizer: bool = True) -> None:
+    def _write(self, name: str, optimizer: bool = True, spoilt: bool = False) -> None:
+        state = self.progress.state(self.config.train, self.device)
+        kept = self.optimizer if optimizer else None
+        if not spoilt:
+            with self._stopping():
+                check_saved(self.progress.step, self.model, kept)
         checkpoint.save_checkpoint(
-            self.folder / name, self.model, self.config,
-            classes=self.val_set.classes, palette=self.val_set.palette.tolist(),
-            optimizer=self.optimizer if optimizer else None,
-            state=self.progress.state(self.config.train, self.device),
+            self.folder / name, self.model, self.config, classes=self.val_set.classes,
+            palette=self.val_set.palette.tolist(), optimizer=kept, state=state, spoilt=spoilt,
         )
 
     @contextmanager
@@ -312,13 +338,15 @@ class Run:
         try:
             yield
         except NonFinite as error:
-            self.progress.step, batch = error.step - 1, dict(self.recent)[error.step]
+            batch = dict(self.recent)[error.step]
+            self.progress.step = error.step if error.left else error.step - 1
             if self.rehearsing:
                 raise UserError(
                     f"{error}: training would stop there; nothing was written. Images: "
                     f"{', '.join(batch.names)}; look at them, or lower optim.lr"
                 ) from error
-            keep_evidence(error, self.folder, self._write, batch[:2], batch.names)
+            save = functools.partial(self._write, spoilt=True)
+            keep_evidence(error, self.folder, save, batch[:2], batch.names)
 
 
 def _data_sets(config: RunConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
@@ -345,12 +373,8 @@ def _first_model(
         checkpoint.read_weights(folder / "last", model)
         began = checkpoint.read_config(folder / "last").model.pretrained
         config = replace(config, model=replace(config.model, pretrained=began))
-    elif checkpoint.exists(folder / "last"):
-        raise UserError(
-            f"{folder}: holds a run already; continue it with --resume, or choose "
-            "another folder with train.out=DIR"
-        )
     else:
+        _refuse_another_run(folder)
         sources = load_first_weights(model.encoder, config.model.pretrained)
     return model, config, sources
 
@@ -399,8 +423,14 @@ def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
                 )
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"train.out={folder}: cannot be written ({error.strerror})") from error
+def run_folder(config: RunConfig) -> Path:
+    """Where a run writes: ``train.out``, or ``runs/`` and the name of its recipe."""
+    return Path(config.train.out or f"runs/{file_name(config.recipe or 'run')}")
+
+
+def _refuse_another_run(folder: Path) -> None:
+    if checkpoint.exists(folder / "last"):
+        raise UserError(
+            f"{folder}: holds a run already; continue it with --resume, or choose "
+            "another folder with train.out=DIR"
+        )

@@ -223,9 +223,15 @@ def normalize(image: np.ndarray, mean: Colour | None = None, std: Colour | None 
     """(H,W,3) uint8 to (3,H,W) float32, ``(value - mean) / std`` per channel in 0..255.
 
     None stands for ImageNet's mean and standard deviation, as published.
+
+    Raises:
+        UserError: an array of another shape or type.
     """
     import cv2
 
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(
+            f"an array of shape {image.shape} and type {image.dtype}: give (H, W, 3) uint8, RGB")
     image = np.ascontiguousarray(image)
     result = np.empty((3, *image.shape[:2]), dtype=np.float32)
     for channel, plane in enumerate(cv2.split(image)):

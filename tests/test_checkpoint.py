@@ -1,6 +1,7 @@
 """A checkpoint is complete or absent, and errors name what differs."""
 
 import json
+import os
 import shutil
 from collections import namedtuple
 from dataclasses import replace
@@ -8,10 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from setr_lite import checkpoint
-from setr_lite.config import ModelConfig, RunConfig
+from setr_lite import checkpoint, files
+from setr_lite.config import ModelConfig, OptimConfig, RunConfig
 from setr_lite.errors import UserError
 from setr_lite.model import SETR
+from setr_lite.optim import build_optimizer
 
 CONFIG = RunConfig(
     model=ModelConfig(encoder="toy", head="naive", num_classes=3, img_size=(16, 16), channels=4))
@@ -32,7 +34,7 @@ def test_round_trip(tmp_path, model):
     image = torch.randn(1, 3, 16, 16)
     assert torch.equal(twin.logits(image), model.logits(image))
     assert twin.config == CONFIG
-    assert checkpoint.read_state(folder) == {"step": 7}
+    assert checkpoint.read_state(folder) == {"step": 7, "moments": 0}
     assert checkpoint.read_info(folder)["classes"] == ["a", "b", "c"]
     other = torch.optim.AdamW(twin.parameters(), lr=0.1)
     checkpoint.read_optimizer(folder, other)
@@ -51,7 +53,7 @@ def test_a_crash_while_saving_leaves_the_last_good_one(tmp_path, model, monkeypa
     if crash_at == "weights":
         monkeypatch.setattr("safetensors.torch.save_file", crash)
     elif crash_at == "flush":
-        monkeypatch.setattr(checkpoint, "_flush", crash)
+        monkeypatch.setattr(files, "flush", crash)
     else:
         rename, calls = type(folder).rename, []
 
@@ -80,7 +82,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, model, monkeypatch)
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(files, "flush", full)
     with pytest.raises(UserError, match=r"No space left on device; what was saved there before is"):
         checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 2})
     assert checkpoint.read_state(folder) == {"step": 1}
@@ -148,3 +150,183 @@ def test_missing_and_damaged_files(tmp_path, model):
     (folder / "config.json").write_text(json.dumps({})[:-1])
     with pytest.raises(UserError, match="not readable as JSON"):
         SETR.from_pretrained(folder)
+
+
+def trained(model):
+    """An optimiser that has a moment of every parameter, as after a step."""
+    optimizer = build_optimizer(model, OptimConfig())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def test_an_optimizer_that_does_not_fit_is_refused_by_file(tmp_path, model):
+    optimizer, folder = trained(model), tmp_path / "last"
+    checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 1}, optimizer=optimizer)
+    other = build_optimizer(model, OptimConfig())
+    checkpoint.read_optimizer(folder, other)
+    assert len(other.state) == len(optimizer.state) == len(list(model.parameters()))
+    content = torch.load(folder / "optimizer.pt")
+    short = content | {"state": {k: v for k, v in content["state"].items() if k}}
+    content["state"][0]["momentum_buffer"] = torch.zeros(1)
+    for spoilt, message in ((content, r"parameter 0: 'momentum_buffer' is 'torch.float32 \(1,\)'"),
+                            (short, r"state is an object of \d+, expected an object of \d+ par")):
+        torch.save(spoilt, folder / "optimizer.pt")
+        other = build_optimizer(model, OptimConfig())
+        with pytest.raises(UserError, match=rf"last/optimizer.pt: {message}.*; the checkpoint is"):
+            checkpoint.read_optimizer(folder, other)
+        assert len(other.state) == 0
+
+
+@pytest.mark.parametrize(("where", "value"), [
+    ("weight", float("nan")), ("statistic", float("inf")), ("moment", -float("inf"))])
+def test_what_is_not_finite_never_replaces_what_is(tmp_path, model, where, value):
+    optimizer, folder = trained(model), tmp_path / "last"
+    save = {"state": {"step": 1}, "optimizer": optimizer}
+    checkpoint.save_checkpoint(folder, model, CONFIG, **save)
+    spoilt = {
+        "weight": model.head.classifier.weight, "statistic": next(model.head.buffers()),
+        "moment": next(iter(optimizer.state.values()))["momentum_buffer"],
+    }[where]  # fmt: skip
+    with torch.no_grad():
+        spoilt.view(-1)[-1] = value
+    with pytest.raises(UserError, match=r"could not save .*last: .* holds NaN or infinity; what"):
+        checkpoint.save_checkpoint(folder, model, CONFIG, **save | {"state": {"step": 2}})
+    assert checkpoint.read_state(folder)["step"] == 1
+    SETR.from_pretrained(folder)
+    checkpoint.save_checkpoint(tmp_path / "to look at", model, CONFIG, **save, spoilt=True)
+
+
+def test_links_in_a_run_are_replaced_and_not_followed(tmp_path, model):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    checkpoint.save_checkpoint(outside, model, CONFIG, state={"step": 0})
+    before = {p: (p.stat().st_ino, p.read_bytes()) for p in outside.iterdir()}
+    run.mkdir()
+    for name in ("last", "last.part", "last.old", "step_0000002"):
+        (run / name).symlink_to(outside)
+    for step in (1, 2, 3):
+        checkpoint.save_checkpoint(run / "last", model, CONFIG, state={"step": step})
+        checkpoint.keep_numbered(run / "last", step, 2)
+    assert checkpoint.read_state(run / "last") == {"step": 3}
+    assert checkpoint.read_state(run / "step_0000002") == {"step": 2}
+    assert {p: (p.stat().st_ino, p.read_bytes()) for p in outside.iterdir()} == before
+    assert sorted(p.name for p in run.iterdir()) == ["last", "step_0000002", "step_0000003"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path, model):
+    """Replacing a folder deletes it: only a checkpoint may go."""
+    home, file = tmp_path / "home", tmp_path / "file"
+    home.mkdir()
+    checkpoint.save_checkpoint(home, model, CONFIG)  # an empty one may
+    for path in home.iterdir():
+        path.unlink()
+    (home / "thesis.tex").write_text("all of it")
+    file.write_text("text")
+    for place in (home, file):
+        with pytest.raises(UserError, match="holds something that is no checkpoint, which writing"):
+            checkpoint.save_checkpoint(place, model, CONFIG)
+    assert (home / "thesis.tex").read_text() == "all of it"
+    assert file.read_text() == "text"
+
+
+def test_everybody_whom_the_umask_lets_can_read_it(tmp_path, model):
+    before = os.umask(0o022)
+    try:
+        folder = checkpoint.save_checkpoint(
+            tmp_path / "last", model, CONFIG, optimizer=trained(model))
+    finally:
+        os.umask(before)
+    assert {p.name: oct(p.stat().st_mode & 0o777) for p in folder.iterdir()} == dict.fromkeys(
+        checkpoint.FILES, "0o644")
+
+
+STATES = (
+    ("step", -5), ("step", 1e30), ("step", 1.0), ("step", True), ("step", "7"), ("step", None),
+    ("step", 10**30), ("samples", -1), ("scored", 8), ("scored", -1), ("best", "high"),
+    ("best", float("nan")), ("best", 2), ("best", True), ("miou", float("inf")), ("miou", -0.1),
+    ("miou", "x"), ("finished", 1), ("faults", 3), ("faults", {"images": -1}),
+    ("faults", {"images": "x", "workers": 0}), ("faults", {"more": 0}), ("moments", -1),
+)  # fmt: skip
+
+
+def test_state_is_checked_by_key(tmp_path, model):
+    good = {"step": 7, "samples": 14, "scored": 7, "best": 0.5, "miou": None, "finished": False,
+            "faults": {"images": 0, "workers": 1}}  # fmt: skip
+    folder = checkpoint.save_checkpoint(tmp_path / "last", model, CONFIG, state=good)
+    assert checkpoint.read_state(folder, "step", "best", "miou") == good
+    for key, value in STATES:
+        (folder / "state.json").write_text(json.dumps(good | {key: value}))
+        with pytest.raises(UserError, match=rf"state.json: '{key}' is .*, expected .*; the check"):
+            checkpoint.read_state(folder)
+
+
+def test_missing_keys_of_the_state_are_named(tmp_path, model):
+    folder = checkpoint.save_checkpoint(tmp_path / "last", model, CONFIG, state={"step": 1})
+    with pytest.raises(UserError, match=r"state.json: 'best' is 'missing', expected a number in"):
+        checkpoint.read_state(folder, "step", "best")
+
+
+SETTINGS = (
+    ({"classes": ["a", "b"]}, r"'classes' is a list of 2, expected 3 names"),
+    ({"classes": ["a", "b", "b"]}, r"is 'b', expected every name once"),
+    ({"classes": ["a", "b", "\x1b[31mred"]}, r"is '\\x1b\[31mred', expected a name in printable"),
+    ({"classes": ["a", "b", 3]}, r"one of 'classes' is 3, expected a name"),
+    ({"classes": "abc"}, r"'classes' is 'abc', expected a JSON list"),
+    ({"palette": [[1, 2, 256]] * 3}, r"a row of 'palette' is a list of 3, expected a colour"),
+    ({"palette": [[True, 2, 3]] * 3}, r"a row of 'palette' is a list of 3, expected a colour"),
+    ({"palette": [7]}, r"a row of 'palette' is 7, expected a colour"),
+    ({"config": []}, r"'config' is a list of 0, expected a JSON object"),
+    ({"config": {"optim": {"lr": -1}}}, r"config.json: optim.lr=-1.0: must be positive"),
+    ({"config": {"modell": {}}}, r"config.json: no section 'modell'"),
+)  # fmt: skip
+
+
+def test_settings_are_checked_by_key(tmp_path, model):
+    folder = checkpoint.save_checkpoint(
+        tmp_path / "last", model, CONFIG, classes="abc", palette=[[1, 2, 3]] * 3)
+    info = json.loads((folder / "config.json").read_text())
+    for change, message in SETTINGS:
+        (folder / "config.json").write_text(json.dumps(info | change))
+        with pytest.raises(UserError, match=message) as caught:
+            checkpoint.read_config(folder)
+        assert str(caught.value).startswith(f"{folder / 'config.json'}: ")
+
+
+def test_classes_are_compared_by_name_and_place(tmp_path, model):
+    folder = checkpoint.save_checkpoint(
+        tmp_path / "last", model, CONFIG, classes=("sky", "road", "Traffic light"))
+    checkpoint.check_classes(folder, ("Sky", "road", "traffic-light"), "toys")
+    with pytest.raises(UserError, match="its class 0 is 'sky', that of toys is 'road'; a score"):
+        checkpoint.check_classes(folder, ("road", "sky", "traffic light"), "toys")
+    nameless = checkpoint.save_checkpoint(tmp_path / "converted", model, CONFIG)
+    checkpoint.check_classes(nameless, ("road", "sky", "traffic light"), "toys")
+
+
+def test_reading_goes_on_while_a_run_writes(tmp_path, model, monkeypatch):
+    """Whatever is read belongs to one checkpoint, also where it is replaced in between."""
+    folder = tmp_path / "last"
+
+    def save(step):
+        with torch.no_grad():
+            model.head.classifier.bias.fill_(step)
+        checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": step})
+
+    def read(place):
+        step = checkpoint.read_state(place)["step"]
+        if len(seen) < 3:
+            save(step + 1)
+        seen.append(step)
+        return step, checkpoint.read_tensors(place)["head.classifier.bias"][0].item()
+
+    save(1)
+    seen = []
+    step, bias = checkpoint.steady(folder, read)
+    assert step == bias == 4
+    assert seen == [1, 2, 3, 4]
+    monkeypatch.setattr(checkpoint, "TRIES", 2)
+    with pytest.raises(UserError, match="was replaced 2 times while it was read; copy it"):
+        checkpoint.steady(folder, lambda place: save(5))
+    (folder / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        checkpoint.steady(folder, checkpoint.read_tensors)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from setr_lite.config import OptimConfig
 from setr_lite.errors import UserError
-from setr_lite.optim import build_optimizer, describe_groups, parameter_groups, poly_lr, set_lr
+from setr_lite.optim import (
+    build_optimizer,
+    checked_state,
+    describe_groups,
+    parameter_groups,
+    poly_lr,
+    set_lr,
+)
 
 
 class Encoder(nn.Module):
@@ -185,3 +194,81 @@ def test_describe_groups():
         ["head", "4", "20", "0.01", "0"],
     ]
     assert len(set(map(len, lines))) == 1  # columns line up
+
+
+def state_of(name):
+    """A small optimiser of every kind of ours after a step, and what a file has of it."""
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({
+        "encoder": torch.nn.Linear(3, 2), "head": torch.nn.Linear(2, 2)})
+    optimizer = build_optimizer(model, OptimConfig(name=name, weight_decay=0.1))
+    fresh = build_optimizer(model, OptimConfig(name=name, weight_decay=0.1))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return fresh, copy.deepcopy(optimizer.state_dict())
+
+
+def moment(state):
+    return next(k for k in ("momentum_buffer", "exp_avg") if k in state[0])
+
+
+SPOILT = {
+    "smaller": lambda s: s["state"][0].update({moment(s["state"]): torch.zeros(1)}),
+    "larger": lambda s: s["state"][1].update({moment(s["state"]): torch.zeros(9, 999)}),
+    "no numbers": lambda s: s["state"][0][moment(s["state"])].fill_(torch.nan),
+    "infinite": lambda s: s["state"][0][moment(s["state"])].fill_(torch.inf),
+    "double": lambda s: s["state"][0].update(
+        {moment(s["state"]): s["state"][0][moment(s["state"])].double()}),
+    "a number": lambda s: s["state"][0].update({moment(s["state"]): 0.5}),
+    "sparse": lambda s: s["state"][0].update(
+        {moment(s["state"]): s["state"][0][moment(s["state"])].to_sparse()}),
+    "one moment missing": lambda s: s["state"][0].pop(moment(s["state"])),
+    "one more moment": lambda s: s["state"][0].update(more=torch.zeros(1)),
+    "a parameter missing": lambda s: s["state"].pop(0),
+    "a parameter too many": lambda s: s["state"].update({9999: s["state"][0]}),
+    "a name for a number": lambda s: s["state"].update(zero=s["state"].pop(0)),
+    "no state": lambda s: s.pop("state"),
+    "state a list": lambda s: s.update(state=[1]),
+    "groups an object": lambda s: s.update(param_groups={}),
+    "one group missing": lambda s: s["param_groups"].pop(),
+    "a group a word": lambda s: s["param_groups"].__setitem__(0, "x"),
+    "parameters swapped": lambda s: s["param_groups"][0].update(
+        params=s["param_groups"][1]["params"]),
+    "a word for a rate": lambda s: s["param_groups"][0].update(lr="high"),
+    "an infinite rate": lambda s: s["param_groups"][0].update(lr=float("inf")),
+    "a switch": lambda s: s["param_groups"][0].update(maximize=True),
+    "another decay": lambda s: s["param_groups"][0].update(weight_decay=0.7),
+}  # fmt: skip
+STEPS = {
+    "a long step": lambda s: s["state"][0].update(step=torch.ones(3)),
+    "a negative step": lambda s: s["state"][0].update(step=torch.tensor(-1.0)),
+    "a whole step": lambda s: s["state"][0].update(step=torch.tensor(1)),
+    "a negative square": lambda s: s["state"][0]["exp_avg_sq"].fill_(-1),
+}
+
+
+@pytest.mark.parametrize(("name", "spoil"), [
+    *((name, spoil) for name in ("sgd", "adamw") for spoil in SPOILT),
+    *(("adamw", spoil) for spoil in STEPS),
+])  # fmt: skip
+def test_a_spoilt_state_is_refused_before_it_is_used(name, spoil):
+    """A fused update would read and write behind the end of a moment that is too small."""
+    optimizer, state = state_of(name)
+    checked = checked_state("f.pt", state, optimizer, "do so", 4)
+    optimizer.load_state_dict(checked)
+    assert len(optimizer.state) == 4
+    (SPOILT | STEPS)[spoil](state)
+    with pytest.raises(UserError, match=r"^f.pt: .* is .*, expected .*; do so$"):
+        checked_state("f.pt", state, optimizer, "do so", 4)
+
+
+def test_a_state_may_have_another_rate_and_other_keys_of_another_pytorch():
+    optimizer, state = state_of("adamw")
+    for group in state["param_groups"]:
+        group.update(lr=0.25, fused=False, of_the_future=1)
+        del group["capturable"]
+    checked = checked_state("f.pt", state, optimizer, "do so")
+    assert {group["lr"] for group in checked["param_groups"]} == {0.25}
+    own = optimizer.state_dict()["param_groups"][0]
+    assert checked["param_groups"][0] == own | {"lr": 0.25}

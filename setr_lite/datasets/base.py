@@ -7,18 +7,21 @@ labels, once, here and nowhere else.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..config import IGNORE
 from ..errors import UserError, nearest
 from ..transforms import Sample
-from .images import read_image, read_label
+from .images import IMAGE_ENDINGS, SIDEWAYS, orientation, read_image, read_label
 
 BAD = 254
 """Marks an id that no class has; no data set here comes near so many classes."""
@@ -176,29 +179,66 @@ def check_size(
 ) -> None:
     """Raise UserError where an image (3,H,W) and its label (H,W) differ in size."""
     if image.shape[1:] != label.shape:
+        remedy = "a label needs the size of its image"
+        if image.shape[:0:-1] == label.shape and tag_of(image_path) in SIDEWAYS:
+            remedy = (
+                "the image is turned by its EXIF tag and the label was drawn before: turn the"
+                " label, or save the image without the tag"
+            )
         raise UserError(
             f"{label_path}: label of {_size(label)} for an image of {_size(image)}"
-            f" ({image_path}); a label needs the size of its image"
+            f" ({image_path}); {remedy}"
         )
+
+
+def tag_of(path: Path) -> int:
+    """EXIF's orientation of a file, see `images.orientation`."""
+    with Image.open(path) as file:
+        return orientation(file)
 
 
 def pair_by_stem(images: Path, masks: Path) -> Listing:
     """Images of one folder with the masks of another that have the same name."""
-    found = sorted(path for path in images.glob("*") if _is_image(path))
-    labels = {path for path in masks.glob("*.png") if _is_image(path)}
-    pairs = [(path, masks / f"{path.stem}.png") for path in found]
-    return Listing(pairs, labels, images, "*.jpg or *.png")
+    found = sorted(path for path in images.glob("*") if is_image(path))
+    there = (path for path in masks.glob("*") if is_image(path) and path.suffix.lower() == ".png")
+    labels = {path.stem: path for path in sorted(there, reverse=True)}  # .png before .PNG
+    pairs = [(path, labels.get(path.stem, masks / f"{path.stem}.png")) for path in found]
+    return Listing(pairs, set(labels.values()), images, f"images ({' '.join(IMAGE_ENDINGS)})")
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether the name is that of an image file."""
     # Names with a dot in front are left by some unpackers and hold no picture.
-    return path.suffix.lower() in (".jpg", ".jpeg", ".png") and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
+
+
+def same_label(listing: Listing) -> Iterator[tuple[Path, Path, Path]]:
+    """Two images and the label that both would have, as ``a.jpg`` and ``a.png`` would."""
+    owner: dict[Path, Path] = {}
+    for image, label in listing.pairs:
+        if owner.setdefault(label, image) != image:
+            yield owner[label], image, label
+
+
+def not_read(listing: Listing) -> Counter[str]:
+    """Files in the folder of the images that are none to us, counted by their endings."""
+    if not listing.where.is_dir():
+        return Counter()
+    return Counter(
+        path.suffix or path.name for path in listing.where.iterdir()
+        if path.is_file() and not path.name.startswith(".") and not is_image(path)
+    )
 
 
 def _refuse_gaps(listing: Listing) -> None:
     if not listing.pairs:
         raise UserError(
             f"{listing.where}: empty split, expected {listing.wanted} there ({GUIDE})"
+        )
+    for one, other, label in same_label(listing):
+        raise UserError(
+            f"{other}: has the name of {one}, and both would have the label {label}; rename one"
+            " of them, or remove it"
         )
     missing = [pair for pair in listing.pairs if pair[1] not in listing.labels]
     if missing:

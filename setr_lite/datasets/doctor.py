@@ -6,6 +6,7 @@ label 0..K-1, 255 where ignored.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,9 @@ import numpy as np
 
 from ..config import IGNORE, DataConfig
 from ..errors import UserError
-from .base import BAD, SegmentationDataset, check_size
-from .images import read_image
+from .base import BAD, SegmentationDataset, check_size, not_read, same_label, tag_of
+from .folder import COUNTED_FROM_1, Folder
+from .images import IMAGE_ENDINGS, read_image
 from .layouts import DATASETS, Cityscapes, data_root, load_dataset
 from .report import Fault, Health
 
@@ -55,7 +57,7 @@ def check_data(
             health.notes.append(f"split {split!r} is not there: looked for {looked}")
     health.faults += _gaps(readers)
     jobs = _jobs(readers, FAST if fast else None)
-    masks = _Masks()
+    masks, pictures = _Masks(), _Pictures()
     good = []
     for (reader, index), seen in zip(jobs, _run(jobs, workers, progress), strict=True):
         health.faults += seen.faults
@@ -64,13 +66,24 @@ def check_data(
             _count(health, reader.table_of(reader.files[index][1]), seen.counts)
         if not seen.faults:
             good.append((reader, index))
-    health.faults += masks.suspicions()
-    health.samples = [good[i] for i in _spread(len(good), SHEET)]
+        pictures.add(reader, index, seen)
+    health.faults += [*masks.suspicions(), *pictures.twice]
+    turned = [pair for pair in good if pair in pictures.turned]  # to look at
+    health.samples = (turned + [good[i] for i in _spread(len(good), SHEET)])[:SHEET]
     for split, reader in readers.items():
         read = sum(job[0] is reader for job in jobs)
         health.splits[split] = (len(reader.listing.pairs), len(reader), read)
     _add_notes(health, len(jobs), sum(len(reader) for reader in readers.values()))
+    health.notes += [*pictures.notes(), *_left_out(readers)]
     return health
+
+
+def _left_out(readers: dict[str, SegmentationDataset]) -> Iterator[str]:
+    for reader in readers.values():
+        endings = not_read(reader.listing)
+        if endings:
+            shown = ", ".join(f"{count} of {end}" for end, count in endings.most_common(5))
+            yield f"{reader.listing.where}: {shown} left out, read are {' '.join(IMAGE_ENDINGS)}"
 
 
 def _open_splits(data: DataConfig) -> dict[str, SegmentationDataset]:
@@ -96,6 +109,9 @@ def _gaps(readers: dict[str, SegmentationDataset]) -> Iterator[Fault]:
             if label not in listing.labels:
                 text = f"{image}: its label {label} is missing"
                 yield Fault("image without label", image, text)
+        for one, other, label in same_label(listing):
+            text = f"{other}: has the name of {one}, both would have the label {label}"
+            yield Fault("two images with one label", other, text)
     for label in sorted(labels - used):
         yield Fault("label without image", label, f"{label}: no image has this name")
 
@@ -119,6 +135,10 @@ class _Seen(NamedTuple):
     faults: list[Fault]
     counts: np.ndarray | None
     """(256,) pixels by the id in the file, None if it could not be read."""
+    pixels: bytes
+    """A hash of the image, empty if it could not be read."""
+    tag: int
+    """EXIF's orientation of the image."""
 
 
 def _run(
@@ -156,7 +176,12 @@ def _look(reader: SegmentationDataset, index: int) -> _Seen:
             check_size(image, ids, image_path, label_path)
         except UserError as error:
             faults.append(Fault("size mismatch", label_path, str(error)))
-    return _Seen(faults, None if ids is None else np.bincount(ids.ravel(), minlength=256))
+    counts = None if ids is None else np.bincount(ids.ravel(), minlength=256)
+    if image is None:
+        return _Seen(faults, counts, b"", 1)
+    pixels = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
+    pixels.update(image.permute(1, 2, 0).numpy())
+    return _Seen(faults, counts, pixels.digest(), tag_of(image_path))
 
 
 def _label_fault(path: Path, ids: np.ndarray | None) -> str:
@@ -177,11 +202,48 @@ def _count(health: Health, table: np.ndarray, counts: np.ndarray) -> None:
 # ---------------------------------------------------------------------- all images together
 
 
+class _Pictures:
+    """What only all images together tell: which are there twice, and which a tag turns."""
+
+    def __init__(self) -> None:
+        self.first: dict[bytes, tuple[str, Path]] = {}
+        self.twice: list[Fault] = []
+        """An image of one split that is in another, too."""
+        self.turned: list[tuple[SegmentationDataset, int]] = []
+        """Those whose masks do not tell whether they were drawn before."""
+
+    def add(self, reader: SegmentationDataset, index: int, seen: _Seen) -> None:
+        """Take note of one image."""
+        path = reader.files[index][0]
+        if seen.pixels:
+            split, other = self.first.setdefault(seen.pixels, (reader.split, path))
+            if split != reader.split:
+                text = (
+                    f"{path}: has the pixels of {other}, which is in {split}; a score on images"
+                    " that were learned says little, leave it out of one of them"
+                )
+                self.twice.append(Fault("image in two splits", path, text))
+        if seen.tag in (2, 3, 4) and not seen.faults:
+            self.turned.append((reader, index))
+
+    def notes(self) -> Iterator[str]:
+        """One on images whose orientation and that of their masks may differ."""
+        if self.turned:
+            reader, index = self.turned[0]
+            yield (
+                f"{len(self.turned)} images are turned or mirrored by their EXIF tag, such as "
+                f"{reader.files[index][0]}; their masks do not tell whether they were drawn before"
+                " or after: look at samples.png, and save the images without the tag to be sure"
+            )
+
+
 class _Masks:
     """What only all masks together tell: that they are of another kind than their names say."""
 
     def __init__(self) -> None:
         self.with_255: list[Path] = []
+        self.listed: tuple[Folder, np.ndarray] | None = None
+        """A folder without ids in its list, and pixels by id in all its splits together."""
         self.label_ids = np.zeros(256, dtype=np.int64)
         """Pixels by id in Cityscapes' masks named `labelIds`."""
         self.first: Path | None = None
@@ -191,6 +253,9 @@ class _Masks:
         """Take note of one mask's pixels by id."""
         if reader.never_255 and counts[IGNORE]:
             self.with_255.append(path)
+        if isinstance(reader, Folder) and not reader.explicit:
+            before = self.listed[1] if self.listed else 0
+            self.listed = reader, before + counts
         if not isinstance(reader, Cityscapes) or reader.split == "test":  # its masks are dummies
             return
         if reader.table_of(path) is reader.table:
@@ -207,6 +272,15 @@ class _Masks:
                 " be reduced already (0 made 255, k made k - 1), and reading reduces them again:"
                 " take the masks of the download",
             )  # fmt: skip
+        if self.listed:
+            reader, sums = self.listed
+            most = np.flatnonzero(sums[:IGNORE]).max(initial=0)
+            if not sums[0] and most == len(reader.classes):
+                yield Fault(
+                    "ids that begin with 1", reader.root,
+                    f"{reader.root}: 0 never occurs and the largest id is {most}, for {most}"
+                    f" classes: are their ids 1..{most}? {COUNTED_FROM_1.capitalize()}",
+                )  # fmt: skip
         if self.first and not self.label_ids[19:IGNORE].any():
             yield Fault(
                 "trainIds taken for labelIds", self.first,

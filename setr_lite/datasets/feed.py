@@ -9,6 +9,7 @@ Shapes: B images of this process, S x S crops.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,28 @@ TRIES = 10
 """Images tried for one crop before a run that skips bad ones gives up, and times that the loader
 is started again for one batch."""
 WORKER_DIED = "DataLoader worker"  # how PyTorch's messages begin
+
+
+def loader_processes(asked: int, images: int) -> int:
+    """How many loader processes to start: those asked for, and no more than there are images.
+
+    Raises:
+        UserError: more than `CORE_SHARE` for each core, which would only take memory.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = max(CORE_SHARE * (cores or 1), LEAST)
+    if asked > most:
+        raise UserError(
+            f"train.workers={asked}: more than this machine can use; train.workers={most} fits its "
+            f"{cores} cores"
+        )
+    return min(asked, images)
+
+
+CORE_SHARE = 4
+"""Loader processes that a core may have to serve: they wait for disks half of the time."""
+LEAST = 16
+"""Loader processes that are accepted on every machine, as recipes made on larger ones have them."""
 
 
 class Batch(NamedTuple):
@@ -113,7 +136,8 @@ class Feed:
             step, train.steps, train.batch_size, distributed.rank(), world)
         loader = DataLoader(
             self.crops, batch_size=train.batch_size // world, sampler=counters,
-            num_workers=train.workers, pin_memory=self.pin, collate_fn=_collate,
+            num_workers=loader_processes(train.workers, train.batch_size * (train.steps - step)),
+            pin_memory=self.pin, collate_fn=_collate,
             worker_init_fn=distributed.one_thread,
         )
         return distributed.start_loader(loader)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
-from .base import BAD, Listing, SegmentationDataset, label_table, pair_by_stem
+from ..config import IGNORE
+from ..errors import UserError, controls, shortly
+from .base import BAD, Listing, SegmentationDataset, is_image, label_table, pair_by_stem
 
 
 class Folder(SegmentationDataset):
     """``images/{train,val,test}`` beside ``labels/`` (or ``annotations/``) of the same names.
 
     Masks are PNG, one channel of 8 bits: 0 is the first class of the list, 1 the next, 255 is
-    ignored.
+    ignored. A list with ids, ``7 road``, says which values stand for which class.
 
     Args:
         root: the folder that holds ``images``.
@@ -37,8 +38,10 @@ class Folder(SegmentationDataset):
         *, strict: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(root, split, strict=strict)
-        self.classes, self.palette = read_classes(classes or self.root / "classes.txt")
-        self.table = label_table({k: k for k in range(len(self.classes))})
+        listed = read_class_list(classes or self.root / "classes.txt")
+        self.classes, self.palette, self.table = listed.names, listed.palette, listed.table
+        self.explicit = listed.explicit
+        """Whether the list says the ids."""
 
     @classmethod
     def list_files(cls, root: Path, split: str) -> Listing:
@@ -47,25 +50,73 @@ class Folder(SegmentationDataset):
         masks = next((place for place in places if place.is_dir()), places[0])
         return pair_by_stem(root / "images" / cls.splits[split], masks)
 
+    @classmethod
+    def find_root(cls, root: str | Path, split: str) -> Path:
+        """As for every data set; says what to do where the pictures are not in splits."""
+        try:
+            return super().find_root(root, split)
+        except UserError as error:
+            flat = Path(root) / "images"
+            if split not in cls.splits or not any(map(is_image, flat.glob("*"))):
+                raise
+            raise UserError(
+                f"{flat}: holds the pictures themselves; put those to learn from into {flat}/train"
+                f" and those to score on into {flat}/val, and their masks likewise"
+            ) from error
+
     def _id_hint(self, path: Path) -> str:
         count = len(self.classes)
+        if self.explicit:
+            return f"{super()._id_hint(path)}; correct the masks, or add the id to the list"
         return (
             f"the list of classes has {count}, so masks hold 0..{count - 1}, and 255 to ignore;"
-            " correct the masks or complete the list"
+            f" {COUNTED_FROM_1}, else correct the masks or complete the list"
         )
 
 
+COUNTED_FROM_1 = (
+    "if their ids begin with 1, or 0 stands for no data, say so in the list: `0 ignore`, `1 road`"
+)
+"""The mistake that completing the list would hide: one class too many, all shifted by one."""
+
+
+class ClassList(NamedTuple):
+    """What a list of classes says."""
+
+    names: tuple[str, ...]
+    """K names, by label."""
+    palette: np.ndarray
+    """(K,3) uint8 RGB."""
+    table: np.ndarray
+    """(256,) uint8: the label of each id in a mask."""
+    explicit: bool
+    """Whether the ids stand in the list; else they are those of the lines, from 0."""
+
+
+class _Line(NamedTuple):
+    number: int
+    id: int | None
+    name: str
+    colour: tuple[int, ...] | None
+
+
 def read_classes(path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and colours of a list of classes, a text with one name a line.
+    """Names (K) and palette (K,3) of `read_class_list`."""
+    listed = read_class_list(path)
+    return listed.names, listed.palette
 
-    The first line is label 0. A colour may follow the name, ``road #804080``; classes without
-    one take the colours that Pascal VOC uses. Empty lines do not count.
 
-    Returns:
-        K names and a (K,3) uint8 palette.
+def read_class_list(path: str | Path) -> ClassList:
+    """A list of classes: a text with one name a line, ``NAME``, ``NAME #rrggbb`` or ``ID NAME``.
+
+    Without ids the first line is label 0. With them every line has one, the value of the class in
+    the masks, and ``ignore`` in place of a name leaves the pixels of an id out. Classes without a
+    colour take those that Pascal VOC uses. Empty lines do not count.
 
     Raises:
-        UserError: no such file, no class or more than 254, a name twice, or an unreadable colour.
+        UserError: no such file; no class or more than 254; a name or an id twice, or only some
+            lines with ids; an unreadable colour; a line of another program's list that is no
+            class.
     """
     path = Path(path)
     try:
@@ -73,28 +124,68 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: no list of classes ({type(error).__name__}); write one name a line and give"
-            " it as data.classes=FILE"
+            " it as data.classes=FILE, to check-data as --classes FILE"
         ) from None
     rows = [_parse_line(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
-    names = tuple(name for name, _ in rows)
+    explicit = any(row.id is not None for row in rows)
+    if explicit:
+        rows = _with_ids(path, rows)
+    kept = [row for row in rows if not (explicit and row.name.lower() == "ignore")]
+    _check_names(path, [row.name for row in kept])
+    ids = [row.id if explicit else k for k, row in enumerate(kept)]
+    ignored = {row.id: IGNORE for row in rows if row not in kept}
+    colours = [row.colour or voc for row, voc in zip(kept, voc_palette(len(kept)), strict=True)]
+    return ClassList(
+        tuple(row.name for row in kept), np.array(colours, dtype=np.uint8),
+        label_table(ignored | {file_id: k for k, file_id in enumerate(ids)}), explicit,
+    )  # fmt: skip
+
+
+def _check_names(path: Path, names: list[str]) -> None:
     if not 1 <= len(names) <= BAD:
         raise UserError(f"{path}: lists {len(names)} classes; give 1 to {BAD}, one name a line")
     twice = sorted(name for name in set(names) if names.count(name) > 1)
     if twice:
         raise UserError(f"{path}: {twice[0]!r} is listed twice; every class needs its own name")
-    colours = [colour or voc for (_, colour), voc in zip(rows, voc_palette(len(rows)), strict=True)]
-    return names, np.array(colours, dtype=np.uint8)
 
 
-def _parse_line(path: Path, number: int, line: str) -> tuple[str, tuple[int, ...] | None]:
-    name, mark, colour = line.strip().partition("#")
-    if not mark:
-        return name.strip(), None
-    if not name.strip() or not re.fullmatch("[0-9a-fA-F]{6}", colour.strip()):
+def _with_ids(path: Path, rows: list[_Line]) -> list[_Line]:
+    """Rows of which each has an id of its own."""
+    for row in rows:
+        if row.id is None:
+            raise UserError(
+                f"{path}, line {row.number}: {row.name!r} has no id, and other lines have; write"
+                " ID NAME in all lines or in none, and a name that begins with a number otherwise"
+            )
+    ids = [row.id for row in rows]
+    twice = next((row for row in rows if ids.count(row.id) > 1), None)
+    if twice:
+        raise UserError(f"{path}, line {twice.number}: the id {twice.id} is listed twice")
+    return rows
+
+
+def _parse_line(path: Path, number: int, line: str) -> _Line:
+    text, mark, colour = (part.strip() for part in line.strip().partition("#"))
+    where = f"{path}, line {number}: {shortly(line.strip())}"
+    if controls(text):
+        raise UserError(f"{where} holds control characters; write a name in printable ones")
+    if re.match(r"\d+\s*:", text):
         raise UserError(
-            f"{path}, line {number}: {line.strip()!r} is no class; write NAME or NAME #rrggbb"
+            f"{where} is of another program's list, whose numbers need not be the values in the"
+            " masks; write ID NAME with the value, such as `7 road`, or NAME alone"
         )
-    return name.strip(), tuple(bytes.fromhex(colour.strip()))
+    if re.fullmatch(r"_+ignore_*", text.lower()):
+        raise UserError(
+            f"{where} is labelme's mark for 255, and no class: delete the line, or every class"
+            " would be shifted by one"
+        )
+    found = re.fullmatch(r"(?:(\d{1,9})\s+)?(\S.*)", text)
+    if not found or (mark and not re.fullmatch("[0-9a-fA-F]{6}", colour)):
+        raise UserError(f"{where} is no class; write NAME, NAME #rrggbb or ID NAME")
+    file_id = None if found[1] is None else int(found[1])
+    if file_id is not None and file_id >= IGNORE:
+        raise UserError(f"{where}: masks of 8 bits hold ids 0..254, and 255 to ignore")
+    return _Line(number, file_id, found[2], tuple(bytes.fromhex(colour)) if mark else None)
 
 
 def voc_palette(count: int) -> list[tuple[int, int, int]]:

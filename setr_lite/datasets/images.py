@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError, in_short
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+"""Of the names of image files, in small or capital letters."""
 
 # Pillow looks at the size that a header claims before it takes memory, but from 89 million pixels
 # on only warns, and refuses twice as many: such a file can have a few hundred bytes.
@@ -25,8 +29,9 @@ def read_image(path: str | Path) -> Tensor:
     """(3,H,W) uint8 RGB of an image file, whatever its mode.
 
     Grey and palette images become RGB, transparency is dropped, 16 bits are cut to the upper 8.
-    An EXIF rotation is ignored: a label file has none, and the two must stay aligned. The tensor
-    is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it back.
+    An image that its EXIF tag turns is turned, as programs show it and as the published pipelines
+    read it. The tensor is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it
+    back.
 
     Raises:
         UserError: no such file, not a readable image, or more than `PIL.Image.MAX_IMAGE_PIXELS`
@@ -35,8 +40,97 @@ def read_image(path: str | Path) -> Tensor:
     return torch.from_numpy(_decode(path, _rgb)).permute(2, 0, 1)
 
 
+def as_image(image: Any) -> Tensor:
+    """(3,H,W) uint8 RGB of whatever stands for one image.
+
+    Args:
+        image: a path; a Pillow image of any mode; an array (H,W,3) or (H,W), uint8; a tensor
+            (3,H,W) or (1,H,W), uint8. Grey becomes RGB.
+
+    Raises:
+        UserError: anything else; what it is and what would do is said.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(_decoded(image, _rgb)).permute(2, 0, 1)
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(_pixels("an array", image, -1)).movedim(-1, 0)
+    elif isinstance(image, Tensor):
+        image = _pixels("a tensor", image, -3).cpu()
+    else:
+        raise UserError(f"an image of type {type(image).__name__}: give {ONE_IMAGE}")
+    return image if len(image) == 3 else image.expand(3, -1, -1)
+
+
+ONE_IMAGE = (
+    "a path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB in 0..255"
+)
+
+
+def _pixels(what: str, image: Any, axis: int) -> Any:
+    """`image` with a channel axis of 1 or 3, checked."""
+    shape, dtype = tuple(image.shape), str(image.dtype).removeprefix("torch.")
+    said = f"{what} of shape {shape} and type {dtype}"
+    if dtype != "uint8":
+        raise UserError(f"{said} is no image: values are bytes in 0..255; give {ONE_IMAGE}")
+    if axis == -1 and len(shape) == 2:
+        image, shape = image[:, :, None], (*shape, 1)
+    if len(shape) != 3 or shape[axis] not in (1, 3) or 0 in shape:
+        raise UserError(f"{said} is no single image; give {ONE_IMAGE}")
+    return np.ascontiguousarray(image) if axis == -1 else image
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of the image that `read_image` would give; of most files only the head is read.
+
+    Raises:
+        UserError: no such file, or not a readable image.
+    """
+
+    def size(file: Image.Image) -> np.ndarray:
+        if file.format == "TIFF":  # Pillow turns it by itself, when it is loaded
+            file.load()
+        turned = orientation(file) in SIDEWAYS
+        return np.array(file.size if turned else file.size[::-1])
+
+    height, width = _open(path, size).tolist()
+    return height, width
+
+
+SIDEWAYS = (5, 6, 7, 8)
+"""Values of EXIF's orientation that exchange height and width."""
+
+
+def orientation(file: Image.Image) -> int:
+    """EXIF's orientation, 1 (upright) to 8, of an opened image; 1 where there is none.
+
+    Pillow turns TIFF by itself, and says 1 afterwards.
+    """
+    try:
+        value = file.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged tag raises whatever it likes
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+ORIENTATION = 0x0112
+"""EXIF's number of the tag."""
+
+
+def _upright(pixels: np.ndarray, value: int) -> np.ndarray:
+    """(H,W,...) turned as EXIF's orientation says (CIPA DC-008, 4.6.5)."""
+    if value in SIDEWAYS:
+        pixels = pixels.swapaxes(0, 1)
+    if value in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if value in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
 def _rgb(file: Image.Image) -> np.ndarray:
-    if file.format == "JPEG" and file.mode == "RGB":
+    if file.format == "JPEG" and file.mode == "RGB" and getattr(file, "fp", None):
         pixels = _jpeg(file)
         if pixels is not None:
             return pixels
@@ -106,6 +200,19 @@ def _remedy(file: Image.Image) -> str:
 
 
 def _decode(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """The pixels of a file that `to_array` gives, upright."""
+    return _open(path, lambda file: _decoded(file, to_array))
+
+
+def _decoded(file: Image.Image, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    if file.format == "TIFF":  # Pillow turns it by itself, when it is loaded, and exchanges sides
+        file.load()
+    pixels = to_array(file)
+    value = orientation(file)
+    return pixels if value == 1 else _upright(pixels, value)
+
+
+def _open(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """`to_array` of the opened file. Pillow, not OpenCV: it does not keep silent about half a
     file, and leaves the indices of palette images as they are."""
     try:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, shortly
 
 FILE_NAME = "trainval_merged.json"
 CATEGORY_IDS = (
@@ -55,11 +55,13 @@ def read_annotations(path: Path) -> dict[str, dict[str, Regions]]:
         phases: dict[str, dict[str, Regions]] = {}
         for image in data["images"]:
             found = images[image["image_id"]]
+            if Path(found.file_name).name != found.file_name:
+                raise ValueError(f"file_name {shortly(found.file_name)} is no name of a file")
             phases.setdefault(image["phase"], {})[Path(found.file_name).stem] = found
         return phases
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: not Pascal Context's {FILE_NAME} ({type(error).__name__}: {error});"
             " download it again"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..config import IGNORE
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..files import written_beside
 from ..visualize import STYLE, overlay, panel
 from .base import SegmentationDataset
@@ -58,9 +58,9 @@ class Health:
     def text(self, most: int | None = None) -> str:
         """The report; `most` cuts it to so many faults of a kind and to classes that occur."""
         table = _histogram_text(self, only_seen=most is not None)
-        parts = [self.title, _split_table(self), table, *_fault_lines(self, most)]
+        parts = [printable(self.title), _split_table(self), table, *_fault_lines(self, most)]
         if self.notes:
-            parts.append("\n".join(f"note: {note}" for note in self.notes))
+            parts.append("\n".join(f"note: {printable(note)}" for note in self.notes))
         count = f"{len(self.faults)} fault{'s' * (len(self.faults) > 1)}"
         return "\n\n".join([*parts, "healthy" if self.healthy else f"NOT healthy: {count}"])
 
@@ -114,7 +114,7 @@ def _fault_lines(health: Health, most: int | None) -> Iterator[str]:
     for fault in health.faults:
         by_kind.setdefault(fault.kind, []).append(fault)
     for kind, faults in by_kind.items():
-        lines = [f"  {fault.text}" for fault in faults[:most]]
+        lines = [f"  {printable(fault.text)}" for fault in faults[:most]]
         if len(faults) > len(lines):
             lines.append(f"  ... and {len(faults) - len(lines)} more")
         yield "\n".join([f"{kind} ({len(faults)}):", *lines])

@@ -6,7 +6,8 @@ published evaluation does. `protocols` decides which sizes of an image are looke
 
 from __future__ import annotations
 
-from collections import deque
+import os
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from .. import distributed
 from ..checkpoint import read_config, read_info
 from ..config import RunConfig, Size
 from ..datasets.base import SegmentationDataset
+from ..datasets.feed import loader_processes
 from ..datasets.folder import voc_palette
-from ..datasets.layouts import read_image
+from ..datasets.images import IMAGE_ENDINGS, read_image
 from ..errors import UserError
 from ..files import written_beside
 from ..inference import Window, predict_each
@@ -31,8 +33,6 @@ from ..precision import autocast, uses_bf16
 from ..transforms import test_view
 from ..visualize import colorize, overlay
 from .protocols import protocol_of, view_sizes
-
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 class _Views(Dataset):
@@ -147,7 +147,7 @@ def evaluate(
         model: the mode of each of its parts is put back afterwards.
         dataset: a `datasets.SegmentationDataset`.
         config: the run; `eval` says how an image is predicted, `data` how it is prepared.
-        workers: loader processes.
+        workers: loader processes, at most; see `datasets.feed.loader_processes`.
         progress: show a bar.
         indices: images to score; None takes all, or the first ``eval.limit``.
         on_image: called as ``on_image(index, prediction, label)`` with both (H, W) on the CPU
@@ -163,7 +163,8 @@ def evaluate(
     labels: deque[Tensor] = deque()
     confusion = ConfusionMatrix(len(dataset.classes), device=model.device)
     loader = DataLoader(
-        _Views(Subset(dataset, mine), len(mine), config), batch_size=None, num_workers=workers,
+        _Views(Subset(dataset, mine), len(mine), config), batch_size=None,
+        num_workers=loader_processes(workers, len(mine)),
         worker_init_fn=distributed.one_thread, pin_memory=model.device.type == "cuda",
     )
     bar = tqdm(
@@ -199,18 +200,23 @@ def predict_files(
     """Segment an image file, or every image below a folder.
 
     Writes for each image ``NAME_labels.png`` (the class of every pixel, in its colour) and
-    ``NAME_overlay.png`` (the same over the image) into `out`, with the folders of the input.
+    ``NAME_overlay.png`` (the same over the image) into `out`, with the folders of the input. Where
+    two images differ in their endings only, NAME is the whole name of the file.
 
     Returns:
         The number of images.
 
     Raises:
-        UserError: no such file, no image in the folder, a damaged image, an unusable checkpoint.
+        UserError: no such file, no image in the folder, a damaged image, an unusable checkpoint, an
+            opacity that is none, or an `out` among the images.
     """
     from PIL import Image
 
+    if not 0 <= alpha <= 1:
+        raise UserError(f"alpha={alpha}: an opacity lies in 0..1")
     images, out = Path(images), Path(out)
-    files = find_images(images)
+    files = find_images(images, out)
+    names = Counter(file.with_suffix("") for file in files)
     model = SETR.from_pretrained(checkpoint)
     config = read_config(checkpoint).override(*settings)
     model.to(distributed.choose_device(config.train.device))
@@ -221,28 +227,39 @@ def predict_files(
         image = read_image(file)
         label = run(image)
         target = out / (file.relative_to(images).parent if images.is_dir() else "")
+        name = file.stem if names[file.with_suffix("")] == 1 else file.name
         try:
-            with written_beside(target / f"{file.stem}_labels.png") as part:
+            with written_beside(target / f"{name}_labels.png") as part:
                 Image.fromarray(colorize(label, palette)).save(part)
-            with written_beside(target / f"{file.stem}_overlay.png") as part:
+            with written_beside(target / f"{name}_overlay.png") as part:
                 overlay(image, label, palette, alpha).save(part)
         except OSError as error:
             raise UserError(f"{target}: cannot be written ({error})") from error
     return len(files)
 
 
-def find_images(path: Path) -> list[Path]:
-    """The image files at or below `path`, sorted.
+def find_images(path: Path, out: Path | None = None) -> list[Path]:
+    """The image files at or below `path`, sorted, without those that an earlier run wrote.
+
+    Args:
+        path: a file or a folder.
+        out: where predictions go, which are no images to predict from.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or `out` is `path`.
     """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")
+    written = Path(os.path.realpath(out)) if out else None
+    if written == Path(os.path.realpath(path)):
+        raise UserError(f"{out}: holds the images to segment; choose another folder to write")
     files = sorted(
-        p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.is_dir())
+        p for p in path.rglob("*")
+        if p.suffix.lower() in IMAGE_ENDINGS and not p.is_dir()
+        and written not in Path(os.path.realpath(p)).parents
+    )
     if not files:
         raise UserError(f"{path}: no image below it ({', '.join(IMAGE_ENDINGS)})")
     return files

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from .. import checkpoint, distributed
 from ..config import RunConfig
+from ..datasets.base import SegmentationDataset
 from ..datasets.layouts import load_dataset
-from ..errors import UserError
-from ..files import written_beside
+from ..errors import UserError, csv_cell, printable
+from ..files import refuse_inputs, written_beside
 from ..metrics import ConfusionMatrix, bootstrap_miou
 from ..model import SETR
 from .loop import check_settings, evaluate
@@ -59,14 +60,20 @@ def score_checkpoint(
         ``seconds_per_image`` (wall time over images, loading included), ``device``, ``processes``.
 
     Raises:
-        UserError: no usable checkpoint, data set, setting or folder.
+        UserError: no usable checkpoint, data set, setting or folder; classes in another order
+            than those of the checkpoint; or predictions that would be written among its files, or
+            those of the run or of the data set.
     """
-    model = SETR.from_pretrained(folder)
+    model, sha256 = checkpoint.steady(
+        folder, lambda place: (SETR.from_pretrained(place), checkpoint.sha256(place)))
     config = model.config.override(*settings)
     check_settings(config)
     protocol = describe_protocol(config)
     model.to(distributed.start(config.train.device))
     dataset = load_dataset(config.data, split)
+    checkpoint.check_classes(folder, dataset.classes, config.data.name)
+    if save_predictions:
+        refuse_inputs(save_predictions, [*_own_folders(Path(folder)), *_folders_of(dataset)])
     indices = _chosen(min(len(dataset), config.eval.limit or len(dataset)), images)
     seen = _Seen(dataset, indices, model.device, save_predictions, count=bool(images))
     started = time.perf_counter()
@@ -77,13 +84,29 @@ def score_checkpoint(
     seconds = time.perf_counter() - started
     interval = bootstrap_miou(distributed.sum_over_ranks(seen.sums), level=LEVEL) if images else ()
     return confusion, {
-        "checkpoint": str(folder), "sha256": checkpoint.sha256(folder), "split": split,
+        "checkpoint": str(folder), "sha256": sha256, "split": split,
         "protocol": protocol, "images": len(indices), "of": len(dataset),
         "quick_look": bool(images), "interval": list(interval),
         "seconds_per_image": seconds / len(indices), "device": str(model.device),
         "processes": distributed.world_size(), "names": list(dataset.classes),
         **confusion.to_dict(dataset.classes),
     }  # fmt: skip
+
+
+def _own_folders(folder: Path) -> list[Path]:
+    """The checkpoint and those beside it, which a run replaces."""
+    beside = folder.resolve().parent.glob("*/state.json")
+    return [folder, *(state.parent for state in beside)]
+
+
+def _folders_of(dataset: SegmentationDataset) -> set[Path]:
+    """Folders that hold images or labels, of any split."""
+    found = {path.parent for pair in dataset.files for path in pair}
+    for split in dataset.splits:
+        if any(path.exists() for path in dataset.wanted(dataset.root, split, (".",))):
+            listing = dataset.list_files(dataset.root, split)
+            found |= {path.parent for pair in listing.pairs for path in pair}
+    return found
 
 
 def describe_protocol(config: RunConfig) -> dict[str, Any]:
@@ -113,8 +136,9 @@ class _Seen:
     """Called after each image of this rank: keeps its counts, if wanted, and writes its labels."""
 
     def __init__(
-        self, dataset, indices: list[int], device: torch.device, folder: str | Path, count: bool
-    ) -> None:
+        self, dataset: SegmentationDataset, indices: list[int], device: torch.device,
+        folder: str | Path, count: bool,
+    ) -> None:  # fmt: skip
         self.dataset, self.device, self.count = dataset, device, count
         self.row = {index: row for row, index in enumerate(indices)}
         self.sums = torch.zeros(
@@ -132,7 +156,7 @@ class _Seen:
             write_prediction(self.folder, self.dataset, index, prediction)
 
 
-def file_ids(dataset) -> np.ndarray:
+def file_ids(dataset: SegmentationDataset) -> np.ndarray:
     """(K,) uint8, the id that a data set's own mask files have for each class.
 
     ADE20K: class + 1. Cityscapes: labelIds, which its server wants, whichever masks are read.
@@ -142,7 +166,9 @@ def file_ids(dataset) -> np.ndarray:
         [np.flatnonzero(table == k)[0] for k in range(len(dataset.classes))], dtype=np.uint8)
 
 
-def write_prediction(folder: Path, dataset, index: int, prediction: Tensor) -> Path:
+def write_prediction(
+    folder: Path, dataset: SegmentationDataset, index: int, prediction: Tensor
+) -> Path:
     """Write labels (H, W) of image `index` as the data set's server takes them; the file.
 
     An 8-bit PNG of `file_ids` with the name of the image, ``.png`` in place of its ending.
@@ -178,7 +204,7 @@ def summary(scores: dict[str, Any]) -> str:
         f"protocol {protocol['name']}: ratios {' '.join(map(str, protocol['ratios']))} "
         f"({protocol['sizing']}), {'with' if protocol['flip'] else 'no'} mirror images, "
         f"{how if protocol['window'] else 'whole images'}, odd sizes: {protocol['odd']}",
-        f"checkpoint {scores['checkpoint']}, sha256 {scores['sha256']}",
+        f"checkpoint {printable(scores['checkpoint'])}, sha256 {scores['sha256']}",
         f"{scores['images']} of {scores['of']} images of {scores['split']}, "
         f"{scores['seconds_per_image']:.3f} s an image on {scores['device']} "
         f"x {scores['processes']}",
@@ -190,9 +216,9 @@ def write_json(scores: dict[str, Any], path: str | Path) -> None:
     """Write `scores` of `score_checkpoint`, making its folder if need be.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or is a file of the checkpoint.
     """
-    _write(Path(path), json.dumps(scores, indent=1) + "\n")
+    _write(scores, Path(path), json.dumps(scores, indent=1) + "\n")
 
 
 def write_csv(scores: dict[str, Any], path: str | Path) -> None:
@@ -202,26 +228,26 @@ def write_csv(scores: dict[str, Any], path: str | Path) -> None:
     and ``(checkpoint)`` with protocol, SHA-256 and the number of images.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or is a file of the checkpoint.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["class", "iou", "accuracy", "pixels"])
     for name in scores["names"]:
         row = scores["classes"][name]
-        table.writerow([name, row["iou"], row["accuracy"], row["pixels"]])
+        table.writerow([csv_cell(name), row["iou"], row["accuracy"], row["pixels"]])
     table.writerow(["(mean)", scores["miou"], scores["mean_accuracy"], ""])
     table.writerow(["(all)", "", scores["pixel_accuracy"], scores["pixels"]])
     table.writerow(
         ["(checkpoint)", scores["protocol"]["name"], scores["sha256"], scores["images"]])
-    _write(Path(path), text.getvalue())
+    _write(scores, Path(path), text.getvalue())
 
 
-def _write(path: Path, text: str) -> None:
+def _write(scores: dict[str, Any], path: Path, text: str) -> None:
     _make(path.parent)
     try:
-        with written_beside(path) as part:
-            part.write_text(text, encoding="utf-8")
+        with written_beside(path, checkpoint.own_files(scores["checkpoint"])) as part:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
 

@@ -11,16 +11,19 @@ Shape legend: B images, N patches, C channels of the encoder.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..config import RunConfig
+from ..datasets.base import SegmentationDataset
+from ..datasets.images import image_size
 from ..encoder import VisionTransformer
-from ..errors import UserError
+from ..errors import UserError, in_short
+from ..files import written_beside
 from ..timm_encoder import TimmEncoder
+from ..transforms import fit_size
 
 
 def freeze_encoder(encoder: VisionTransformer | TimmEncoder, config: RunConfig) -> None:
@@ -28,7 +31,7 @@ def freeze_encoder(encoder: VisionTransformer | TimmEncoder, config: RunConfig) 
 
     Raises:
         UserError: an encoder whose BatchNorm would go on learning, or a cache where every crop is
-            another one.
+            another one (see `refuse_random_crops`, too).
     """
     if not config.train.freeze_encoder:
         if config.train.feature_cache:
@@ -47,16 +50,33 @@ def freeze_encoder(encoder: VisionTransformer | TimmEncoder, config: RunConfig) 
 
 def _refuse_random(config: RunConfig) -> None:
     data = config.data
-    base, crop = sorted(data.base_size), sorted(data.crop_size)
-    if (
-        data.distort or data.ratio_range != (1, 1) or config.model.drop_path
-        or crop[0] < base[0] or crop[1] < base[1]
-    ):  # fmt: skip
+    if data.distort or data.ratio_range != (1, 1) or config.model.drop_path:
         raise UserError(
             "train.feature_cache: every crop would be another one; set data.distort=false "
-            "data.ratio_range=1,1 model.drop_path=0 and a data.crop_size that holds "
-            f"data.base_size={data.base_size}"
+            "data.ratio_range=1,1 model.drop_path=0"
         )
+
+
+def refuse_random_crops(config: RunConfig, dataset: SegmentationDataset) -> None:
+    """Look whether the crops of a run with a feature cache hold whole images.
+
+    An image that is larger than the crop would be cut at random and encoded anew every time. Only
+    the images know: what is landscape may fit where a portrait does not.
+
+    Raises:
+        UserError: the first image that does not fit, and a size of crops that does.
+    """
+    if not config.train.feature_cache:
+        return
+    crop = config.data.crop_size
+    for path, _ in dataset.files:
+        size = fit_size(image_size(path), config.data.base_size)
+        if size[0] > crop[0] or size[1] > crop[1]:
+            raise UserError(
+                f"train.feature_cache: {path} becomes {size[0]}x{size[1]}, which crops of "
+                f"{crop[0]}x{crop[1]} cut at random, so it would be computed anew in every step; "
+                f"set data.crop_size={max(*size, *crop)}"
+            )
 
 
 class FeatureCache:
@@ -77,6 +97,7 @@ class FeatureCache:
         for name, value in encoder.state_dict().items():
             state.update(name.encode() + _bytes(value))
         self._weights, self._compute = state.digest(), encoder.forward
+        self._known: set[Path] = set()
 
     def attach(self) -> None:
         """Let ``encoder(image)`` look here first; its state dict stays as it is."""
@@ -102,22 +123,38 @@ class FeatureCache:
     def _write(self, file: Path, taps: list[Tensor]) -> None:
         from safetensors.torch import save_file
 
-        beside = file.with_name(f"{file.name}.{os.getpid()}")
+        tensors = {str(i): t.contiguous() for i, t in enumerate(taps)}
         try:
-            save_file({str(i): t.contiguous() for i, t in enumerate(taps)}, str(beside))
-            beside.replace(file)
+            with written_beside(file) as part:
+                save_file(tensors, str(part), metadata={SUM: _sum(tensors)})
         except Exception as error:  # a full disk: safetensors raises its own kind
-            beside.unlink(missing_ok=True)
-            raise UserError(f"{file}: cannot be written ({error})") from error
+            raise UserError(f"{file}: cannot be written ({in_short(error)})") from error
 
     def _read(self, file: Path, device: torch.device) -> list[Tensor]:
-        from safetensors.torch import load_file
+        from safetensors import safe_open
 
         try:
-            taps = load_file(str(file), device=str(device))
+            with safe_open(str(file), "pt", device=str(device)) as content:
+                taps = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+                said = (content.metadata() or {}).get(SUM)
         except Exception as error:
-            raise UserError(f"{file}: damaged ({error}); delete it") from error
+            raise UserError(f"{file}: damaged ({in_short(error)}); delete it") from error
+        if file not in self._known:  # once in a run: it takes as long as to read
+            if said is None or said != _sum(taps):
+                raise UserError(f"{file}: damaged (its sum is another one); delete it")
+            self._known.add(file)
         return [taps[str(i)] for i in range(len(taps))]
+
+
+SUM = "blake2b"
+"""Under this name a file holds the hash of its values."""
+
+
+def _sum(tensors: dict[str, Tensor]) -> str:
+    state = hashlib.blake2b(digest_size=20)
+    for name, value in sorted(tensors.items()):
+        state.update(f"{name} {tuple(value.shape)} {value.dtype}".encode() + _bytes(value))
+    return state.hexdigest()
 
 
 def _bytes(value: Tensor) -> bytes:

@@ -11,23 +11,69 @@ host waits. The CUDA side has not been run yet: no card was at hand.)
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from ..checkpoint import not_finite, not_finite_moments
 from ..distributed.processes import mean_over_ranks, rank
-from ..errors import UserError
+from ..errors import UserError, printable
+from ..files import written_beside
 
 
 class NonFinite(Exception):
-    """The update of a step was not made."""
+    """A step met a value that is no finite number, and its update was not made; or left one.
 
-    def __init__(self, step: int, loss: float, norm: float) -> None:
-        super().__init__(f"loss {loss}, gradient norm {norm} at step {step}")
-        self.step, self.loss, self.norm = step, loss, norm
+    Args:
+        step: its number, from 1.
+        loss, norm: of the step that was stopped.
+        left: what the update left behind, as ``'head.bias' holds NaN or infinity``; empty if it was
+            not made.
+    """
+
+    def __init__(
+        self, step: int, loss: float = math.nan, norm: float = math.nan, left: str = ""
+    ) -> None:
+        what = f"{left} after" if left else f"loss {loss}, gradient norm {norm} at"
+        super().__init__(f"{what} step {step}")
+        self.step, self.loss, self.norm, self.left = step, loss, norm, left
+
+    def sentence(self) -> str:
+        """What happened, for the message that ends the run."""
+        if self.left:
+            return f"step {self.step}: {self.left}; not saved as a checkpoint to go on from"
+        return (
+            f"step {self.step}: the loss is {self.loss:g} and the gradient's norm {self.norm:g}; "
+            "stopped before the update"
+        )
+
+
+def check_saved(
+    step: int, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Look at what is about to be saved; collective.
+
+    The loss of a step does not know what its update does: a moment that overflows, or a rate that
+    is too high, spoils the weights behind it, and BatchNorm's statistics are not used in training.
+
+    Raises:
+        NonFinite: a weight, a statistic or a moment is no finite number.
+    """
+    own = tree_map(_own_piece, model.state_dict())
+    moments = {"state": {}} if optimizer is None else tree_map(_own_piece, optimizer.state_dict())
+    bad = not_finite(own) or not_finite_moments(moments)
+    device = next(model.parameters()).device
+    if mean_over_ranks(torch.tensor(float(bool(bad)), device=device)):
+        raise NonFinite(step, left=bad or "a value in another process holds NaN or infinity")
+
+
+def _own_piece(value: Any) -> Any:
+    return value.to_local() if hasattr(value, "to_local") else value
 
 
 class _Report(NamedTuple):
@@ -115,11 +161,12 @@ def keep_evidence(
     save("nonfinite")
     inside, names = folder / "nonfinite", list(names)
     image, label = (tensor.contiguous() for tensor in batch)
-    save_file({"image": image, "label": label}, inside / f"batch_{rank()}.safetensors")
-    (inside / f"batch_{rank()}.json").write_text(json.dumps(names, indent=1))
+    with written_beside(inside / f"batch_{rank()}.safetensors") as part:
+        save_file({"image": image, "label": label}, part)
+    with written_beside(inside / f"batch_{rank()}.json") as part:
+        part.write_text(json.dumps(names, indent=1))
     raise UserError(
-        f"step {error.step}: the loss is {error.loss:g} and the gradient's norm {error.norm:g}; "
-        f"stopped before the update. Images: {', '.join(names)}. Weights and batch are in "
+        f"{error.sentence()}. Images: {', '.join(map(printable, names))}. Weights and batch are in "
         f"{inside}; the checkpoint {folder / 'last'}, if one was due, is from before. Look at the "
         "images, or start another run with a lower optim.lr or optim.clip_norm=1"
     ) from error

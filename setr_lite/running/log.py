@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from .. import distributed
-from ..errors import written_in
+from ..errors import UserError, in_short, written_in
+from ..files import is_whole, require, written_beside
 from ..metrics import ConfusionMatrix
 from ..step import Losses
 from .meters import Speed, peak_memory
@@ -53,13 +54,11 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         kept = [row for row in self.rows() if self._stays(row)] if self.step else []
-        beside = self.path.with_suffix(".part")
         with written_in(self.folder):
-            with open(beside, "w", newline="") as file:
+            with written_beside(self.path) as part, open(part, "w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS)
                 writer.writeheader()
                 writer.writerows(kept)
-            beside.replace(self.path)  # at no instant is the log gone
             self.file = open(self.path, "a", newline="")  # closed in __exit__
             self.csv = csv.DictWriter(self.file, COLUMNS, extrasaction="ignore")
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
@@ -138,13 +137,52 @@ class RunLog:
 
     def rows(self) -> list[dict[str, str]]:
         """The lines of ``log.csv``."""
-        if not self.path.exists():
-            return []
-        with open(self.path, newline="") as file:
-            return list(csv.DictReader(file))
+        return read_log(self.path) if self.path.exists() else []
 
     def _draw(self) -> None:
         from ..visualize import plot_curves
 
-        with written_in(self.folder):
-            plot_curves(self.path).savefig(self.folder / "curves.png", dpi=110)
+        with written_in(self.folder), written_beside(self.folder / "curves.png") as part:
+            plot_curves(self.path).savefig(part, dpi=110)
+
+
+REMEDY = "mend the line, or move the file away and a resumed run begins a new one"
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The lines of a ``log.csv``, by column: numbers as text, empty where there is none.
+
+    A last line without an end, which a full disk or a crash can leave, does not count; a byte-order
+    mark, which spreadsheets add, neither.
+
+    Raises:
+        UserError: other columns, or a value that is no number; its line is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        whole = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
+        head, *rows = list(csv.reader(whole.splitlines())) or [[]]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a log ({in_short(error)}); {REMEDY}") from error
+    fits = tuple(head) == COLUMNS
+    require(fits, f"{path}: line 1", ",".join(head), ",".join(COLUMNS), REMEDY)
+    for number, row in enumerate(rows, 2):
+        _check_line(f"{path}: line {number}", row)
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+
+
+def _check_line(where: str, row: list[str]) -> None:
+    require(len(row) == len(COLUMNS), where, ",".join(row), f"{len(COLUMNS)} values", REMEDY)
+    step, *others = row
+    fits = step.isascii() and step.isdecimal() and len(step) < 16 and is_whole(int(step))
+    require(fits, f"{where}, step", step, "a whole number", REMEDY)
+    for name, value in zip(COLUMNS[1:], others, strict=True):
+        require(not value or _is_float(value), f"{where}, {name}", value, "a number", REMEDY)
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from setr_lite import toytown
@@ -27,6 +27,7 @@ from setr_lite.datasets import (
     read_label,
 )
 from setr_lite.datasets.folder import Folder
+from setr_lite.datasets.images import image_size
 from setr_lite.errors import UserError
 from setr_lite.transforms import TrainTransform
 
@@ -277,7 +278,7 @@ def test_folder(tmp_path: Path, masks: str) -> None:
         ("", "lists 0 classes; give 1 to 254"),
         ("\n".join(map(str, range(255))), "lists 255 classes"),
         ("road\ncar\nroad", "'road' is listed twice"),
-        ("road\ncar #80408", "line 2: 'car #80408' is no class; write NAME or NAME #rrggbb"),
+        ("road\ncar #80408", "line 2: 'car #80408' is no class; write NAME, NAME #rr"),
         ("#804080", "line 1: '#804080' is no class"),
     ],
 )
@@ -351,11 +352,35 @@ def test_any_mode_becomes_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.smoke
-def test_exif_rotation_is_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, value: int, ending: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # "turn by 90 degrees to show"
-    Image.fromarray(gradient()).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").shape == (3, *SIZE)
+    exif[0x0112] = value
+    path = tmp_path / f"turned{ending}"
+    Image.fromarray(gradient()).save(path, exif=exif)
+    with Image.open(path) as file:
+        shown = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    image = read_image(path)
+    assert np.array_equal(image.permute(1, 2, 0), shown)
+    assert image_size(path) == tuple(image.shape[1:])
+    assert (image.shape[1:] == SIZE) == (value < 5)
+    Image.fromarray(gradient()[:, :, 0]).save(path, exif=exif)
+    if ending in (".png", ".tif"):
+        assert read_label(path).shape == image.shape[1:]
+
+
+@pytest.mark.smoke
+def test_a_damaged_exif_tag_turns_nothing(tmp_path: Path) -> None:
+    for value in (0, 9, 77):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        Image.fromarray(gradient()).save(tmp_path / "a.jpg", exif=exif)
+        assert read_image(tmp_path / "a.jpg").shape == (3, *SIZE)
+    data = (tmp_path / "a.jpg").read_bytes()
+    at = data.index(b"Exif") + 6
+    (tmp_path / "a.jpg").write_bytes(data[:at] + b"\xff" * 12 + data[at + 12 :])
+    assert read_image(tmp_path / "a.jpg").shape == (3, *SIZE)
 
 
 @pytest.mark.smoke
@@ -416,7 +441,7 @@ def test_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_empty_split(tmp_path: Path) -> None:
     for folder in ("train", "trainannot"):
         (tmp_path / folder).mkdir()
-    with pytest.raises(UserError, match=r"train: empty split, expected \*\.jpg or \*\.png"):
+    with pytest.raises(UserError, match=r"train: empty split, expected images \(\.png \.jpg "):
         CamVid(tmp_path, "train")
 
 

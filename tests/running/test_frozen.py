@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from setr_lite.datasets import CamVid, CamVidUnseenDrive
+from setr_lite.datasets import CamVid, CamVidUnseenDrive, Folder
 from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
-from setr_lite.running.frozen import FeatureCache
+from setr_lite.running.frozen import FeatureCache, refuse_random_crops
 from setr_lite.train import train
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "toytown_cityscapes"
@@ -76,13 +78,55 @@ def test_a_damaged_file_is_named(tmp_path):
         encoder(image)
 
 
+def test_a_file_of_zeros_is_no_features(tmp_path):
+    """As a disk leaves it that lost its contents, and as another program might write it."""
+    encoder, image = VisionTransformer((32, 32), 16, 12, 5, 3), torch.ones(1, 3, 32, 32)
+    FeatureCache(encoder, tmp_path).attach()
+    tokens = encoder(image)
+    file = next(tmp_path.iterdir())
+    whole, summed = file.read_bytes(), safe_open(file, "pt").metadata()
+    zeros = {str(i): torch.zeros_like(tap[0]) for i, tap in enumerate(tokens)}
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    for write in (
+        lambda: file.write_bytes(bytes(len(whole))), lambda: file.write_bytes(b""),
+        lambda: file.write_bytes(flipped), lambda: save_file(zeros, file),
+        lambda: save_file(zeros, file, metadata=summed), lambda: save_file({}, file),
+        lambda: save_file({"x": torch.zeros(2)}, file, metadata={"a": "b"}),
+    ):  # fmt: skip
+        write()
+        cache = FeatureCache(encoder, tmp_path)  # that has not read it before
+        with pytest.raises(UserError, match=rf"{file.name}: damaged \(.*\); delete it"):
+            cache._read(file, torch.device("cpu"))
+    file.write_bytes(whole)
+    torch.testing.assert_close(cache._read(file, torch.device("cpu"))[0], tokens[0][0])
+
+
+def test_portraits_are_refused_where_only_landscapes_fit(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for kind, mode in (("images", "RGB"), ("labels", "L")):
+            (tmp_path / kind / split).mkdir(parents=True)
+            for name, size in (("a", (48, 32)), ("b", (32, 48) if split == "train" else (48, 32))):
+                Image.new(mode, size).save(tmp_path / kind / split / f"{name}.png")
+    (tmp_path / "classes.txt").write_text("x")
+    config = get_recipe("toytown_mla").override(
+        "train.feature_cache=x", "data.base_size=32,48", "data.crop_size=36,48")
+    data = Folder(tmp_path, "train")
+    with pytest.raises(UserError, match=r"train/b.png becomes 48x32, which crops of 36x48 cut"):
+        refuse_random_crops(config, data)
+    refuse_random_crops(config.override("data.crop_size=48"), data)
+    refuse_random_crops(config, Folder(tmp_path, "val"))
+    refuse_random_crops(config.override("train.feature_cache="), data)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("train.freeze_encoder=false", "needs train.freeze_encoder=true"),
         ("data.distort=true", "every crop would be another one"),
         ("data.ratio_range=0.5,2", "every crop would be another one"),
-        ("data.crop_size=32,48", "every crop would be another one"),
+        ("data.crop_size=32,48", r"becomes 96x192, which crops of 32x48 cut at random"),
         ("model.drop_path=0.1", "every crop would be another one"),
         ("model.encoder=hybrid_base", "hybrid_base has BatchNorm"),
     ],

@@ -1,0 +1,46 @@
+"""Names out of files fit where they are shown."""
+
+import pytest
+
+from setr_lite.errors import UserError, csv_cell, file_name, one_line, printable, shortly
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("\x1b[31mred", r"\x1b[31mred"), ("a\nhealthy", r"a\nhealthy"), ("a\rb\tc", r"a\rb\tc"),
+    ("\x9b2J", r"\x9b2J"), ("dir\udcff", r"dir\udcff"), ("a\u2028b", r"a\u2028b"),
+    ("evil\u202egnp.exe", r"evil\u202egnp.exe"), ("räuber 木 \N{BUS}", "räuber 木 \N{BUS}"),
+    ("", ""),
+])  # fmt: skip
+def test_terminals_get_no_control_characters(text, shown):
+    assert printable(text) == shown
+    printable(text).encode()
+
+
+def test_messages_are_one_printable_line():
+    assert one_line(UserError("a\nb \x1b]0;title\x07 \udcff")) == r"a b \x1b]0;title\x07 \udcff"
+
+
+@pytest.mark.parametrize(("value", "cell"), [
+    ("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@a", "'@a"), ("\t=1", r"\t=1"),
+    ("road", "road"), ("a-b", "a-b"), (-1.5, -1.5), (None, None), (7, 7),
+])  # fmt: skip
+def test_spreadsheets_get_no_formulas(value, cell):
+    assert csv_cell(value) == cell
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("../../etc", "_.._etc"), ("/abs", "_abs"), ("a/b", "a_b"), ("..", "_"), ("", "_"),
+    (".hidden", "hidden"), ("a\nb", "a_b"), ("ok name", "ok name"), ("x" * 500, "x" * 200),
+    ("ä" * 200, "ä" * 100), ("a\udcff", "a_"),
+])  # fmt: skip
+def test_a_file_name_stays_in_its_folder(text, name):
+    assert file_name(text) == name
+
+
+def test_what_was_found_is_short():
+    assert shortly({"a": 1}) == "an object of 1"
+    assert shortly([1, 2]) == "a list of 2"
+    assert shortly("x" * 99) == "'" + "x" * 59 + " ..."
+    assert shortly(10**5000) == "a number of 16610 bits"
+    assert shortly("\x1b") == r"'\x1b'"
+    assert shortly(True) == "True"
