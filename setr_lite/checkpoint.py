@@ -32,7 +32,16 @@ from .config import RunConfig
 from .distributed.parallel import is_cut_up, load_optimizer, whole_state
 from .distributed.processes import rank
 from .errors import UserError, controls, in_short
-from .files import folder_beside, is_number, is_whole, now_at, read_json, remove, require
+from .files import (
+    find_folder,
+    folder_beside,
+    is_number,
+    is_whole,
+    now_at,
+    read_json,
+    remove,
+    require,
+)
 from .optim import checked_state
 
 DAMAGED = "the checkpoint is damaged, take another one"
@@ -402,8 +411,11 @@ def own_files(folder: str | Path) -> list[Path]:
 
 
 def _complete(folder: str | Path) -> Path:
-    """`folder`, or its predecessor if a crash fell between the two renames."""
-    folder = Path(folder)
+    """`folder`, or its predecessor if a crash fell between the two renames.
+
+    A name with published weights, or of the hub, stands for the folder that `find_folder` makes.
+    """
+    folder = find_folder(folder)
     place = now_at(folder, "state.json")
     if place:
         return place

@@ -1,4 +1,5 @@
-"""Files that are complete or absent, whatever stops the program, and JSON that is what it says.
+"""Files that are complete or absent, whatever stops the program, and JSON that is what it says;
+folders by other names.
 
 One writer: `written_beside` for a file, `folder_beside` for a folder. What they write becomes
 visible in one step, has the permissions that the umask gives, never replaces a file that the
@@ -13,7 +14,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -195,3 +196,27 @@ def is_whole(value: Any, low: int = 0, high: int = 2**62) -> bool:
 def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
     """Whether a value out of a file is a finite number of that range."""
     return type(value) in (int, float) and low <= value <= high and abs(value) < math.inf
+
+
+# ---- folders by other names -------------------------------------------------------------------------
+
+FINDERS: list[Callable[[str], Path | None]] = []
+"""Asked in turn for the folder of what is no path. The package adds `weights`' own, which lies
+further up than those who ask."""
+
+
+def find_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint: a path as it is, else what one of `FINDERS` makes of the word.
+
+    A word that none of them knows comes back as the path that it is.
+
+    Raises:
+        UserError: what the download of a known name raises.
+    """
+    path = Path(source)
+    if not path.exists() and not sibling(path, OLD).exists():
+        for find in FINDERS:
+            found = find(str(source))
+            if found is not None:
+                return found
+    return path
