@@ -1,2 +1,2 @@
-"""SETR in a page: an engine in JavaScript, its kernel, and what is laid out from a checkpoint to run
-there. Imports the model and its checkpoint."""
+"""SETR in a page: an engine in JavaScript, its kernel, and what is laid out of a checkpoint.
+Imports the model and its checkpoint."""

@@ -7,7 +7,15 @@ from typing import Any
 
 from setr_lite.errors import UserError
 
-from ..interactive import Figure, Pane, _side_by_side, figure_html, identifier, script_line, sheet_html
+from ..interactive import (
+    Figure,
+    Pane,
+    _side_by_side,
+    figure_html,
+    identifier,
+    script_line,
+    sheet_html,
+)
 
 TOOLS = ("stamps", "heads", "own", "look", "positions", "attend", "bits", "measure", "walk")
 """What a live figure can offer. A street to choose and the answer of SETR-PUP are always there."""
