@@ -1,1 +1,2 @@
-"""SETR in a page: an engine in JavaScript and what lays a checkpoint out for it. Imports the model."""
+"""SETR in a page: an engine in JavaScript, its kernel, and what is laid out of a checkpoint.
+Imports the model and its checkpoint."""

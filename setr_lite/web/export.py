@@ -8,7 +8,7 @@ weights are stored in 16 or 8 bits. Everything else is refused by name.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save
@@ -52,8 +52,9 @@ def export_page(
     model = SETR.from_pretrained(checkpoint)
     assert model.config is not None
     check_model(model)
+    encoder: Any = model.encoder
     size = size or model.config.data.crop_size
-    grid = _grid(size, model.encoder.patch_size)
+    grid = _grid(size, encoder.patch_size)
     info, tensors = read_info(checkpoint), page_tensors(model, grid)
     about = describe(model, grid, info["classes"], info["palette"])
     about |= {"name": Path(checkpoint).resolve().parent.name}
@@ -72,14 +73,14 @@ def check_model(model: SETR) -> None:
     Raises:
         UserError: another dialect, encoder or width.
     """
-    config = model.config
+    config, encoder = model.config, cast(Any, model.encoder)
     if config is None or config.model.dialect != "official":
         raise UserError(f"dialect mmseg: a page has the heads of the authors' code; {INSTEAD}")
     if isinstance(model.encoder, HybridTransformer):
         raise UserError(f"encoder {config.model.encoder}: a page has no ResNet; {INSTEAD}")
     if isinstance(model.encoder, TimmEncoder):
         _check_timm(model.encoder.vit, config.model.encoder)
-    narrow = [w for w in (model.encoder.embed_dim, config.model.channels // 2) if w % 8]
+    narrow = [w for w in (encoder.embed_dim, config.model.channels // 2) if w % 8]
     if narrow:
         raise UserError(f"a width of {narrow[0]}: a page needs multiples of 8; {INSTEAD}")
 
@@ -130,8 +131,9 @@ def page_tensors(model: SETR, grid: tuple[int, int]) -> dict[str, Tensor]:
         layer = f"{block}.{'attn.proj' if which == 'ls1' else 'mlp.fc2'}"
         tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] * scale[:, None]
         tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"] * scale
-    tensors["encoder.pos_embed"] = _positions(model.encoder, grid)
-    unused = [f"encoder.blocks.{i}." for i in range(max(model.encoder.taps) + 1, 99)]
+    encoder: Any = model.encoder
+    tensors["encoder.pos_embed"] = _positions(encoder, grid)
+    unused = [f"encoder.blocks.{i}." for i in range(max(encoder.taps) + 1, len(encoder.blocks))]
     unused += ["encoder.norm.", "encoder.fc_norm.", "encoder.head."]
     return {name: t for name, t in tensors.items() if not name.startswith(tuple(unused))}
 

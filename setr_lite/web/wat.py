@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import groupby
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-Node: TypeAlias = "str | list[Node]"
-"""A word, or what stands between parentheses."""
+Node: TypeAlias = Any
+"""A word (str), or what stands between parentheses (list of nodes)."""
 
 TYPES = {"i32": 0x7F, "v128": 0x7B}
 """Value types (5.3)."""

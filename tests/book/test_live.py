@@ -1,4 +1,4 @@
-"""The live figures in a real browser, from files: the engine against PyTorch, and the page's answers.
+"""The live figures in a real browser, from files: the engine against PyTorch, the page's answers.
 
 Needs Chromium; the built book is not needed, since what it would hold is laid out here.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import time
 
@@ -93,9 +92,11 @@ def site(tmp_path_factory, town, models):
     pages["figure"] = "".join(
         figure(name, town, *tools)
         for name, *tools in (
-            ("ask", "stamps", "heads", "own"), ("look", "look"),
-            ("ablate", "heads", "positions", "attend", "bits", "measure"), ("walk", "walk"),
-        )  # fmt: skip
+            ("ask", "stamps", "heads", "own"),
+            ("look", "look"),
+            ("ablate", "heads", "positions", "attend", "bits", "measure"),
+            ("walk", "walk"),
+        )
     )
     (root / "book").mkdir()
     for name, body in pages.items():
@@ -141,7 +142,8 @@ def open_page(browser, site, name, *scripts):
 
 COMPARE = """async ({ head, streets, plain, changes, sparse }) => {
     const { source, kernel } = await SetrClient.part("engine"), model = await SetrClient.part(head);
-    const right = await SetrClient.part(`ref-${head}`), pictures = await SetrClient.part("pictures");
+    const right = await SetrClient.part(`ref-${head}`);
+    const pictures = await SetrClient.part("pictures");
     const text = changes.reduce((all, [from, to]) => all.replace(from, to), source);
     if (changes.length && text === source) throw new Error("nothing was changed");
     const { Setr, readSafetensors, fromBase64 } =
@@ -159,7 +161,8 @@ COMPARE = """async ({ head, streets, plain, changes, sparse }) => {
         const answer = setr.forward(rgba, { logits: true, keep: s === 0 });
         found.ms.push(performance.now() - began);
         for (let k = 0; k < K; k++) for (let i = 0; i < few; i++) {
-            const off = Math.abs(answer.logits[k * size + i * sparse] - logits[(s * K + k) * few + i]);
+            const want = logits[(s * K + k) * few + i];
+            const off = Math.abs(answer.logits[k * size + i * sparse] - want);
             if (!(off <= found.logits)) found.logits = off;
         }
         for (let i = 0; i < size; i++) found.equal += answer.label[i] === labels[s * size + i];
@@ -238,7 +241,8 @@ def test_kernel_multiplies(bare):
         """([raw, rows, inner, columns, ...parts]) => {
             const bytes = Uint8Array.from(atob(raw), (c) => c.charCodeAt(0));
             const memory = new WebAssembly.Memory({ initial: 1 });
-            const { exports } = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: { memory } });
+            const module = new WebAssembly.Module(bytes);
+            const { exports } = new WebAssembly.Instance(module, { env: { memory } });
             const at = [];
             let free = 64;
             for (const part of parts) {
@@ -280,7 +284,8 @@ def part(page, name):
 def settled(page, name):
     """Wait until the figure has answered the last question."""
     part(page, name).scroll_into_view_if_needed()
-    page.wait_for_function(f"document.querySelector('#{name} .setr-live').dataset.state === 'ready'")
+    state = f"document.querySelector('#{name} .setr-live').dataset.state"
+    page.wait_for_function(f"{state} === 'ready'")
 
 
 def said(page, name):
@@ -345,7 +350,8 @@ def test_a_car_belongs_on_the_road(page):
 def test_the_page_puts_stamps_where_python_does(page, town):
     """And everything taken back leaves the same pixels."""
     first = answers(page, "ask")
-    for stamp, (x, y) in zip(stamps(), ((50, 70), (30, 70), (150, 40), (4, 3), (190, 90)), strict=True):
+    spots = (50, 70), (30, 70), (150, 40), (4, 3), (190, 90)
+    for stamp, (x, y) in zip(stamps(), spots, strict=True):
         button = part(page, "ask").get_by_role("button", name=stamp.name)
         if button.get_attribute("aria-pressed") == "false":
             button.click()
@@ -470,7 +476,7 @@ def test_the_walk_shows_the_forward_pass(page, town, models):
     for i in range(len(titles)):
         walk.get_by_label("Stop").select_option(str(i))
         page.wait_for_function(f"document.querySelector('.setr-walk').dataset.shown === '{i}'")
-        value, total = json.loads(walk.evaluate("w => JSON.stringify([w.dataset.value, w.dataset.sum])"))
+        value, total = walk.evaluate("w => [w.dataset.value, w.dataset.sum]")
         if total:
             relu = max(0.0, float(total)) if "unit" in titles[i] else float(total)
             assert float(value) == pytest.approx(relu, abs=1e-4)
