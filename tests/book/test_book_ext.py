@@ -1,6 +1,7 @@
 """What serves the book's build: its Sphinx extensions, and the box at the top of each notebook."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,9 +114,54 @@ def test_docstrings_become_markdown():
 
 def test_signatures_are_those_of_the_source():
     text = reference.library_reference(["encoder", "model", "config"])
-    assert "{py:class} setr_lite.encoder.Block(dim: int, " in text
-    assert "{py:function} setr_lite.model.count_parameters(" in text
+    assert "{py:class} Block(dim: int, " in text
+    assert "{py:function} count_parameters(" in text
     assert "{py:attribute} lr\n:type: float" in text
+    stable, _, inside = text.partition("## Inside, by module")
+    assert "{py:class} SETR(" in stable
+    assert "{py:class} Block(" in inside
+
+
+def test_constants_have_their_words_and_their_value():
+    text = reference.entries("encoder")["TAP_FRACTIONS"]
+    assert "as shares of all blocks" in text
+    assert '"naive": (10 / 24, 15 / 24, 20 / 24, 1.0)' in text
+
+
+@pytest.mark.parametrize(("name", "scope", "full"), [
+    ("heads.LinearHead", ("model",), "setr_lite.heads.LinearHead"),
+    ("count_parameters", ("model",), "setr_lite.model.count_parameters"),
+    ("scores", ("model", "SETROutput"), "setr_lite.model.SETROutput.scores"),
+    ("data.mean", ("encoder",), "setr_lite.config.DataConfig.mean"),
+    ("image", ("model",), None),  # an argument
+    ("no.such_name", (), None),
+])
+def test_names_lead_to_what_they_name(name, scope, full):
+    assert reference.target(name, scope) == full
+
+
+def test_every_setting_is_in_the_table():
+    from setr_lite.config import RunConfig
+
+    table = reference.settings_reference()
+    for section, settings in RunConfig().to_dict().items():
+        for key in settings if isinstance(settings, dict) else ():
+            assert f"| {{py:obj}}`{section}.{key} <" in table
+    assert "`768,768` (" in table
+
+
+def test_the_examples_of_the_reference_run(monkeypatch, tmp_path):
+    page = (ROOT / "book" / "api.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(blocks) == 6
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    (tmp_path / "toytown").symlink_to(ROOT / "data/sample/toytown_cityscapes")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for block in blocks:
+        exec(block, scope)
+    assert scope["found"].shape == scope["label"].shape
+    assert scope["confusion"].miou() > 0.7
 
 
 def test_the_rest_is_what_no_other_page_names():
@@ -132,6 +178,22 @@ def test_help_is_that_of_the_program():
     assert f"```text\n{done.stdout}```" in reference.command_line_reference()
 
 
+def test_a_promise_is_shown_with_the_worst_of_its_cases():
+    tool = load(ROOT / "book" / "_tools" / "promises.py")
+    report = """<testsuites><testsuite>
+      <testcase classname="tests.test_a" name="test_x[1]"/>
+      <testcase classname="tests.test_a" name="test_x[2]"><failure/></testcase>
+      <testcase classname="tests.book.test_b" name="test_y"/>
+      <testcase classname="tests.book.test_b" name="test_y"><skipped/></testcase>
+    </testsuite></testsuites>"""
+    tests = tool.named("`tests/test_a.py::test_x`, `tests/book/test_b.py::test_y`")
+    found = tool.results(report, tests)
+    assert found == {"tests/test_a.py::test_x": "failed", "tests/book/test_b.py::test_y": "passed"}
+    record = {"date": "2026-01-02", "results": found}
+    assert reference.result_of("tests/test_a.py::test_x", record) == " (failed, 2026-01-02)"
+    assert reference.result_of("tests/test_c.py::test_z", record) == ""
+
+
 # --- how to cite --------------------------------------------------------------------------------
 
 
@@ -144,6 +206,8 @@ def test_citation_file_agrees_with_the_rest():
     page = (ROOT / "book" / "cite.md").read_text("utf-8")
     assert f"{{{cited['title']}}}" in page
     assert f"Version {cited['version']}" in page
+    released = cited["date-released"]
+    assert f"year   = {{{released.year}}},\n  month  = {{{released.month}}}," in page
     paper = cited["references"][0]
     names = [f"{a['family-names']}, {a['given-names']}" for a in paper["authors"]]
     for file in ("references.bib", "cite.md"):

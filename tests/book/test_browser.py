@@ -433,6 +433,72 @@ def test_solutions_open(page):
     assert page.problems == []
 
 
+# --- drawings and questions ---------------------------------------------------------------------
+
+
+def test_drawings_are_legible(page):
+    """Every word of a drawing lies inside it, and is large enough to be read."""
+    for viewport in (DESKTOP, PHONE):
+        page.set_viewport_size(viewport)
+        poor = page.evaluate("""() => [...document.querySelectorAll("svg.drawn")]
+            .filter(e => e.checkVisibility()).flatMap(svg => {
+              const frame = svg.getBoundingClientRect();
+              const scale = frame.width / svg.viewBox.baseVal.width;
+              return [...svg.querySelectorAll("text")].filter(t => {
+                const box = t.getBoundingClientRect();
+                return box.left < frame.left - 1 || box.right > frame.right + 1 ||
+                  parseFloat(getComputedStyle(t).fontSize) * scale < 10;
+              }).map(t => t.textContent);
+            })""")
+        assert poor == []
+
+
+def test_questions_answer(page):
+    """Nothing chosen, a wrong answer, the right one: each has its words, by keyboard."""
+    forms = page.locator("form.setr-quiz").all()
+    for form in forms:
+        said, button = form.locator("output"), form.locator("button")
+        button.press("Enter")
+        assert said.text_content() in ("Choose first.",) or "number" in said.text_content()
+        fields = form.locator("input").all()
+        if fields[0].get_attribute("data-answer"):
+            fields[0].fill("-1")
+            for field in fields[1:]:
+                field.fill("-1")
+        else:
+            wrong = [f for f in fields if f.get_attribute("data-right") is None]
+            for field in wrong[:1]:
+                field.check()
+        fields[0].press("Enter")
+        assert form.get_attribute("data-state") == "wrong"
+        assert "Not yet" in said.text_content()
+        for field in fields:
+            if answer := field.get_attribute("data-answer"):
+                field.fill(answer)
+            elif field.get_attribute("data-right") is not None:
+                field.check()
+            elif field.get_attribute("type") == "checkbox":
+                field.uncheck()
+        button.press("Enter")
+        assert form.get_attribute("data-state") == "right"
+        assert said.text_content() == "Right."
+    assert page.problems == []
+
+
+@pytest.mark.xdist_group("04_encoding")
+def test_pointing_at_a_number_lights_what_it_is_made_of(browser):
+    page = open_page(browser, HTML / "book" / "04_encoding.html")
+    drawing = page.locator("figure.setr-drawn", has=page.locator("svg[data-steps]"))
+    drawing.locator("svg.d-wide [data-of~=p01]").hover()
+    lit = drawing.locator("svg.d-wide .d-on")
+    assert lit.count() == 5  # three scores, itself, its line of code
+    drawing.locator("input[value='2']").check()
+    dim = drawing.locator("svg.d-wide [data-step='4']").first
+    page.wait_for_timeout(400)
+    assert float(dim.evaluate("e => getComputedStyle(e).opacity")) < 0.5
+    page.context.close()
+
+
 # --- the search ---------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ def test_the_map_knows_every_chapter():
 
 @pytest.mark.smoke
 def test_every_drawing_is_somewhere():
-    pages = "".join(path.read_text("utf-8") for path in BOOK.glob("*.ipynb"))
+    pages = "".join(path.read_text("utf-8") for path in [*BOOK.glob("*.ipynb"), *BOOK.glob("*.md")])
     used = set(re.findall(r"figures/drawn/([\w-]+)-wide\.svg", pages))
     names = {re.sub(r"-(wide|narrow)$", "", path.stem) for path in DRAWN}
     assert names == used | {"map"}

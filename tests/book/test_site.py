@@ -106,6 +106,21 @@ def test_the_repository_is_linked_when_it_has_an_address(page, soup):
     assert bool(soup.select(".btn-source-repository-button")) == bool(address)
 
 
+def test_every_chapter_has_the_map_with_its_parts_lit(page, soup):
+    from figures.map import LIT
+
+    wanted = {"intro": "", **LIT}.get(page.stem)
+    maps = soup.select("nav.setr-map")
+    assert len(maps) == (wanted is not None)
+    if maps:
+        lit = {a["data-part"] for a in maps[0].select("svg.d-wide a.d-lit")}
+        assert lit == set(wanted.split())
+
+
+def test_nothing_waits_for_an_answer_that_cannot_come(soup):
+    assert "not answered yet" not in soup.get_text()
+
+
 def test_every_public_name_is_in_the_reference():
     soups = [soup_of(path) for path in PAGES if path.stem.startswith("api")]
     names = [

@@ -1,0 +1,120 @@
+"""Sphinx extension: the notation by chapter, and the glossary where it is needed.
+
+* The table ``| symbol | meaning | page |`` of notation.md, one row a symbol, becomes one table for
+  each chapter, in the order of the book.
+* On every page the first mention of a word of the glossary links to it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+
+NOTATION = Path(__file__).resolve().parents[1] / "notation.md"
+HEADER = "| symbol | meaning | page |\n|---|---|---|\n"
+ROW = re.compile(r"^\| (.*) \| (.*) \| (.*) \|$")
+PAGE = re.compile(r"\]\((\w+\.ipynb)\)")
+# what a word must not stand in to be linked: it is a name there, or a link already
+APART = (nodes.reference, nodes.literal, nodes.title, nodes.caption, nodes.math, nodes.raw,
+         addnodes.pending_xref, nodes.literal_block)  # fmt: skip
+
+
+# --- notation -----------------------------------------------------------------------------------
+
+
+def by_chapter(text: str) -> str:
+    """notation.md with its table of symbols cut up by chapter."""
+    before, header, after = text.partition(HEADER)
+    if not header:
+        return text
+    table, gap, rest = after.partition("\n\n")
+    chapters: dict[str, list[str]] = {}
+    for line in table.splitlines():
+        symbol, meaning, pages = ROW.match(line).groups()
+        for page in PAGE.findall(pages):
+            chapters.setdefault(page, []).append(f"| {symbol} | {meaning} |")
+    parts = [
+        "\n".join([f"### []({page})", "", "| symbol | meaning |", "|---|---|", *rows, ""])
+        for page, rows in sorted(chapters.items())
+    ]
+    return before + "\n".join(parts) + gap + rest
+
+
+# --- glossary -----------------------------------------------------------------------------------
+
+
+@cache
+def terms() -> dict[str, str]:
+    """Word as it stands in a sentence -> its entry in the glossary."""
+    glossary = NOTATION.read_text("utf-8").partition("```{glossary}\n")[2].partition("```")[0]
+    entries = re.findall(r"^(\S.*)$", glossary, re.M)
+    return {word.strip().lower(): entry for entry in entries for word in entry.split(",")}
+
+
+def link_words(doctree: Any) -> None:
+    """The first mention of each term becomes a link to it."""
+    left = dict(terms())
+    for text in list(doctree.findall(nodes.Text)):
+        if left and in_prose(text):
+            pieces = cut(text.astext(), left)
+            if len(pieces) > 1:
+                text.parent.replace(text, pieces)
+
+
+def in_prose(text: nodes.Text) -> bool:
+    above, prose = text.parent, False
+    while above is not None:
+        if isinstance(above, APART):
+            return False
+        prose = prose or isinstance(above, nodes.paragraph)
+        above = above.parent
+    return prose
+
+
+def cut(text: str, left: dict[str, str]) -> list[Any]:
+    """Text and links in turn; what has been linked is taken out of `left`."""
+    pieces, start = [], 0
+    while left:
+        words = "|".join(sorted(map(re.escape, left), key=len, reverse=True))
+        found = re.compile(rf"(?<![\w-])({words})(?![\w-])", re.I).search(text, start)
+        if not found:
+            break
+        if found.start() > start:
+            pieces.append(nodes.Text(text[start : found.start()]))
+        pieces.append(xref(found[0], left.pop(found[1].lower())))
+        start = found.end()
+    return [*pieces, nodes.Text(text[start:])] if start < len(text) or not pieces else pieces
+
+
+def xref(word: str, entry: str) -> addnodes.pending_xref:
+    reference = addnodes.pending_xref(
+        "", refdomain="std", reftype="term", reftarget=entry, refexplicit=True, refwarn=True)
+    reference += nodes.inline("", word, classes=["setr-term"])
+    return reference
+
+
+# --- Sphinx -------------------------------------------------------------------------------------
+
+
+def group(app: Any, page: str, source: list[str]) -> None:
+    if Path(page).name == NOTATION.stem:
+        source[0] = by_chapter(source[0])
+
+
+def link_page(app: Any, doctree: Any) -> None:
+    """Chapters only: the reference has its own words, and the notation defines them."""
+    path = Path(app.env.doc2path(app.env.docname))
+    if path.suffix == ".ipynb":
+        app.env.note_dependency(str(NOTATION))
+        link_words(doctree)
+
+
+def setup(app: Any) -> dict[str, Any]:
+    app.connect("source-read", group)
+    app.connect("doctree-read", link_page)
+    return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
