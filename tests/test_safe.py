@@ -84,12 +84,18 @@ def connections(source):
 
 
 def test_no_source_opens_a_connection():
-    """timm downloads what ``timm:NAME`` asks for, in one place; setting the book up fetches files
-    for the browser."""
+    """timm downloads what ``timm:NAME`` asks for, in one place; published checkpoints and the hub's
+    come when they are named; the lock of a run says its host's name; setting the book up fetches
+    files for the browser."""
     found = {(path.relative_to(ROOT).as_posix(), what) for path in SOURCES
              for what in connections(path.read_text("utf-8"))}  # fmt: skip
     assert found == {
         ("setr_lite/weights/first.py", "downloads weights"),
+        ("setr_lite/weights/published_files.py", "imports http.client"),
+        ("setr_lite/weights/published_files.py", "imports urllib.error"),
+        ("setr_lite/weights/published_files.py", "imports urllib.request"),
+        ("setr_lite/weights/hub.py", "imports huggingface_hub"),
+        ("setr_lite/running/lock.py", "imports socket"),
         ("book/_web/vendor.py", "imports http.client"),
         ("book/_web/vendor.py", "imports urllib.request"),
     }

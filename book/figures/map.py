@@ -30,6 +30,7 @@ LIT = {
     "05_naive": "naive resize",
     "06_pup": "pup",
     "07_mla": "taps neck mla",
+    "07b_alive": "attention naive pup mla",
     "08_auxiliary": "auxiliary loss",
     "09_data": "image labels",
     "09b_your_pictures": "image labels classes",

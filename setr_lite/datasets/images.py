@@ -176,8 +176,8 @@ def read_label(path: str | Path) -> Tensor:
 def _ids(file: Image.Image) -> np.ndarray:
     if file.mode not in ("L", "P"):
         raise UserError(
-            f"{file.filename}: mask of mode {file.mode}, expected 8-bit grey or palette (L or P)"
-            f" whose values are class ids; {_remedy(file)}"
+            f"mask of mode {file.mode}, expected 8-bit grey or palette (L or P) whose values are "
+            f"class ids; {_remedy(file)}"
         )
     return np.array(file)
 
@@ -216,10 +216,11 @@ def _open(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np
     """`to_array` of the opened file. Pillow, not OpenCV: it does not keep silent about half a
     file, and leaves the indices of palette images as they are."""
     try:
-        with Image.open(path) as file:
+        # of a name Pillow 13 maps uncompressed TIFF into memory, and gets those lying on a side wrong
+        with open(path, "rb") as stream, Image.open(stream) as file:
             return to_array(file)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

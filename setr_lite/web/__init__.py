@@ -1,2 +1,1 @@
-"""SETR in a page: an engine in JavaScript, its kernel, and what is laid out of a checkpoint.
-Imports the model and its checkpoint."""
+"""SETR in a page: an engine in JavaScript and what lays a checkpoint out. Imports the model."""
