@@ -7,7 +7,6 @@ be evaluated, resumed or repeated without other files. Sizes are ``(height, widt
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import types
@@ -485,17 +484,12 @@ def _check_types(section: str, part: Any) -> None:
     Raises:
         UserError: the first that is not; numbers must be finite.
     """
-    for key, kind in _kinds(type(part)).items():
+    for key, kind in typing.get_type_hints(type(part)).items():
         value = getattr(part, key)
         if not _fits(value, kind):
             raise UserError(f"{section}.{key}={value!r}: expected {_describe(kind)}")
         if kind is int:
             _within(f"{section}.{key}", value, -LARGEST_NUMBER, LARGEST_NUMBER)
-
-
-@functools.cache
-def _kinds(part: type) -> dict[str, Any]:
-    return typing.get_type_hints(part)
 
 
 def _fits(value: Any, kind: Any) -> bool:

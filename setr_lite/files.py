@@ -198,7 +198,7 @@ def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> boo
     return type(value) in (int, float) and low <= value <= high and abs(value) < math.inf
 
 
-# ---- folders by other names -------------------------------------------------------------------------
+# ---- folders by other names ----------------------------------------------------------------------
 
 FINDERS: list[Callable[[str], Path | None]] = []
 """Asked in turn for the folder of what is no path. The package adds `weights`' own, which lies

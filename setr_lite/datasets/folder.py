@@ -132,8 +132,8 @@ def read_class_list(path: str | Path) -> ClassList:
         rows = _with_ids(path, rows)
     kept = [row for row in rows if not (explicit and row.name.lower() == "ignore")]
     _check_names(path, [row.name for row in kept])
-    ids = [row.id if explicit else k for k, row in enumerate(kept)]
-    ignored = {row.id: IGNORE for row in rows if row not in kept}
+    ids = [k if row.id is None else row.id for k, row in enumerate(kept)]
+    ignored = {row.id: IGNORE for row in rows if row.id is not None and row not in kept}
     colours = [row.colour or voc for row, voc in zip(kept, voc_palette(len(kept)), strict=True)]
     return ClassList(
         tuple(row.name for row in kept), np.array(colours, dtype=np.uint8),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from ..errors import UserError, in_short
@@ -130,16 +130,16 @@ def _upright(pixels: np.ndarray, value: int) -> np.ndarray:
 
 
 def _rgb(file: Image.Image) -> np.ndarray:
-    if file.format == "JPEG" and file.mode == "RGB" and getattr(file, "fp", None):
+    fresh = isinstance(file, ImageFile.ImageFile) and file.fp is not None
+    if fresh and file.format == "JPEG" and file.mode == "RGB":
         pixels = _jpeg(file)
         if pixels is not None:
             return pixels
     if file.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255
         grey = (np.asarray(file).clip(0, 65535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if "transparency" in file.info:
-        file = file.convert("RGBA")  # Pillow warns where this step is left out
-    return np.array(file.convert("RGB"))
+    clear = "transparency" in file.info  # Pillow warns where the step by RGBA is left out
+    return np.array((file.convert("RGBA") if clear else file).convert("RGB"))
 
 
 def _jpeg(file: Image.Image) -> np.ndarray | None:
@@ -151,6 +151,8 @@ def _jpeg(file: Image.Image) -> np.ndarray | None:
     """
     import cv2
 
+    assert isinstance(file, ImageFile.ImageFile)
+    assert file.fp is not None
     file.fp.seek(0)
     data = file.fp.read()
     if b"\xff\xd9" not in data[-16:]:  # some programs add a few bytes behind the end
@@ -216,7 +218,7 @@ def _open(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np
     """`to_array` of the opened file. Pillow, not OpenCV: it does not keep silent about half a
     file, and leaves the indices of palette images as they are."""
     try:
-        # of a name Pillow 13 maps uncompressed TIFF into memory, and gets those lying on a side wrong
+        # given a name, Pillow 13 maps uncompressed TIFF into memory and turns it wrongly
         with open(path, "rb") as stream, Image.open(stream) as file:
             return to_array(file)
     except UserError as error:

@@ -76,9 +76,10 @@ def _cut_up(model: nn.Module, device: torch.device, bf16: bool) -> nn.Module:
     low = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     policy = low if bf16 and device.type == "cuda" else MixedPrecisionPolicy()
-    for block in model.encoder.blocks:
+    for block in model.get_submodule("encoder.blocks").children():
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def is_cut_up(model: nn.Module) -> bool:
@@ -89,10 +90,11 @@ def is_cut_up(model: nn.Module) -> bool:
 @contextmanager
 def gradients_sync_when(wrapped: nn.Module, last: bool) -> Iterator[None]:
     """Processes average their gradients once, after the last part of an accumulated batch."""
-    if hasattr(wrapped, "set_requires_gradient_sync"):  # FSDP
-        wrapped.set_requires_gradient_sync(last)
+    of_pieces = getattr(wrapped, "set_requires_gradient_sync", None)  # FSDP's
+    if of_pieces is not None:
+        of_pieces(last)
         yield
-    elif last or not hasattr(wrapped, "no_sync"):
+    elif last or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
         yield
     else:
         with wrapped.no_sync():
@@ -140,7 +142,8 @@ def _like(value: Any, parameter: Tensor) -> Any:
         return value
     if not hasattr(parameter, "full_tensor"):
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    assert isinstance(parameter, DTensor)
     value = value.to(parameter.device, parameter.dtype)
     return distribute_tensor(value, parameter.device_mesh, parameter.placements)

@@ -26,6 +26,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -160,7 +161,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.event = threading.Event()
         self._message: tuple[dist.Work, Tensor] | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}  # what `signal.signal` takes back
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

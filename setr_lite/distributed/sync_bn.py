@@ -48,8 +48,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics, as BatchNorm does, towards the unbiased variance."""
-        if not self.track_running_stats:
+        if self.running_mean is None or self.running_var is None:
             return
+        assert self.num_batches_tracked is not None  # kept together with the other two
         self.num_batches_tracked += 1
         share = self.momentum
         if share is None:

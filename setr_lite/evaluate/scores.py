@@ -64,9 +64,9 @@ def score_checkpoint(
             than those of the checkpoint; or predictions that would be written among its files, or
             those of the run or of the data set.
     """
-    model, sha256 = checkpoint.steady(
-        folder, lambda place: (SETR.from_pretrained(place), checkpoint.sha256(place)))
-    config = model.config.override(*settings)
+    model, config, sha256 = checkpoint.steady(folder, lambda place: (
+        SETR.from_pretrained(place), checkpoint.read_config(place), checkpoint.sha256(place)))
+    config = config.override(*settings)
     check_settings(config)
     protocol = describe_protocol(config)
     model.to(distributed.start(config.train.device))

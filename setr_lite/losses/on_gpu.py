@@ -29,7 +29,8 @@ AT_A_TIME = 1 << 27
 """Full-size values, classes x pixels x images, worked on together: 512 MiB in float32, three
 images of 512 x 512 pixels at 150 classes. At least one image is."""
 
-RESIZE_WHERE_READ = {"realize_opcount_threshold": 10_000, "realize_reads_threshold": 10_000}
+RESIZE_WHERE_READ: dict[str, Any] = {
+    "realize_opcount_threshold": 10_000, "realize_reads_threshold": 10_000}
 """Inductor's limits to what it works out twice. By its own it would write the resized logits down,
 in two parts, and read them again for norm and error."""
 

@@ -435,7 +435,8 @@ def test_the_list_is_a_table():
     assert len({len(line) for line in lines}) == 1
     (row,) = (line.split() for line in lines if line.startswith("mla_ade20k_512_160k_b8_mmseg "))
     assert row[1:] == [
-        "ade20k", "mla", "vit_large_patch16", "mmseg", "512x512", "8", "160000", "47.34", "49.05", "yes"]
+        "ade20k", "mla", "vit_large_patch16", "mmseg", "512x512", "8", "160000", "47.34", "49.05",
+        "yes"]
 
 
 def test_a_recipe_in_full(capsys):
