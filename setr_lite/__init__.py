@@ -6,7 +6,10 @@ The names below are what scripts use most; ``setr_lite.train.train`` and
 """
 
 import importlib
+from pathlib import Path
 from typing import Any
+
+from .files import FINDERS
 
 _HOMES = {
     "config": ["RunConfig"],
@@ -23,10 +26,22 @@ _HOMES = {
     "toytown": ["render_scene", "write_toytown"],
     "visualize": ["colorize", "legend", "overlay", "panel"],
     "weights": ["load_pretrained", "load_setr"],
+    "weights.hub": ["push_to_hub"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"
+
+
+def _find_elsewhere(name: str) -> Path | None:
+    for home in ("published_files", "hub"):  # loaded on first use, as the names above
+        found = importlib.import_module(f".weights.{home}", __name__).find_checkpoint(name)
+        if found:
+            return found
+    return None
+
+
+FINDERS.append(_find_elsewhere)
 
 
 def __getattr__(name: str) -> Any:

@@ -32,6 +32,7 @@ from .config import RunConfig
 from .distributed.parallel import is_cut_up, load_optimizer, whole_state
 from .distributed.processes import rank
 from .errors import UserError, in_short
+from .files import find_folder
 
 DAMAGED = "the checkpoint is damaged, take another one"
 OLD = ".old"  # the previous checkpoint, during the two renames that replace it
@@ -242,8 +243,11 @@ def _beside(folder: Path, ending: str) -> Path:
 
 
 def _complete(folder: str | Path) -> Path:
-    """`folder`, or its predecessor if a crash fell between the two renames."""
-    folder = Path(folder)
+    """`folder`, or its predecessor if a crash fell between the two renames.
+
+    A name with published weights, or of the hub, stands for the folder that `find_folder` makes.
+    """
+    folder = find_folder(folder)
     old = _beside(folder, OLD)
     if (folder / "state.json").exists():
         return folder

@@ -92,7 +92,9 @@ def run_recipes(options: argparse.Namespace) -> None:
     from .recipes.named import recipe_table
 
     print(recipe_table())
-    print("\nmIoU as published. `setr-lite recipes NAME` prints one in full.")
+    print(
+        "\nmIoU as published. `setr-lite recipes NAME` prints one in full; `setr-lite download` "
+        "lists\nthe weights that can be had, trained models and encoders.")
 
 
 def run_toytown(options: argparse.Namespace) -> None:
@@ -182,6 +184,26 @@ def run_predict(options: argparse.Namespace) -> None:
     print(f"{written} pictures in {options.out}")
 
 
+def run_compare(options: argparse.Namespace) -> None:
+    """Two logs beside each other."""
+    from .running.compare import compare_logs, write_overlay
+
+    print(compare_logs(options.log, options.other))
+    if options.out:
+        write_overlay(options.log, options.other, options.out)
+        print(f"written: {options.out}")
+
+
+def run_download(options: argparse.Namespace) -> None:
+    """Fetch published weights, or list them."""
+    from .weights.published_files import download, table
+
+    if not options.name:
+        print(table())
+    for line in download(options.name) if options.name else ():
+        print(line, flush=True)
+
+
 def run_convert(options: argparse.Namespace) -> None:
     """Weights of other programs to a checkpoint, or back."""
     from .weights.convert import convert, convert_vit2mmseg
@@ -212,7 +234,7 @@ def run_export(options: argparse.Namespace) -> None:
         raise UserError(f"--bits {options.bits} goes with --format web")
     print(export_checkpoint(
         options.checkpoint, options.format, options.out, size=options.size,
-        dynamic=options.dynamic,
+        dynamic=options.dynamic, announce=lambda line: print(line, flush=True),
     ))
 
 
@@ -307,6 +329,20 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", default="pictures", help="folder to write (default pictures)")
     verb.add_argument("--alpha", type=float, default=0.5, help="opacity of the overlay's colours")
 
+    verb = _verb(
+        verbs, "download", run_download,
+        "fetch published weights, convert and keep them in $SETR_HOME")
+    verb.add_argument("name", nargs="?", default="", help="a name of the list, or all")
+
+    verb = _verb(
+        verbs, "compare", run_compare,
+        "lay a run's log over another's, ours or mmsegmentation's, and say where it falls behind")
+    verb.add_argument("log", metavar="RUN", help="folder of a run, or its log.csv")
+    verb.add_argument(
+        "--with", dest="other", required=True, metavar="LOG",
+        help="another run, or a .log.json or scalars.json of mmsegmentation")
+    verb.add_argument("--out", metavar="FILE", help="write the curves of both there, a picture")
+
     _add_convert(verbs)
     _add_bench(verbs)
 
@@ -317,7 +353,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("checkpoint", help="checkpoint folder")
     verb.add_argument(
         "--format", default="onnx", metavar="onnx|torch|web",
-        help="ONNX (default), a program of torch.export, or a page to open by double-click")
+        help="ONNX (default), a program of torch.export, or a page to open by double-click; mmseg, "
+        "official and timm do as convert --to")
     verb.add_argument(
         "--out", default="", metavar="FILE",
         help="default CHECKPOINT/model.onnx or model.pt2; for web a folder, CHECKPOINT/web")

@@ -52,7 +52,8 @@ class ModelConfig:
     """Where the encoder's first weights come from: ``none``, random; FILE, a ViT as timm, DeiT,
     AugReg or mmsegmentation store it (.pth .safetensors .npz); FOLDER, a checkpoint of this
     library, whose encoder goes on behind new heads; ``timm:NAME``, timm's download; for
-    ``hybrid_base`` two of these files, ``RESNET,VIT``.
+    ``hybrid_base`` two of these files, ``RESNET,VIT``. A name that `setr-lite download` lists is
+    fetched the first time.
     Empty: the recipe needs weights and nobody has said which, so training refuses to start. Only
     the start of a fresh run reads it; a checkpoint has its own weights."""
     head: Head = "pup"

@@ -1,9 +1,9 @@
-"""Files that are complete or absent, whatever stops the program."""
+"""Files that are complete or absent, whatever stops the program; folders by other names."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,3 +29,25 @@ def written_beside(path: str | Path) -> Iterator[Path]:
         yield Path(folder) / path.name
         for file in Path(folder).iterdir():
             os.replace(file, path.parent / file.name)
+
+
+FINDERS: list[Callable[[str], Path | None]] = []
+"""Asked in turn for the folder of what is no path. The package adds `weights`' own, which lies
+further up than those who ask."""
+
+
+def find_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint: a path as it is, else what one of `FINDERS` makes of the word.
+
+    A word that none of them knows comes back as the path that it is.
+
+    Raises:
+        UserError: what the download of a known name raises.
+    """
+    path = Path(source)
+    if not path.exists() and not path.with_name(f"{path.name}.old").exists():  # see `checkpoint`
+        for find in FINDERS:
+            found = find(str(source))
+            if found is not None:
+                return found
+    return path

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import check_fit, read_config, read_tensors
+from .checkpoint import check_fit, read_config, read_info, read_tensors
 from .config import DataConfig, ModelConfig, RunConfig, Size
 from .encoder import PRESETS, VisionTransformer, default_taps
 from .errors import UserError, nearest
@@ -78,7 +78,10 @@ class SETR(nn.Module):
         super().__init__()
         _check_name("head", head, ("naive", "pup", "mla", "linear"))
         _check_name("dialect", dialect, ("official", "mmseg"))
-        self.config: RunConfig | None = None  # of the run that trained it, see `from_pretrained`
+        # of the run that trained it, see `from_pretrained`
+        self.config: RunConfig | None = None
+        self.classes: tuple[str, ...] = ()
+        self.palette: tuple[tuple[int, int, int], ...] = ()
         self.encoder: VisionTransformer | TimmEncoder = _encoder(
             encoder, head, img_size=img_size, taps=taps, drop_path=drop_path)
         dim, patch = self.encoder.embed_dim, self.encoder.patch_size
@@ -102,11 +105,21 @@ class SETR(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> SETR:
-        """The trained model of a checkpoint folder, in eval mode; its run is ``model.config``.
+        """A trained model, in eval mode; its run is ``model.config``.
+
+        Args:
+            folder: of a checkpoint; or the name of a recipe with published weights, which
+                `setr-lite download` lists, or ``user/name`` on the Hugging Face hub. These are
+                downloaded once and kept, see `weights.published_files`.
+
+        Returns:
+            The model, with the names and colours of its classes in ``classes`` and ``palette``.
 
         Raises:
-            UserError: no checkpoint there, or weights that do not fit its config.
+            UserError: no checkpoint there, weights that do not fit its config, or a download that
+                failed.
         """
+        info = read_info(folder)
         config = read_config(folder)
         tensors = read_tensors(folder)
         with torch.device("meta"):  # a config that is not that of the file may ask for gigabytes
@@ -114,7 +127,26 @@ class SETR(nn.Module):
         model = cls.from_config(config.model)
         model.load_state_dict(tensors)
         model.config = config
+        model.classes = tuple(info["classes"])
+        model.palette = tuple((r, g, b) for r, g, b in info["palette"])
         return model.eval()
+
+    def push_to_hub(self, name: str, **about: Any) -> str:
+        """Upload to the Hugging Face hub as ``user/name``, with a model card.
+
+        Args:
+            name: of the repository; `from_pretrained` takes it.
+            about: ``license=``, ``data=``, ``scores=``, ``private=`` of `weights.hub.push_to_hub`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: what `weights.hub.push_to_hub` raises.
+        """
+        from . import push_to_hub  # by its public name: it lies further up
+
+        return push_to_hub(self, name, **about)
 
     def forward(self, image: Tensor) -> SETROutput:
         """(B, 3, H, W) normalised -> scores; auxiliary ones in training only."""

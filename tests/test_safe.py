@@ -11,6 +11,8 @@ import pytest
 import setr_lite.weights
 import setr_lite.weights.convert
 import setr_lite.weights.files
+import setr_lite.weights.formats
+import setr_lite.weights.read
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [path for folder in ("setr_lite", "book")
@@ -82,12 +84,16 @@ def connections(source):
 
 
 def test_no_source_opens_a_connection():
-    """timm downloads what ``timm:NAME`` asks for, in one place; setting the book up fetches files
-    for the browser."""
+    """timm downloads what ``timm:NAME`` asks for, in one place, and two more fetch published names
+    and the hub's; setting the book up fetches files for the browser."""
     found = {(path.relative_to(ROOT).as_posix(), what) for path in SOURCES
              for what in connections(path.read_text("utf-8"))}  # fmt: skip
     assert found == {
         ("setr_lite/weights/first.py", "downloads weights"),
+        ("setr_lite/weights/hub.py", "imports huggingface_hub"),
+        ("setr_lite/weights/published_files.py", "imports http.client"),
+        ("setr_lite/weights/published_files.py", "imports urllib.error"),
+        ("setr_lite/weights/published_files.py", "imports urllib.request"),
         ("book/_web/vendor.py", "imports http.client"),
         ("book/_web/vendor.py", "imports urllib.request"),
     }
@@ -100,7 +106,8 @@ def test_no_source_opens_a_connection():
 def test_pickles_are_opened_on_request_only():
     asked = [
         function
-        for module in (setr_lite.weights.files, setr_lite.weights.read, setr_lite.weights.convert)
+        for module in (setr_lite.weights.formats, setr_lite.weights.files, setr_lite.weights.read,
+                       setr_lite.weights.convert)
         for _, function in inspect.getmembers(module, inspect.isfunction)
         if "allow_pickle" in inspect.signature(function).parameters
         and not function.__name__.startswith("_")
@@ -109,7 +116,7 @@ def test_pickles_are_opened_on_request_only():
     for function in asked:
         assert inspect.signature(function).parameters["allow_pickle"].default is False
     sources = [p.name for p in SOURCES if "weights_only=not allow_pickle" in p.read_text("utf-8")]
-    assert sources == ["files.py"]
+    assert sources == ["formats.py"]
 
 
 LOADS = re.compile(

@@ -22,6 +22,7 @@ from ..config import (
     TrainConfig,
 )
 from ..errors import UserError, nearest
+from .downloads import SETRS
 from .published import PUBLISHED, VARIANTS, Published
 
 
@@ -225,6 +226,7 @@ def recipe_table() -> str:
     """All recipes, a line each: data, head, encoder, dialect, crop, batch, steps, mIoU.
 
     mIoU is the published one, single scale and with six scales and flip; a dash where none was.
+    The last column says whose trained weights can be downloaded.
     """
     rows: list[tuple[str, ...]] = [TABLE]
     for name, recipe in RECIPES.items():
@@ -234,12 +236,14 @@ def recipe_table() -> str:
             name, config.data.name, config.model.head, config.model.encoder, config.model.dialect,
             "x".join(map(str, config.data.crop_size)), str(config.train.batch_size),
             str(config.train.steps), *(f"{score:.2f}" if score else "-" for score in scores),
+            "yes" if name in SETRS else "-",
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    form = "  ".join(f"{{:{side}{n}}}" for side, n in zip("<<<<<>>>>>", widths, strict=True))
+    form = "  ".join(f"{{:{side}{n}}}" for side, n in zip("<<<<<>>>>><", widths, strict=True))
     return "\n".join(form.format(*row) for row in rows)
 
 
 TABLE = (
     "recipe", "data", "head", "encoder", "dialect", "crop", "batch", "steps", "mIoU", "ms+flip",
+    "download",
 )  # fmt: skip

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,8 @@ class Report:
     """Reason -> names of the tensors left behind."""
     missing: dict[str, list[str]] = field(default_factory=dict)
     """What stands in for them -> names that the file lacks, each allowed explicitly."""
+    notes: tuple[str, ...] = ()
+    """What was done to the file's names and objects."""
 
     def __str__(self) -> str:
         rows = [("used", len(self.used), "")]
@@ -51,6 +53,7 @@ class Report:
         for word, groups in (("dropped", self.dropped), ("missing", self.missing)):
             rows += [(word, len(n), f"{_grouped(n)}: {why}") for why, n in groups.items()]
         lines = [f"  {word:8}{count:5}  {text}".rstrip() for word, count, text in rows]
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join([f"{self.path}: {self.source}", *lines])
 
 
@@ -80,29 +83,33 @@ def translate(
     """A file's tensors under the names of `module`, which they must fill exactly.
 
     Args:
-        file: opened by `weights.files.read_weight_file`.
+        file: opened by `weights.files.open_weight_file`; before `WeightFile.read` its names,
+            shapes and types are compared all the same, and the result has no numbers.
         module: a `VisionTransformer`, or a `SETR` with one.
         source: what the file is, for the report.
         table: our names -> the file's, a table of `weights.tables`.
         dropped: the file's names that are left behind -> the reason.
         pos_embed: how the position table is brought to another grid.
-        grid: (h, w) of the file's table; None takes a square, or the module's own grid.
+        grid: (h, w) of the file's table; None takes what the file says, else a square, or the
+            module's own grid.
 
     Raises:
-        UserError: a tensor unaccounted for, missing, or of another shape.
+        UserError: a tensor unaccounted for, missing, of another shape or another kind of number; a
+            `SETR`'s table that is a square and as well the module's own grid.
     """
-    report, left = Report(str(file.path), source), dict(file.tensors)
+    report, left = Report(str(file.path), source, notes=file.notes), dict(file.tensors)
     for name in file.tensors:
         reason = rename(dropped, name)
         if reason:
             report.dropped.setdefault(reason, []).append(name)
             del left[name]
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
-    names = {ours: rename(table, ours) or ours for ours in shapes}
-    wanted = {names[ours]: shape for ours, shape in shapes.items()}
-    _check_names(file.path, source, wanted, {name: value.shape for name, value in left.items()})
+    state = module.state_dict()
+    names = {ours: rename(table, ours) or ours for ours in state}
+    wanted = {names[ours]: value for ours, value in state.items()}
+    _check_names(file.path, source, shapes(wanted), shapes(left))
+    grid = grid or _told_grid(file, module)
     _resize_position_table(left, module, names, report, pos_embed, grid)
-    _check_shapes(file.path, wanted, left)
+    refuse_other_tensors(file.path, wanted, left, "build the model in the size of the file")
     report.used = [name for name in wanted if name not in report.resized]
     return {ours: left[theirs] for ours, theirs in names.items()}, report
 
@@ -125,13 +132,31 @@ def _check_names(path: Path, source: str, wanted: Shapes, found: Shapes) -> None
         )
 
 
-def _check_shapes(path: Path, wanted: Shapes, found: Mapping[str, Tensor]) -> None:
-    for name, shape in wanted.items():
-        if found[name].shape != shape:
+def refuse_other_tensors(
+    path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], remedy: str
+) -> None:
+    """Every tensor of `wanted` must be in `found` with its shape and its kind of number.
+
+    Raises:
+        UserError: the first that is not; `remedy` ends the line on a shape.
+    """
+    for name, value in wanted.items():
+        if found[name].shape != value.shape:
             raise UserError(
-                f"{path}: {name!r} is {tuple(found[name].shape)}, the model needs {tuple(shape)}; "
-                "build the model in the size of the file"
+                f"{path}: {name!r} is {tuple(found[name].shape)}, the model needs "
+                f"{tuple(value.shape)}; {remedy}"
             )
+        if found[name].is_floating_point() != value.is_floating_point():
+            theirs, ours = (str(v.dtype).removeprefix("torch.") for v in (found[name], value))
+            raise UserError(
+                f"{path}: {name!r} is {theirs}, the model needs {ours}; other kinds of numbers are "
+                "not converted, take the file in floating point"
+            )
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+    """Their shapes by name."""
+    return {name: value.shape for name, value in tensors.items()}
 
 
 def near(name: str, choices: Shapes) -> str:
@@ -163,6 +188,32 @@ def resample_pos_embed(table: Tensor, old: Grid, new: Grid, mode: Resampling) ->
     return torch.cat([table[:, :1], rows.flatten(2).transpose(1, 2)], dim=1)
 
 
+def _encoder(module: nn.Module) -> Any:
+    return getattr(module, "encoder", module)
+
+
+def _told_grid(file: WeightFile, module: nn.Module) -> Grid | None:
+    """(h, w) of a file that says for which size of image it was made."""
+    if file.img_size is None:
+        return None
+    patch = _encoder(module).patch_size
+    return math.ceil(file.img_size[0] / patch), math.ceil(file.img_size[1] / patch)
+
+
+def _assumed_grid(rows: int, module: nn.Module, where: str) -> Grid:
+    """A square if `rows` is one, else the module's own grid; of a `SETR` never a guess between."""
+    encoder, side = _encoder(module), math.isqrt(max(rows, 0))
+    own: Grid = encoder.grid
+    if side * side != rows:
+        return own
+    if encoder is not module and own != (side, side) and own[0] * own[1] == rows:
+        raise UserError(
+            f"{where} has {rows} rows besides the class token's, {side} x {side} or the model's "
+            f"own {own[0]} x {own[1]}; say which with grid=(h, w)"
+        )
+    return side, side
+
+
 def _resize_position_table(
     left: dict[str, Tensor],
     module: nn.Module,
@@ -172,14 +223,12 @@ def _resize_position_table(
     grid: Grid | None,
 ) -> None:
     """Bring the file's position table, in place, to the grid of `module`'s encoder."""
-    encoder = getattr(module, "encoder", module)
+    encoder = _encoder(module)
     name = next(n for ours, n in names.items() if ours.endswith("pos_embed"))
-    if left[name].ndim != 3:
-        return  # `_check_shapes` names it
+    if left[name].ndim != 3 or left[name].shape[1] < 2:
+        return  # `refuse_other_tensors` names it
     rows = left[name].shape[1] - 1
-    side = math.isqrt(max(rows, 0))
-    if grid is None:
-        grid = (side, side) if side * side == rows else encoder.grid
+    grid = grid or _assumed_grid(rows, module, f"{report.path}: {name!r}")
     if grid[0] * grid[1] != rows:
         raise UserError(
             f"{report.path}: {name!r} has {rows} rows besides the class token's, not {grid[0]} x "

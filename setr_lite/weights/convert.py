@@ -1,18 +1,21 @@
 """Published checkpoints to folders that `SETR.from_pretrained` loads, and back.
 
 A file is recognised by its keys alone. They tell head, dialect, sizes and number of classes; they
-do not tell which blocks an auxiliary head reads, nor the grid of a position table that is no
-square: options say what the published rule does not.
+do not tell which blocks the heads read, nor the grid of a position table. What is assumed there is
+printed, and options say otherwise; a file written here carries both, under the key `formats.OURS`.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +25,13 @@ from ..config import ModelConfig, RunConfig
 from ..datasets.layouts import DATASETS
 from ..encoder import PRESETS, VisionTransformer, default_taps
 from ..errors import UserError, nearest
-from ..files import written_beside
+from ..files import find_folder, written_beside
 from ..model import AUX_STREAMS, SETR
 from ..recipes.named import RECIPES
-from .account import Report, near
-from .files import WeightFile, read_weight_file
-from .read import LABELS, PLAIN, from_mmseg, from_official, head_of, kind_of
+from .account import Report, near, shapes
+from .files import WeightFile, in_two_steps, open_weight_file
+from .formats import OURS
+from .read import LABELS, PLAIN, from_setr, head_of, kind_of
 from .tables import AUGREG, MMSEG, MMSEG_VIT, OFFICIAL, TIMM, rename
 from .write import (
     mmseg_changes,
@@ -53,6 +57,8 @@ class Found:
     """Its layout, a value of `weights.KINDS`."""
     model: ModelConfig
     """The model that it fits; of a plain ViT only `encoder` and `img_size` mean something."""
+    assumed: tuple[str, ...] = ()
+    """What the file does not say, and what was taken, with the option that says otherwise."""
 
     def __str__(self) -> str:
         size, model = PRESETS[self.model.encoder], self.model
@@ -62,12 +68,14 @@ class Found:
             f"images of {model.img_size[0]} x {model.img_size[1]}"
         )
         if self.kind in PLAIN:
-            return f"a plain ViT ({self.kind}): {encoder}"
+            line = f"a plain ViT ({self.kind}): {encoder}"
+            return "\n".join([line, *(f"  assumed: {what}" for what in self.assumed)])
         aux = "with" if model.aux else "without"
-        return (
+        line = (
             f"SETR-{LABELS[model.head]} of {PROGRAMS[self.kind]} (dialect {model.dialect}), {aux} "
             f"auxiliary heads, {model.num_classes} classes: {encoder}"
         )
+        return "\n".join([line, *(f"  assumed: {what}" for what in self.assumed)])
 
 
 def identify(
@@ -81,16 +89,17 @@ def identify(
     """Recognise a file of weights by its keys.
 
     Args:
-        source: a file that `read_weight_file` opens.
-        img_size: (H, W) in pixels that its position table was made for; None takes a square.
-        taps: blocks that the heads read; None takes the published rule.
+        source: a file that `open_weight_file` opens.
+        img_size: (H, W) in pixels that its position table was made for; None takes what the file
+            says, else a square.
+        taps: blocks that the heads read; None takes what the file says, else the published rule.
         aux: keep the auxiliary heads that it has.
-        allow_pickle: see `read_weight_file`.
+        allow_pickle: see `open_weight_file`.
 
     Raises:
-        UserError: what `read_weight_file` raises; a layout, head or size that is not known.
+        UserError: what `open_weight_file` raises; a layout, head or size that is not known.
     """
-    file = read_weight_file(source, allow_pickle=allow_pickle)
+    file = open_weight_file(source, allow_pickle=allow_pickle)
     kind = kind_of(file)
     if kind == "setr-lite":
         raise UserError(f"{file.path}: is part of a checkpoint of this program; give its folder")
@@ -98,10 +107,22 @@ def identify(
     if head is None:
         raise UserError(f"{file.path}: a SETR ({kind}) with none of the heads Naive, PUP and MLA")
     table = _table(kind, head)
-    encoder = _preset(file, table)
-    img_size = img_size or _square(file, table, PRESETS[encoder]["patch_size"])
-    model = ModelConfig(encoder=encoder, head=head, img_size=img_size, taps=taps)
-    return Found(file, kind, model if kind in PLAIN else _with_heads(file, kind, model, aux))
+    encoder, assumed = _preset(file, table), []
+    if img_size is None and file.img_size is None:
+        assumed = ["the position table is a square; --img-size HEIGHTxWIDTH says otherwise"]
+    patch = int(PRESETS[encoder]["patch_size"])
+    img_size = img_size or file.img_size or _square(file, table, patch)
+    model = ModelConfig(
+        encoder=encoder, head=cast(Any, head), img_size=img_size, taps=taps or file.taps)
+    if kind in PLAIN:
+        return Found(file, kind, model, tuple(assumed))
+    model = _with_heads(file, kind, model, aux)
+    if taps is None and file.taps is None:
+        with suppress(UserError):  # of a depth without a rule, which the model's maker explains
+            blocks = ", ".join(map(str, _taps(model)))
+            assumed.append(
+                f"the heads read blocks {blocks}, as published; --taps A,B,C,D says otherwise")
+    return Found(file, kind, model, tuple(assumed))
 
 
 def convert(
@@ -135,13 +156,14 @@ def convert(
     """
     if to is not None and to not in PROGRAMS:
         raise UserError(f"no program {to!r} to convert to{nearest(to, PROGRAMS)}")
-    if Path(source).is_dir():
+    source = find_folder(source)
+    if source.is_dir():
         return _export_folder(Path(source), Path(out), to, aux, changed_config)
     found = identify(source, img_size=img_size, taps=taps, aux=aux, allow_pickle=allow_pickle)
     if found.kind in PLAIN:
         return f"{found}\n{_export_vit(found, Path(out), to)}"
-    model, report = _read_setr(found, allow_missing_patch_bias)
-    names = _class_names(found)
+    model, report = read_setr(found, allow_missing_patch_bias)
+    names = class_names(found)
     if to is None:
         written = _save_folder(model, found, names, Path(out))
     else:
@@ -158,9 +180,10 @@ def convert_vit2mmseg(
         What was found and written, in lines to print.
 
     Raises:
-        UserError: what `read_weight_file` and `weights.write.vit2mmseg` raise.
+        UserError: what `open_weight_file` and `weights.write.vit2mmseg` raise.
     """
-    tensors, report = vit2mmseg(read_weight_file(pretrain, allow_pickle=allow_pickle))
+    file = open_weight_file(pretrain, allow_pickle=allow_pickle)
+    tensors, report = in_two_steps(vit2mmseg, file)
     _write(Path(store), tensors, tensors)
     return f"{report}\nwrote {store}: {len(tensors)} tensors in mmsegmentation's names"
 
@@ -177,12 +200,21 @@ def _table(kind: str, head: str) -> Mapping[str, str]:
     return {f"encoder.{ours}": theirs for ours, theirs in plain.items()}
 
 
-def _shape(file: WeightFile, table: Mapping[str, str], ours: str) -> torch.Size:
-    name = rename(table, ours)
+def _taps(model: ModelConfig) -> tuple[int, ...]:
+    return model.taps or default_taps(int(PRESETS[model.encoder]["depth"]), model.head)
+
+
+def _shape(file: WeightFile, table: Mapping[str, str], ours: str, ndim: int = 4) -> torch.Size:
+    name = rename(table, ours) or ours
     if name not in file.tensors:
-        shapes = {found: value.shape for found, value in file.tensors.items()}
-        raise UserError(f"{file.path}: has no {name!r}{near(name, shapes)}")
-    return file.tensors[name].shape
+        raise UserError(f"{file.path}: has no {name!r}{near(name, shapes(file.tensors))}")
+    shape = file.tensors[name].shape
+    if len(shape) != ndim:
+        raise UserError(
+            f"{file.path}: {name!r} is {tuple(shape)}, expected {ndim} dimensions; the file is "
+            "damaged or of another model"
+        )
+    return shape
 
 
 def _preset(file: WeightFile, table: Mapping[str, str]) -> str:
@@ -205,9 +237,9 @@ def _preset(file: WeightFile, table: Mapping[str, str]) -> str:
 
 def _square(file: WeightFile, table: Mapping[str, str], patch: int) -> tuple[int, int]:
     """(H, W) in pixels of a square position table."""
-    rows = _shape(file, table, "encoder.pos_embed")[1] - 1 - ("dist_token" in file.tensors)
+    rows = _shape(file, table, "encoder.pos_embed", 3)[1] - 1 - ("dist_token" in file.tensors)
     side = math.isqrt(max(rows, 0))
-    if side * side != rows:
+    if not side or side * side != rows:
         raise UserError(
             f"{file.path}: its position table has {rows} rows, which is no square; say what size "
             "of image it was made for with --img-size HEIGHTxWIDTH"
@@ -231,7 +263,7 @@ def _with_heads(file: WeightFile, kind: str, model: ModelConfig, aux: bool) -> M
     quarters = (head, kind, PRESETS[model.encoder]["depth"]) == ("naive", "official", 12)
     return replace(
         model,
-        dialect=kind,
+        dialect=cast(Any, kind),
         num_classes=_shape(file, table, "head.classifier.weight")[0],
         channels=_shape(file, table, unit)[0],
         aux=aux and bool(heads),
@@ -243,14 +275,27 @@ def _with_heads(file: WeightFile, kind: str, model: ModelConfig, aux: bool) -> M
 # ---- reading and writing -------------------------------------------------------------------
 
 
-def _read_setr(found: Found, allow_missing_patch_bias: bool) -> tuple[SETR, Report]:
+def read_setr(found: Found, allow_missing_patch_bias: bool) -> tuple[SETR, Report]:
+    """The model with the file's numbers; it is not built before the file is known to fit it.
+
+    Args:
+        found: a whole SETR.
+        allow_missing_patch_bias: see `read.from_mmseg`.
+
+    Returns:
+        The model and the account of the file's tensors.
+
+    Raises:
+        UserError: what `read.from_setr` and `WeightFile.read` raise.
+    """
+    options: dict[str, Any] = {}
+    if found.kind == "mmseg":
+        options["allow_missing_patch_bias"] = allow_missing_patch_bias
+    with torch.device("meta"):
+        model = SETR.from_config(found.model)
+    options["grid"] = model.encoder.grid
+    state, report = in_two_steps(lambda file: from_setr(file, model, **options), found.file)
     model = SETR.from_config(found.model)
-    grid = model.encoder.grid
-    if found.kind == "official":
-        state, report = from_official(found.file, model, grid=grid)
-    else:
-        state, report = from_mmseg(
-            found.file, model, grid=grid, allow_missing_patch_bias=allow_missing_patch_bias)
     model.load_state_dict(state)
     return model, report
 
@@ -259,15 +304,17 @@ PUBLISHED_SETS = {150: "ade20k", 19: "cityscapes", 60: "pascal_context", 59: "pa
 """The data set of a published checkpoint by its classes; 59 are without the background."""
 
 
-def _class_names(found: Found) -> tuple[list[str], list[list[int]]]:
+def class_names(found: Found) -> tuple[list[str], list[list[int]]]:
     """Class names and colours: of the data set with so many classes, else the file's own.
 
     The file's own win if they are other names. In another order they are not: the authors' list
     for Pascal Context is in another order than the masks it was trained with.
+
+    Raises:
+        UserError: a file that says something else about itself than names and colours.
     """
-    meta, count = found.file.meta, found.model.num_classes
-    meta = {**meta, **(meta.get("dataset_meta") or {})}
-    names = [str(n).strip() for n in meta.get("CLASSES") or meta.get("classes") or ()]
+    count = found.model.num_classes
+    names = [name.strip() for name in _told(found.file, "classes", str)]
     if count in PUBLISHED_SETS:
         data = DATASETS[PUBLISHED_SETS[count]]
         classes, palette = list(data.classes[-count:]), data.palette[-count:].tolist()
@@ -275,7 +322,42 @@ def _class_names(found: Found) -> tuple[list[str], list[list[int]]]:
             return classes, palette
     if len(names) != count:
         return [], []
-    return names, [[int(v) for v in c] for c in meta.get("PALETTE") or meta.get("palette") or ()]
+    return names, _colours(found.file, count)
+
+
+def _told(file: WeightFile, key: str, kind: type | UnionType) -> list[Any]:
+    """A list that an mmcv (``CLASSES``) or mmengine (``classes``) file has about itself, or [].
+
+    Raises:
+        UserError: something else than a list of `kind`.
+    """
+    inner = file.meta.get("dataset_meta") or {}
+    if not isinstance(inner, dict):
+        raise UserError(
+            f"{file.path}: meta.dataset_meta is a {type(inner).__name__}, expected a dict with "
+            "classes and palette; save its state_dict alone"
+        )
+    meta = {**file.meta, **inner}
+    found = meta.get(key.upper()) or meta.get(key) or []
+    if not isinstance(found, list | tuple) or not all(isinstance(v, kind) for v in found):
+        raise UserError(
+            f"{file.path}: meta.{key.upper()} is no list of {key} but a {type(found).__name__}; "
+            "save its state_dict alone"
+        )
+    return list(found)
+
+
+def _colours(file: WeightFile, count: int) -> list[list[int]]:
+    rows = [list(row) for row in _told(file, "palette", list | tuple)]
+    if rows and len(rows) != count:
+        raise UserError(f"{file.path}: meta.PALETTE has {len(rows)} colours for {count} classes")
+    for row in rows:
+        if [type(v) for v in row] != [int] * 3 or not 0 <= min(row) <= max(row) < 256:
+            raise UserError(
+                f"{file.path}: meta.PALETTE holds {str(row)[:60]}, expected [r, g, b] in 0..255; "
+                "save its state_dict alone"
+            )
+    return rows
 
 
 def _run_config(model: ModelConfig) -> RunConfig:
@@ -336,7 +418,8 @@ def _export_vit(found: Found, out: Path, to: str | None) -> str:
         )
     model = nn.ModuleDict({"encoder": VisionTransformer.from_preset(
         found.model.encoder, img_size=found.model.img_size)})
-    state, report = PLAIN[found.kind](found.file, model["encoder"])
+    state, report = in_two_steps(
+        lambda file: PLAIN[found.kind](file, model["encoder"]), found.file)
     tensors = writers[to]({f"encoder.{name}": value for name, value in state.items()})
     _write(out, tensors, tensors)
     return f"{report}\nwrote {out}: {len(tensors)} tensors in {PROGRAMS[to]}'s names"
@@ -360,25 +443,30 @@ def _export(
         tensors = to_mmseg(state, config, changed_config=changed_config)
         notes = mmseg_changes(state, config)
         notes.append("mmsegmentation 1.x needs patch_bias=True in its backbone")
+    taps, size = _taps(config), config.img_size
+    told = {"img_size": list(size), "taps": list(taps)}
     if to != "timm":
         classes, palette = names
         meta = {"CLASSES": classes, "PALETTE": palette} if classes else {}
-        content = {"meta": meta, "state_dict": tensors}
-    _write(out, tensors, content)
-    taps = config.taps or default_taps(PRESETS[config.encoder]["depth"], config.head)
+        content = {"meta": {**meta, OURS: told}, "state_dict": tensors}
+    _write(out, tensors, content, told)
     notes.append(f"its heads read the blocks {', '.join(map(str, taps))}")
+    notes.append(f"its position table is for images of {size[0]} x {size[1]}")
     lines = [f"wrote {out}: {len(tensors)} tensors in the names of {PROGRAMS[to]}"]
     return "\n".join([*lines, *(f"  note: {note}" for note in notes)])
 
 
-def _write(out: Path, tensors: dict[str, Tensor], content: Any) -> None:
-    """`tensors` to ``.safetensors``, or `content` to a file of ``torch.save``."""
+def _write(
+    out: Path, tensors: dict[str, Tensor], content: Any, told: dict[str, Any] | None = None
+) -> None:
+    """`tensors` and, as metadata, `told` to ``.safetensors``, or `content` to ``torch.save``."""
     from safetensors.torch import save_file
 
     try:
         with written_beside(out) as part:
             if out.suffix == ".safetensors":
-                save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+                whole = {name: value.contiguous() for name, value in tensors.items()}
+                save_file(whole, part, {OURS: json.dumps(told)} if told else None)
             else:
                 torch.save(content, part)
     except (OSError, RuntimeError) as error:

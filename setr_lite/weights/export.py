@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import read_info
+from ..checkpoint import read_config, read_info
 from ..errors import UserError, nearest
-from ..files import written_beside
+from ..files import find_folder, written_beside
 from ..model import SETR
+from ..running.memory import format_bytes
+from ..running.meters import free_memory
+from .convert import PROGRAMS, convert
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 EXTRA = "setr_lite.json"
@@ -28,6 +32,8 @@ EXTRA = "setr_lite.json"
 
 TOLERANCE = 1e-3
 """Largest difference from eager PyTorch, as a share of the largest logit, that passes."""
+CHECKED = 3
+"""Images of the largest batch that a written file is run on."""
 
 
 class FullLogits(nn.Module):
@@ -49,6 +55,7 @@ def export_checkpoint(
     *,
     size: tuple[int, int] | None = None,
     dynamic: bool = True,
+    announce: Callable[[str], object] | None = None,
 ) -> str:
     """Write a checkpoint as an ONNX file or a ``torch.export`` program, and check the file.
 
@@ -58,24 +65,34 @@ def export_checkpoint(
 
     Args:
         checkpoint: its folder.
-        format: ``onnx`` or ``torch``.
+        format: ``onnx`` or ``torch``; the programs of `convert.PROGRAMS` are passed on to
+            `convert.convert`, which writes weights without a graph.
         out: file to write; by default ``model.onnx`` or ``model.pt2`` in the folder.
-        size: (H, W) of images; None takes the run's crop.
+        size: (H, W) of images; None takes the run's crop, rounded up to whole patches where the
+            size is left free.
         dynamic: any multiples of the patch, not only `size`. The number of images is always free.
+        announce: called with a line before the work begins: the size, and the memory it needs.
 
     Returns:
         What was written, in two lines, with the largest difference from PyTorch.
 
     Raises:
         UserError: an unknown format, no usable checkpoint, a package that is missing, a size or
-            a model whose size cannot be left free, or a file that computes something else.
+            a model whose size cannot be left free, too little memory, or a file that computes
+            something else.
     """
+    checkpoint = find_folder(checkpoint)
+    if format in PROGRAMS:
+        return convert(checkpoint, out or Path(checkpoint) / f"{format}.pth", to=format)
     if format not in SUFFIXES:
-        raise UserError(f"--format {format}{nearest(format, (*SUFFIXES, 'web'))}")
+        raise UserError(f"--format {format}{nearest(format, (*SUFFIXES, 'web', *PROGRAMS))}")
     if format == "onnx":
         _require("onnx", "onnxscript")
     model = SETR.from_pretrained(checkpoint)
-    size = size or model.config.data.crop_size
+    size, said = _size(model, size, dynamic)
+    said += f"; its check takes at least {format_bytes(_require_memory(model, size))} of memory"
+    if announce is not None:
+        announce(said)
     path = Path(out) if out else Path(checkpoint) / f"model{SUFFIXES[format]}"
     program = export_program(model, size, dynamic=dynamic)
     facts = _facts(checkpoint, model, None if dynamic else size)
@@ -85,7 +102,7 @@ def export_checkpoint(
             write(program, part, facts)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
-    patch = model.encoder.patch_size
+    patch = _patch(model)
     free = f"height and width any multiples of {patch}"
     what = free if dynamic else f"height {size[0]} and width {size[1]} fixed"
     wrote = f"{path}: image (B, 3, H, W) normalised -> logits (B, {len(facts['classes'])}, H, W)"
@@ -96,6 +113,44 @@ def export_checkpoint(
         if not most <= TOLERANCE * largest:
             raise UserError(f"{path}: computes something else, {checked}")
     return f"{wrote}\nany batch, {what}; {checked}"
+
+
+def _size(
+    model: SETR, size: tuple[int, int] | None, dynamic: bool
+) -> tuple[tuple[int, int], str]:
+    """The size to trace and check with, and how it came about."""
+    if size is not None or model.config is None:
+        return size or (512, 512), "exported at {}x{}".format(*(size or (512, 512)))
+    crop, patch = model.config.data.crop_size, _patch(model)
+    whole = (math.ceil(crop[0] / patch) * patch, math.ceil(crop[1] / patch) * patch)
+    size, said = (whole if dynamic else crop), "exported at {}x{}".format(*crop)
+    if size != crop:
+        said = "exported at {}x{}".format(*size) + (
+            ", the run's crop of {}x{} rounded up to whole patches of {}".format(*crop, patch))
+    return size, said
+
+
+def _patch(model: SETR) -> int:
+    encoder: Any = model.encoder
+    return int(encoder.patch_size)
+
+
+def _require_memory(model: SETR, size: tuple[int, int]) -> int:
+    """Bytes that images and logits of a check take, ours and the file's.
+
+    Raises:
+        UserError: more than there are free.
+    """
+    classes = len(model.state_dict()["head.classifier.weight"])
+    need = 4 * CHECKED * math.prod(size) * (3 + 2 * classes)
+    free = free_memory(torch.device("cpu"))
+    if need > free:
+        raise UserError(
+            f"--size {size[0]}x{size[1]}: the check of the file alone would take at least "
+            f"{format_bytes(need)} for {CHECKED} images and their logits, {format_bytes(free)} are "
+            "free; export a smaller size, and cut images into windows of it"
+        )
+    return need
 
 
 def export_program(
@@ -111,7 +166,7 @@ def export_program(
     Raises:
         UserError: `size` has no whole patches, or the model's graph depends on it.
     """
-    free, patch = {0: torch.export.Dim("batch")}, model.encoder.patch_size
+    free, patch = {0: torch.export.Dim("batch")}, _patch(model)
     if dynamic:
         if size[0] % patch or size[1] % patch:
             raise UserError(
@@ -133,10 +188,10 @@ def export_program(
 
 
 def _facts(checkpoint: str | Path, model: SETR, size: tuple[int, int] | None) -> dict[str, Any]:
-    data = model.normalization(model.config.data)
+    data = model.normalization(read_config(checkpoint).data)
     return {
-        "classes": list(read_info(checkpoint)["classes"]), "mean": list(data.mean),
-        "std": list(data.std), "size": list(size) if size else None,
+        "classes": list(read_info(checkpoint)["classes"]), "mean": list(data.mean or ()),
+        "std": list(data.std or ()), "size": list(size) if size else None,
     }  # fmt: skip
 
 
@@ -145,7 +200,7 @@ def _write_torch(program: Any, path: Path, facts: dict[str, Any]) -> None:
 
 
 def _write_onnx(program: Any, path: Path, facts: dict[str, Any]) -> None:
-    onnx = torch.onnx.export(
+    onnx: Any = torch.onnx.export(
         program, dynamo=True, input_names=["image"], output_names=["logits"], verbose=False)
     onnx.model.metadata_props.update({key: json.dumps(value) for key, value in facts.items()})
     onnx.save(path)
@@ -166,11 +221,12 @@ def _difference(
     run: Callable[[Tensor], Tensor], model: SETR, size: tuple[int, int], dynamic: bool
 ) -> tuple[float, float]:
     """The largest difference between `run` and the model, and the largest logit."""
-    shapes = [(1, *size), (3, *size)]
+    shapes = [(1, *size), (CHECKED, *size)]
     if dynamic:  # another size, and the one whose grid the position table has
-        patch = model.encoder.patch_size
+        patch = _patch(model)
         shapes += [(2, size[0] + patch, size[1] + 3 * patch)]
-        shapes += [(1, patch * model.encoder.grid[0], patch * model.encoder.grid[1])]
+        grid: Any = model.encoder.grid
+        shapes += [(1, patch * grid[0], patch * grid[1])]
     generator, pairs = torch.Generator().manual_seed(0), []
     with torch.no_grad():
         for batch, height, width in shapes:

@@ -1,19 +1,26 @@
-"""Files of weights, opened without running what is in them.
-
-Shapes: D is the width of the encoder, A attention heads of D/A channels each.
-"""
+"""A file of weights: opened without running what is in it, checked before a number is read."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError, in_short
+from ..config import LARGEST_SIDE
+from ..errors import UserError
+from .formats import OURS, Opened, open_flax, open_safetensors, open_torch
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and ``torch.compile`` put before the names of what they wrap."""
+_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
+T = TypeVar("T")
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -23,123 +30,171 @@ class WeightFile:
     path: Path
     """Where it was read from."""
     tensors: dict[str, Tensor]
-    """Its tensors by their names in the file."""
+    """Its tensors by their names in the file; before `read` without numbers, on the meta device."""
     meta: dict[str, Any] = field(default_factory=dict)
     """What an mmcv or mmengine checkpoint says about itself."""
+    notes: tuple[str, ...] = ()
+    """What was done to names and objects, for the report."""
+    reader: Callable[[], dict[str, Tensor]] | None = None
+    """Reads the numbers."""
+
+    def read(self) -> WeightFile:
+        """The same with the numbers of its tensors.
+
+        Raises:
+            UserError: a check sum that differs, NaN, infinity, or a negative variance.
+        """
+        if self.reader is None:
+            return self
+        tensors = self.reader()
+        for name, value in tensors.items():
+            if not value.isfinite().all():
+                raise UserError(
+                    f"{self.path}: {name!r} holds NaN or infinity; take a file without")
+            if name.endswith("running_var") and (value < 0).any():
+                raise UserError(
+                    f"{self.path}: {name!r} is negative ({value.min():.3g}), as no variance is; "
+                    "the file is damaged, download it again"
+                )
+        return replace(self, tensors=tensors, reader=None)
+
+    @property
+    def img_size(self) -> tuple[int, int] | None:
+        """(H, W) in pixels that its position table is for, where our converter wrote it down."""
+        size = self._added("img_size", 2)
+        if size and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
+            raise UserError(f"{self.path}: img_size {size} is no size of an image; --img-size says")
+        return (size[0], size[1]) if size else None
+
+    @property
+    def taps(self) -> tuple[int, ...] | None:
+        """Blocks that its heads read, where our converter wrote them down."""
+        return self._added("taps", 4)
+
+    def _added(self, key: str, count: int) -> tuple[int, ...] | None:
+        ours = self.meta.get(OURS)
+        found = ours.get(key) if isinstance(ours, dict) else None
+        if found is None:
+            return None
+        if not isinstance(found, list | tuple) or [type(v) for v in found] != [int] * count:
+            raise UserError(
+                f"{self.path}: {OURS}.{key} is {_short(found)}, expected {count} whole numbers")
+        return tuple(found)
 
 
-def read_weight_file(path: str | Path, *, allow_pickle: bool = False) -> WeightFile:
+def open_weight_file(path: str | Path, *, allow_pickle: bool = False) -> WeightFile:
     """Open ``.safetensors``, a Flax ``.npz``, or a file of ``torch.save`` (zip or the older kind).
 
-    A checkpoint that keeps its tensors under ``state_dict`` or ``model`` is unwrapped. In a
-    ``.npz`` q, k and v are joined and kernels take PyTorch's order of axes.
+    Names, shapes and types are known then; `WeightFile.read` reads the numbers. A checkpoint that
+    keeps its tensors under ``state_dict`` or ``model`` is unwrapped, and the names lose what
+    `WRAPPERS` put before them. In a ``.npz`` q, k and v are joined and kernels take PyTorch's
+    order of axes.
 
     Args:
         path: the file.
-        allow_pickle: also open a file that holds other Python objects than tensors, numbers,
-            texts and lists. Opening it runs whatever code its author put there.
+        allow_pickle: let Python open it, which runs whatever code its author put there.
 
     Raises:
-        UserError: no such file, one that cannot be read, or one that needs `allow_pickle`.
+        UserError: no such file, one that cannot be read, or something else than dense tensors of
+            numbers by name.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
-    readers = {".safetensors": _read_safetensors, ".npz": _read_flax}
-    if path.suffix in readers:
-        content = readers[path.suffix](path)
-    else:
-        content = _read_torch(path, allow_pickle)
-    meta = content.get("meta") if isinstance(content, dict) else None
+    try:
+        opened = _open(path, allow_pickle)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    meta = opened.content.get("meta") if isinstance(opened.content, dict) else None
+    tensors = _tensors(path, opened.content, opened.bytes)
+    names = _unwrapped(path, tensors)
+
+    def read() -> dict[str, Tensor]:
+        found = _tensors(path, opened.read(), opened.bytes)
+        return {names[name]: value for name, value in found.items()}
+
+    return WeightFile(
+        path, {names[name]: value for name, value in tensors.items()},
+        meta if isinstance(meta, dict) else {}, _notes(names, opened.strangers), read,
+    )  # fmt: skip
+
+
+def read_weight_file(path: str | Path, *, allow_pickle: bool = False) -> WeightFile:
+    """`open_weight_file` and `WeightFile.read` in one.
+
+    Raises:
+        UserError: what both of them raise.
+    """
+    return open_weight_file(path, allow_pickle=allow_pickle).read()
+
+
+def in_two_steps(load: Callable[[WeightFile], T], file: WeightFile) -> T:
+    """``load(file.read())``, but first with names and shapes alone, so that a file that does not
+    fit costs nothing.
+
+    Raises:
+        UserError: what `load` and `WeightFile.read` raise.
+    """
+    if file.reader is not None:
+        load(file)
+    return load(file.read())
+
+
+def _open(path: Path, allow_pickle: bool) -> Opened:
+    if path.suffix == ".safetensors":
+        return open_safetensors(path)
+    return open_flax(path) if path.suffix == ".npz" else open_torch(path, allow_pickle)
+
+
+def _tensors(path: Path, content: Any, most: int) -> dict[str, Tensor]:
+    """The tensors by name in what a file holds, each dense and no larger than the file."""
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: holds a {type(content).__name__}, not tensors by name")
-    for key, value in content.items():
-        if not isinstance(value, Tensor):
+    for name, value in content.items():
+        if not isinstance(value, Tensor) or not isinstance(name, str):
             raise UserError(
-                f"{path}: {key!r} is a {type(value).__name__}, expected tensors by name, at the "
-                "top or under 'state_dict' or 'model'"
+                f"{path}: {_short(name)} is a {type(value).__name__}, expected tensors by name, "
+                "at the top or under 'state_dict' or 'model'"
             )
-        if not value.isfinite().all():
-            raise UserError(f"{path}: {key!r} holds NaN or infinity; take a file without")
-    return WeightFile(path, dict(content), meta if isinstance(meta, dict) else {})
+        problem = _problem(value, most)
+        if problem:
+            raise UserError(f"{path}: {name!r} is {problem}; expected plain tensors of numbers")
+    return {name: value.detach() for name, value in content.items()}
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path}: not a readable file of weights ({in_short(error)}); download it again"
-    )
+def _problem(value: Tensor, most: int) -> str:
+    """Why a tensor cannot be used, or nothing."""
+    if value.is_nested or value.layout != torch.strided:
+        return f"sparse ({value.layout})"
+    if value.is_quantized or value.dtype not in _FLOATS + _WHOLE:
+        return f"of type {str(value.dtype).removeprefix('torch.')}"
+    if value.nbytes > most or (value.is_meta and value.untyped_storage().nbytes() > most):
+        return f"{tuple(value.shape)}, {value.nbytes:,} bytes of a file that holds {most:,}"
+    return ""
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_torch(path: Path, allow_pickle: bool) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except Exception as error:  # a damaged pickle raises whatever it likes
-        foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        if foreign:
-            raise UserError(
-                f"{path}: holds a {foreign[1]} besides its tensors, and opening such a file runs "
-                "its author's code; if you trust it, allow that with --unsafe-pickle "
-                "(allow_pickle=True), or save its state_dict alone where it was made"
-            ) from error
-        if allow_pickle and isinstance(error, ImportError | AttributeError):
-            raise UserError(
-                f"{path}: needs the program that made it ({error}); save its state_dict alone "
-                "where that is installed"
-            ) from error
-        raise _unreadable(path, error) from error
+def _unwrapped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Each name -> the same without what `WRAPPERS` put in."""
+    names = {name: _WRAPPED.sub("", name) for name in tensors}
+    if len(set(names.values())) < len(names):
+        raise UserError(
+            f"{path}: has a tensor twice, with and without {' or '.join(WRAPPERS)} before its "
+            "name; save one model's state_dict alone"
+        )
+    return names
 
 
-def _read_flax(path: Path) -> dict[str, Tensor]:
-    """Arrays of a ``.npz`` in PyTorch's order: OIHW kernels, (out, in) matrices, q, k, v joined."""
-    import numpy as np
-
-    try:
-        with open(path, "rb") as content, np.load(content, allow_pickle=False) as arrays:
-            found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except Exception as error:  # zip, header or dtype: each raises its own kind
-        raise _unreadable(path, error) from error
-    tensors = {}
-    for name, value in found.items():
-        stem, _, part = name.rpartition("/")
-        kind = stem.rpartition("/")[2]
-        if kind in ("query", "key", "value"):
-            if kind == "query":
-                tensors[name.replace("query", "query+key+value")] = _join_flax(path, found, name)
-        else:
-            tensors[name] = _turn_flax(kind, part, value)
-    return tensors
+def _notes(names: Mapping[str, str], strangers: tuple[str, ...]) -> tuple[str, ...]:
+    longer = [name for name, short in names.items() if name != short]
+    words = sorted({word for name in longer for word in WRAPPERS if word in name})
+    notes = [f"{len(longer)} names without their {' and '.join(words)}"] if longer else []
+    return (*notes, *([f"read without running {', '.join(strangers)}"] if strangers else []))
 
 
-def _join_flax(path: Path, found: dict[str, Tensor], query: str) -> Tensor:
-    """Rows q, k, v: three (D, A, D/A) kernels -> (3D, D), three (A, D/A) biases -> (3D,)."""
-    parts = []
-    for kind in ("query", "key", "value"):
-        name = query.replace("query", kind)
-        if name not in found:
-            raise UserError(f"{path}: has no {name!r}, which belongs to {query!r}")
-        value = found[name]
-        parts.append(value.flatten(1).T if name.endswith("kernel") else value.flatten())
-    return torch.cat(parts)
-
-
-def _turn_flax(kind: str, part: str, value: Tensor) -> Tensor:
-    if part != "kernel":
-        return value
-    if value.ndim == 4:
-        return value.permute(3, 2, 0, 1)  # height, width, in, out -> out, in, height, width
-    if kind == "out":
-        value = value.flatten(0, -2)  # (A, D/A, D) -> (D, D)
-    return value.T
+def _short(value: Any) -> str:
+    """A value for a message: of a foreign file, so it may be of any kind and size."""
+    kind = type(value)
+    return repr(value)[:80] if kind in (str, int, float, bool) else f"a {kind.__name__}"

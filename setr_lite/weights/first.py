@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +22,9 @@ from ..encoder import VisionTransformer
 from ..errors import UserError
 from ..recipes.published import PUBLISHED, VARIANTS
 from ..timm_encoder import PREFIX, HybridTransformer, TimmEncoder, check_name
-from .account import Report, near, translate
-from .files import WeightFile, read_weight_file
+from .account import Converted, Report, near, refuse_other_tensors, shapes, translate
+from .files import WeightFile, in_two_steps, open_weight_file
+from .published_files import find_checkpoint, find_encoder
 from .read import from_plain
 
 CLASSIFIER = ("norm.", "fc_norm.", "head.", "head_dist.", "attn_pool.", "pre_logits.")
@@ -66,8 +69,11 @@ def load_first_weights(encoder: nn.Module, source: str) -> list[Report]:
     ===============  ===============================================================================
     any              FOLDER, a checkpoint of this library with the same encoder: its encoder goes
                      on, neck and heads start anew, so classes and head may differ
-    a preset         FILE (timm, jx, DeiT, AugReg, mmsegmentation) or ``timm:NAME``; the position
-                     table is resized bilinearly, as published
+    any              the name of a published SETR with the same encoder, which is downloaded: as its
+                     FOLDER
+    a preset         FILE (timm, jx, DeiT, AugReg, mmsegmentation), ``timm:NAME``, or the name of a
+                     published encoder (`recipes.downloads.ENCODERS`), which is downloaded; the
+                     position table is resized bilinearly, as published
     ``timm:NAME``    FILE (whatever timm itself can read for that model) or ``timm:NAME.TAG``; the
                      position table is resized as timm does
     ``hybrid_base``  ``RESNET,VIT``, each as above; one of them alone leaves the other random
@@ -81,25 +87,27 @@ def load_first_weights(encoder: nn.Module, source: str) -> list[Report]:
     """
     if source.strip().lower() == "none":
         return []
-    if Path(source).is_dir():
-        return [_load_checkpoint(encoder, Path(source))]
+    folder = Path(source) if Path(source).is_dir() else find_checkpoint(source.strip())
+    if folder is not None:
+        return [_load_checkpoint(encoder, folder)]
     if isinstance(encoder, HybridTransformer):
         return [_load_hybrid(encoder, open_source(part.strip())) for part in source.split(",")]
     if isinstance(encoder, TimmEncoder):
         return [_load_timm(encoder, source)]
-    state, report = from_plain(open_source(source), encoder)
+    state, report = in_two_steps(lambda f: from_plain(f, encoder), open_source(source))
     encoder.load_state_dict(state)
     return [report]
 
 
 def open_source(source: str) -> WeightFile:
-    """The tensors of a file, or of ``timm:NAME`` (downloaded, and kept by timm for the next time).
+    """The tensors of a file, of a published encoder, or of ``timm:NAME``, kept for the next time.
 
     Raises:
         UserError: a file that cannot be read; a name that timm does not know; no network.
     """
     if not source.startswith(PREFIX):
-        return read_weight_file(source)
+        published = None if Path(source).exists() else find_encoder(source)
+        return open_weight_file(published or source)
     from timm import create_model
 
     name = source.removeprefix(PREFIX)
@@ -119,10 +127,12 @@ def open_source(source: str) -> WeightFile:
 # ---- our own checkpoints -----------------------------------------------------------------------
 
 
-def _load_checkpoint(encoder: nn.Module, folder: Path) -> Report:
+def _load_checkpoint(encoder: Any, folder: Path) -> Report:
     config, tensors = read_config(folder).model, read_tensors(folder)
     source = f"encoder {config.encoder} of a SETR-{config.head} with {config.num_classes} classes"
-    grid = tuple(math.ceil(side / encoder.patch_size) for side in config.img_size)
+    height, width = config.img_size
+    patch = encoder.patch_size
+    grid = math.ceil(height / patch), math.ceil(width / patch)
     file = WeightFile(folder, tensors)
     if not isinstance(encoder, TimmEncoder):
         state, report = translate(file, encoder, source, OURS, OURS_DROPPED, grid=grid)
@@ -148,17 +158,21 @@ def _load_timm(encoder: TimmEncoder, source: str) -> Report:
             f"{source}: a timm: encoder reads .pth and .safetensors; take timm's own file, or as "
             "model.encoder the preset of that size, which reads .npz"
         )
-    file = open_source(source)
+    found, report = in_two_steps(lambda f: _as_timm_reads(f, encoder), open_source(source))
+    encoder.vit.load_state_dict(found)
+    return report
+
+
+def _as_timm_reads(file: WeightFile, encoder: TimmEncoder) -> Converted:
     found = _converted_by_timm(encoder.vit, file)
-    wanted = encoder.vit.state_dict()
-    report = Report(str(file.path), "read as timm reads it")
+    wanted, blocks = encoder.vit.state_dict(), cast(nn.ModuleList, encoder.blocks)
+    report = Report(str(file.path), "read as timm reads it", notes=file.notes)
     for name in set(found) - set(wanted):
-        reason = _reason_to_drop(name, len(encoder.blocks))
+        reason = _reason_to_drop(name, len(blocks))
         if reason:
             report.dropped.setdefault(reason, []).append(name)
             del found[name]
     _refuse_differences(file.path, wanted, found)
-    encoder.vit.load_state_dict(found)
     gone = [name for name in file.tensors if name not in found and name not in _names(report)]
     if gone:
         report.dropped["under another name now, or left out, by timm's conversion"] = gone
@@ -168,10 +182,10 @@ def _load_timm(encoder: TimmEncoder, source: str) -> Report:
             report.resized[name] = f"{tuple(before)} -> {tuple(value.shape)}, as timm does"
         else:
             report.used.append(name)
-    return report
+    return found, report
 
 
-def _converted_by_timm(vit: nn.Module, file: WeightFile) -> dict[str, Tensor]:
+def _converted_by_timm(vit: Any, file: WeightFile) -> dict[str, Tensor]:
     convert = sys.modules[type(vit).__module__].checkpoint_filter_fn
     # timm rounds a resized table to the precision of the file, which may be half
     tensors = {n: v.float() if v.is_floating_point() else v for n, v in file.tensors.items()}
@@ -200,44 +214,46 @@ def _names(report: Report) -> set[str]:
 def _refuse_differences(
     path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]
 ) -> None:
-    extra = {name: found[name].shape for name in sorted(set(found) - set(wanted))}
+    extra = shapes({name: found[name] for name in sorted(set(found) - set(wanted))})
     for name in sorted(set(wanted) - set(found)):
         hint = near(name, extra)
         raise UserError(f"{path}: has no {name!r}, which the model needs{hint}; of another model?")
     for name in extra:
         raise UserError(f"{path}: has {name!r}, which has no place in the model; of another model?")
-    for name, value in wanted.items():
-        if found[name].shape != value.shape:
-            raise UserError(
-                f"{path}: {name!r} is {tuple(found[name].shape)}, the model needs "
-                f"{tuple(value.shape)}; of another model?"
-            )
+    refuse_other_tensors(path, wanted, found, "of another model?")
 
 
 # ---- the hybrid --------------------------------------------------------------------------------
 
 
 def _load_hybrid(encoder: HybridTransformer, file: WeightFile) -> Report:
+    patch_embed: Any = encoder.patch_embed
     if "layer1.0.conv1.weight" in file.tensors:
-        return _load_resnet(encoder.patch_embed.backbone, file)
-    blocks = encoder.blocks
+        return _load_resnet(patch_embed.backbone, file)
+    blocks: Any = encoder.blocks
+    patch, (h, w) = encoder.patch_size, encoder.grid
     with torch.device("meta"):  # only shapes are wanted
         plain = VisionTransformer(
-            tuple(side * encoder.patch_size for side in encoder.grid), encoder.patch_size,
-            encoder.embed_dim, len(blocks), blocks[0].attn.num_heads,
+            (h * patch, w * patch), patch, encoder.embed_dim, len(blocks), blocks[0].attn.num_heads
         )
-    state, report = from_plain(file, plain)
+    state, report = in_two_steps(lambda f: from_plain(f, plain), file)
     own = {name: v for name, v in encoder.state_dict().items() if name.startswith("patch_embed.")}
     encoder.load_state_dict({**state, **own})
     return _drop(report, ("patch_embed.", "embedding/"), "the hybrid has a ResNet in their place")
 
 
 def _load_resnet(backbone: nn.Module, file: WeightFile) -> Report:
-    report = _drop(Report(str(file.path), "ResNet-50, timm's names", list(file.tensors)), ("fc.",))
-    found = {name: file.tensors[name] for name in report.used}
-    _refuse_differences(file.path, backbone.state_dict(), found)
+    found, report = in_two_steps(lambda f: _as_resnet(f, backbone), file)
     backbone.load_state_dict(found)
     return report
+
+
+def _as_resnet(file: WeightFile, backbone: nn.Module) -> Converted:
+    report = Report(str(file.path), "ResNet-50, timm's names", list(file.tensors))
+    report = _drop(replace(report, notes=file.notes), ("fc.",))
+    found = {name: file.tensors[name] for name in report.used}
+    _refuse_differences(file.path, backbone.state_dict(), found)
+    return found, report
 
 
 def _drop(report: Report, beginnings: tuple[str, ...], why: str = "of the classifier") -> Report:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
 from .account import Converted, Grid, Report, Resampling, translate
-from .files import WeightFile, read_weight_file
+from .files import WeightFile, in_two_steps, open_weight_file
 from .tables import (
     AUGREG,
     AUGREG_DROPPED,
@@ -82,7 +83,14 @@ def from_augreg(
     return translate(file, encoder, source, AUGREG, AUGREG_DROPPED, pos_embed)
 
 
-def _distilled(file: WeightFile, encoder: nn.Module, source: str, table, dropped, pos_embed):
+def _distilled(
+    file: WeightFile,
+    encoder: nn.Module,
+    source: str,
+    table: Mapping[str, str],
+    dropped: Mapping[str, str],
+    pos_embed: Resampling,
+) -> Converted:
     rows = file.tensors.get("pos_embed")
     if rows is not None and rows.ndim == 3:
         rows = torch.cat([rows[:, :1], rows[:, 2:]], dim=1)
@@ -112,10 +120,11 @@ def from_official(
     """A checkpoint of the authors' code, into a `SETR` of the ``official`` dialect.
 
     Args:
-        file: opened by `read_weight_file`.
+        file: opened by `open_weight_file`.
         model: of the file's head and sizes; without auxiliary heads, the file's are dropped.
         pos_embed: how the position table is brought to another grid.
-        grid: (h, w) of the file's table; None takes a square, or the model's own grid.
+        grid: (h, w) of the file's table; None takes what the file says, else a square, or the
+            model's own grid, and is an error where both fit.
 
     Returns:
         The model's state dict and the account of the file.
@@ -173,7 +182,9 @@ def head_of(tensors: Mapping[str, Tensor], layout: str) -> str | None:
     mla, unit = _HEAD_MARKS[layout]
     if mla in tensors:
         return "mla"
-    return {1: "naive", 3: "pup"}.get(tensors[unit].shape[-1]) if unit in tensors else None
+    if unit not in tensors or tensors[unit].ndim != 4:
+        return None
+    return {1: "naive", 3: "pup"}.get(tensors[unit].shape[-1])
 
 
 def _same_head(file: WeightFile, model: nn.Module, layout: str) -> str:
@@ -198,7 +209,7 @@ def _has_aux(names: Iterable[str]) -> bool:
 def _with_patch_bias(file: WeightFile, allow: bool) -> tuple[WeightFile, dict[str, list[str]]]:
     """The file with zeros for a patch bias that mmsegmentation 1.x leaves out, if allowed."""
     name, weight = (f"backbone.patch_embed.projection.{part}" for part in ("bias", "weight"))
-    if name in file.tensors or weight not in file.tensors:
+    if name in file.tensors or weight not in file.tensors or file.tensors[weight].ndim != 4:
         return file, {}
     if not allow:
         raise UserError(
@@ -255,6 +266,23 @@ def from_plain(
     return PLAIN[kind](file, encoder, pos_embed)
 
 
+def from_setr(file: WeightFile, model: nn.Module, **options: Any) -> Converted:
+    """A whole SETR of the authors or of mmsegmentation, told by its names.
+
+    Args:
+        file, model: see `from_official`.
+        options: of `from_official` or `from_mmseg`.
+
+    Returns and raises as these; a plain ViT is refused, too.
+    """
+    kind = kind_of(file)
+    readers: dict[str, Callable[..., Converted]] = {
+        "official": from_official, "mmseg": from_mmseg}
+    if kind not in readers:
+        raise UserError(f"{file.path}: no whole SETR of the authors or mmsegmentation ({kind})")
+    return readers[kind](file, model, **options)
+
+
 def load_pretrained(
     encoder: nn.Module,
     source: str | Path,
@@ -277,8 +305,8 @@ def load_pretrained(
     Raises:
         UserError: what `read_weight_file` and `from_timm` raise; a file of another kind.
     """
-    state, report = from_plain(
-        read_weight_file(source, allow_pickle=allow_pickle), encoder, pos_embed)
+    file = open_weight_file(source, allow_pickle=allow_pickle)
+    state, report = in_two_steps(lambda f: from_plain(f, encoder, pos_embed), file)
     encoder.load_state_dict(state)
     return report
 
@@ -307,14 +335,10 @@ def load_setr(
     Raises:
         UserError: what `read_weight_file` and `from_mmseg` raise; a file of another kind.
     """
-    file = read_weight_file(source, allow_pickle=allow_pickle)
-    kind = kind_of(file)
-    if kind == "official":
-        state, report = from_official(file, model, pos_embed, grid)
-    elif kind == "mmseg":
-        state, report = from_mmseg(
-            file, model, pos_embed, grid, allow_missing_patch_bias=allow_missing_patch_bias)
-    else:
-        raise UserError(f"{file.path}: no whole SETR of the authors or mmsegmentation ({kind})")
+    file = open_weight_file(source, allow_pickle=allow_pickle)
+    options: dict[str, Any] = {"pos_embed": pos_embed, "grid": grid}
+    if kind_of(file) == "mmseg":
+        options["allow_missing_patch_bias"] = allow_missing_patch_bias
+    state, report = in_two_steps(lambda f: from_setr(f, model, **options), file)
     model.load_state_dict(state)
     return report

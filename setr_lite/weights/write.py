@@ -177,11 +177,13 @@ def vit2mmseg(file: WeightFile) -> tuple[dict[str, Tensor], Report]:
 
 def _renamed(table: Mapping[str, str], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every name by `table`; one without a row is an encoder that is not ours."""
-    names = {name: rename(table, name) for name in state}
-    for name, theirs in names.items():
+    renamed = {}
+    for name, value in state.items():
+        theirs = rename(table, name)
         if theirs is None:
             raise UserError(f"no conversion: {name!r} has no counterpart; a plain ViT is needed")
-    return {names[name]: value for name, value in state.items()}
+        renamed[theirs] = value
+    return renamed
 
 
 def _encoder_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

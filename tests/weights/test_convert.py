@@ -79,7 +79,8 @@ def test_to_mmseg_and_back_through_files(tmp_path, capsys, head):
     assert "note: mmsegmentation 1.x needs patch_bias=True" in capsys.readouterr().out
     file = read_weight_file(tmp_path / "b.pth")
     state = file.tensors
-    assert file.meta == {}  # mmsegmentation would take an empty list of classes for the truth
+    told = {"img_size": [64, 96], "taps": [0, 1, 2, 3]}
+    assert file.meta == {"setr_lite": told}  # an empty list of classes would be the truth there
     rounded = {k: v.to(state[k].dtype) for k, v in published("mmseg", f"model_{head}").items()}
     assert state.keys() == rounded.keys()
     assert all(torch.equal(state[k], rounded[k]) for k in state)

@@ -80,6 +80,32 @@ def test_a_fixed_size_says_so(checkpoint, tmp_path):
         export_checkpoint(checkpoint, "torch", file, size=(17, 40))
 
 
+def test_a_crop_without_whole_patches_is_rounded_up_and_said(tmp_path, spread, capsys):
+    config = RunConfig(model=CONFIG.model, data=DataConfig(crop_size=(20, 41)))
+    model = spread(SETR.from_config(config.model))
+    save_checkpoint(tmp_path / "last", model, config, classes=CLASSES, palette=[(0, 0, 0)] * 4)
+    assert main(["export", str(tmp_path / "last"), "--format", "torch"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "exported at 24x48, the run's crop of 20x41 rounded up to whole patches of 8; its check "
+        "takes at least ")
+    program = torch.export.load(tmp_path / "last" / "model.pt2").module()
+    image = pictures(1, 3, 24, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(program(image), model.eval().logits(image))
+
+
+def test_a_size_beyond_the_memory_is_refused_before_any_work(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(export, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(export, "export_program", lambda *_, **__: pytest.fail("too late"))
+    words = ["export", str(checkpoint), "--format", "torch", "--size", "16384x16384"]
+    assert main(words) == 2
+    need = 4 * 3 * 16384**2 * (3 + 2 * 4) / 2**30
+    said = capsys.readouterr().err
+    assert f"at least {need:.2f} GiB" in said
+    assert "are free; export a smaller size, and cut images into windows of it" in said
+
+
 def test_a_file_that_computes_something_else_is_refused(checkpoint, monkeypatch):
     model = SETR.from_pretrained(checkpoint)
     wrong = export_program(model, (16, 16), dynamic=False)
