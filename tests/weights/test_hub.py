@@ -116,7 +116,7 @@ PULL = """
 import sys
 from setr_lite import SETR
 model = SETR.from_pretrained(sys.argv[1])
-print(model.classes, model.palette[1], float(model.head.classifier.weight.double().sum()))
+print(model.classes, model.palette[1], float(model.head.classifier.weight.detach().double().sum()))
 """
 
 
