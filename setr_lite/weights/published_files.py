@@ -61,7 +61,7 @@ def find_checkpoint(name: str) -> Path | None:
     if not exists(folder):
         with _locked(folder):
             if not exists(folder):
-                _convert(name, folder)
+                _make(name, folder)
     return folder
 
 
@@ -126,10 +126,25 @@ def fetch(what: Download) -> Path:
     return path
 
 
-def _convert(name: str, folder: Path) -> None:
+def _make(name: str, folder: Path) -> None:
+    """Fetch and convert in a folder of its own, then rename it; the later of two is not needed."""
     what = SETRS[name]
     by_hand = (home() / "files" / what.file).exists()
-    file = fetch(what)
+    try:
+        file = fetch(what)
+        with tempfile.TemporaryDirectory(".part", f".{name}.", folder.parent) as place:
+            _convert(name, file, Path(place) / name)
+            (Path(place) / name).rename(folder)
+    except (OSError, UserError):
+        if not exists(folder):
+            raise
+        return
+    if not by_hand:
+        file.unlink(missing_ok=True)  # a gigabyte that the folder holds, too
+
+
+def _convert(name: str, file: Path, folder: Path) -> None:
+    digits = _digits(file)
     found, recipe = identify(file), get_recipe(name)
     model = replace(found.model, taps=found.model.taps or recipe.model.taps)
     if model != replace(recipe.model, pretrained=model.pretrained):
@@ -141,10 +156,8 @@ def _convert(name: str, folder: Path) -> None:
     classes, palette = class_names(found)
     save_checkpoint(
         folder, loaded, replace(recipe, model=model), classes=classes, palette=palette,
-        state={"source": what.url, "sha256": _digits(file)},
+        state={"source": SETRS[name].url, "sha256": digits},
     )
-    if not by_hand:
-        file.unlink()  # a gigabyte that the folder holds, too
 
 
 def _digits(path: Path) -> str:

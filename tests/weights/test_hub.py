@@ -116,7 +116,7 @@ PULL = """
 import sys
 from setr_lite import SETR
 model = SETR.from_pretrained(sys.argv[1])
-print(model.classes, model.palette[1], float(model.head.classifier.weight.double().sum()))
+print(model.classes, model.palette[1], float(model.head.classifier.weight.detach().double().sum()))
 """
 
 
@@ -126,7 +126,7 @@ def test_there_and_back(tmp_path, checkpoint, hub):
     assert sorted(hub.files) == sorted([*FILES, "README.md"])
     assert hub.files["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
     done = run(PULL, hub, tmp_path, "me/toy")
-    weight = SETR.from_pretrained(checkpoint).head.classifier.weight
+    weight = SETR.from_pretrained(checkpoint).head.classifier.weight.detach()
     assert done.stdout == f"{CLASSES} {tuple(COLOURS[1])} {float(weight.double().sum())}\n", done
     done = run(PULL, hub, tmp_path, "me/other")
     assert "UserError: me/other: no folder here, and not to be had from the Hugging Face hub" in (
