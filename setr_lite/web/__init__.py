@@ -1,2 +1,1 @@
-"""SETR in a page: an engine in JavaScript, its kernel, and what is laid out of a checkpoint.
-Imports the model and its checkpoint."""
+"""SETR in a page: engine, kernel, and a checkpoint laid out for them. Imports models."""
