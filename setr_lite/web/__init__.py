@@ -1,1 +1,1 @@
-"""SETR in a page: an engine in JavaScript and what lays a checkpoint out. Imports the model."""
+"""SETR in a page: engine, kernel, and a checkpoint laid out for them. Imports models."""
