@@ -212,26 +212,6 @@ def run_download(options: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
-def run_compare(options: argparse.Namespace) -> None:
-    """Two logs beside each other."""
-    from .running.compare import compare_logs, write_overlay
-
-    print(compare_logs(options.log, options.other))
-    if options.out:
-        write_overlay(options.log, options.other, options.out)
-        print(f"written: {options.out}")
-
-
-def run_download(options: argparse.Namespace) -> None:
-    """Fetch published weights, or list them."""
-    from .weights.published_files import download, table
-
-    if not options.name:
-        print(table())
-    for line in download(options.name) if options.name else ():
-        print(line, flush=True)
-
-
 def run_convert(options: argparse.Namespace) -> None:
     """Weights of other programs to a checkpoint, or back."""
     from .weights.convert import convert, convert_vit2mmseg
