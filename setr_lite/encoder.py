@@ -62,8 +62,11 @@ def check_taps(taps: Sequence[int], depth: int) -> None:
     """Refuse taps that an encoder of `depth` blocks does not have.
 
     Raises:
-        UserError: a tap beyond the last block.
+        UserError: a tap beyond the last block, or taps that do not rise from 0 on.
     """
+    rising = taps and list(taps) == sorted(set(taps)) and taps[0] >= 0
+    if not rising or not all(isinstance(tap, int) for tap in taps):
+        raise UserError(f"taps {tuple(taps)}: give rising numbers of blocks, the first block is 0")
     if max(taps) >= depth:
         raise UserError(f"taps {tuple(taps)}: the encoder's last block is {depth - 1}")
 
@@ -158,10 +161,16 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Leave out a residual branch for whole images with chance `rate`, in training only."""
+    """Leave out a residual branch for whole images with chance `rate`, in training only.
+
+    Raises:
+        UserError: a rate that is no chance, or 1, which would leave nothing to scale up.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
+        if not 0 <= rate < 1:
+            raise UserError(f"drop_path={rate}: give a rate of 0 or more and below 1")
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:

@@ -274,6 +274,7 @@ class Run:
             self.fitted,
             start_table(c, self.model, speed, self.device) if speed else None,
             describe_groups(self.optimizer.param_groups),
+            _all_warmup(c),
         ]
         return "\n".join(str(line) for line in lines if line is not None)
 
@@ -347,6 +348,16 @@ class Run:
                 ) from error
             save = functools.partial(self._write, spoilt=True)
             keep_evidence(error, self.folder, save, batch[:2], batch.names)
+
+
+def _all_warmup(config: RunConfig) -> str | None:
+    """A warning where a run ends before its learning rate has come up, as short trials do."""
+    if config.optim.warmup < config.train.steps:
+        return None
+    return (
+        f"warning: all {config.train.steps} steps are warm-up (optim.warmup={config.optim.warmup}),"
+        f" the rate never reaches optim.lr; set optim.warmup={config.train.steps // 10}"
+    )
 
 
 def _data_sets(config: RunConfig) -> tuple[SegmentationDataset, SegmentationDataset]:

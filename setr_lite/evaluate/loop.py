@@ -26,9 +26,10 @@ from ..datasets.images import IMAGE_ENDINGS, read_image
 from ..errors import UserError
 from ..files import written_beside
 from ..inference import Window, predict_each
+from ..inference.tiles import in_eval_mode
 from ..logits import LazyLogits
 from ..metrics import ConfusionMatrix
-from ..model import SETR, in_eval_mode
+from ..model import SETR
 from ..precision import autocast, uses_bf16
 from ..transforms import test_view
 from ..visualize import colorize, overlay

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, groupby, islice, pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import Box, Size
 from ..errors import UserError
@@ -136,7 +137,13 @@ def count_windows(views: Sequence[View]) -> int:
 
 
 def run(logits_fn: LogitsFn, crops: Iterable[Tensor], batch: int) -> Iterator[LazyLogits]:
-    """Logits of each crop (B, 3, h, w), in order; crops of one size go through together."""
+    """Logits of each crop (B, 3, h, w), in order; crops of one size go through together.
+
+    Raises:
+        UserError: a `batch` below 1, or what `logits_fn` returns is no logits of its input.
+    """
+    if batch < 1:
+        raise UserError(f"batch={batch}: give the number of windows that go through together, 1 up")
     for _, alike in groupby(crops, key=lambda crop: crop.shape):
         while group := list(islice(alike, batch)):
             lazy = _call(logits_fn, torch.cat(group))
@@ -190,8 +197,31 @@ def _tile_label(views: Sequence[View], tile: Box, parts: Iterator[LazyLogits]) -
     return LazyLogits.of(probabilities(views, tile, parts)).label()
 
 
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; then every part has its own mode again, frozen ones too.
+
+    BatchNorm's running statistics must not move because somebody looked.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _looking(logits_fn: LogitsFn) -> AbstractContextManager[None]:
+    """Eval mode where a model that is in training mode, or a method of it, is asked."""
+    model = getattr(logits_fn, "__self__", logits_fn)
+    trains = isinstance(model, nn.Module) and model.training
+    return in_eval_mode(model) if trains else nullcontext()
+
+
 def _call(logits_fn: LogitsFn, image: Tensor) -> LazyLogits:
-    output = logits_fn(image)
+    with _looking(logits_fn):
+        output = logits_fn(image)
     if isinstance(output, Tensor):
         lazy = LazyLogits.of(output)
     else:

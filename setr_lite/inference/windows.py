@@ -90,8 +90,10 @@ def sliding_window(
         (B, K, H, W), float32 or better.
 
     Raises:
-        UserError: `logits_fn` returns another height and width than it was given.
+        UserError: `logits_fn` returns another height and width than it was given, or `image` holds
+            NaN or infinity.
     """
+    _require_numbers(image)
     height, width = image.shape[-2:]
     boxes = window.boxes((height, width))
     crops = (image[..., top:bottom, left:right] for top, left, bottom, right in boxes)
@@ -204,7 +206,8 @@ def predict(
         (H, W) on the CPU, uint8 for up to 256 classes, else int64.
 
     Raises:
-        UserError: image of another shape or not floating point, or no positive ratio.
+        UserError: image of another shape or not floating point, with NaN or infinity in it, or no
+            positive ratio.
     """
     if image.ndim == 3:
         image = image[None]
@@ -214,6 +217,7 @@ def predict(
         raise UserError(f"image of type {image.dtype}: normalise it, e.g. by model.preprocess")
     if not ratios or min(ratios) <= 0:
         raise UserError(f"ratios={tuple(ratios)}: give one or more positive numbers")
+    _require_numbers(image)
     height, width = image.shape[-2:]
     scaled = [
         _resize(image, (max(int(height * r + 0.5), 1), max(int(width * r + 0.5), 1)))
@@ -222,6 +226,13 @@ def predict(
     size = size or (height, width)
     label = predict_views(logits_fn, scaled, size, window=window, flip=flip, batch=batch)
     return label[0].cpu()
+
+
+def _require_numbers(image: Tensor) -> None:
+    """One value that is none would reach every pixel through attention."""
+    if not image.isfinite().all():
+        count = int(image.isfinite().logical_not().sum())
+        raise UserError(f"image with {count} values that are NaN or infinity: leave them out")
 
 
 def _views(

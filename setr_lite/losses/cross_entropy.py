@@ -63,9 +63,10 @@ def segmentation_loss(
         A scalar, float32 (float64 for float64 logits); 0 when no pixel is valid, never NaN.
 
     Raises:
-        UserError: label of another shape or type, unknown `normalize`; on the CPU also a label
-            id that is no class. On CUDA that check would wait for the device at each step;
-            there the data set's own check of every label file stands for it.
+        UserError: an `ignore_index` that is a class, label of another shape or type, unknown
+            `normalize`; on the CPU also a label id that is no class. On CUDA that check would wait
+            for the device at each step; there the data set's own check of every label file stands
+            for it.
     """
     return loss_and_terms(
         output, label, aux_weight=aux_weight, normalize=normalize, ignore_index=ignore_index,
@@ -234,6 +235,11 @@ def _row_bands(
 
 def _check_label(label: Tensor, output: SETROutput, ignore_index: int) -> None:
     batch, classes = output.scores.shape[:2]
+    if 0 <= ignore_index < classes:
+        raise UserError(
+            f"{classes} classes, and ignore_index={ignore_index} is the id of one, which would "
+            "never be learned: give another number, such as -1 with int64 labels"
+        )
     expected = (batch, *output.size)
     if tuple(label.shape) != expected:
         raise UserError(

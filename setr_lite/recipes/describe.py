@@ -38,6 +38,7 @@ def describe_recipe(name: str) -> Iterator[str]:
     yield _section("Settings", settings_table(config))
     with torch.device("meta"):  # shapes are all that is asked for
         model = SETR.from_config(config.model)
+    model.encoder.requires_grad_(not config.train.freeze_encoder)
     yield _section("Parameters", parameter_table(model))
     yield _section("Parameter groups", group_table(model, config.optim))
     yield _section("Memory of a training step (estimated, not measured)", memory_table(config))

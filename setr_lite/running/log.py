@@ -103,7 +103,8 @@ class RunLog:
             "memory_gib": peak_memory(device) / 2**30,
         }  # fmt: skip
         if self.speed:
-            row["mfu"] = self.speed.mfu(speed, distributed.world_size())
+            mfu = self.speed.mfu(speed, distributed.world_size())
+            row |= {"mfu": mfu} if mfu <= 1 else {}  # see `Speed.text`
         self._write(row)
         return row
 

@@ -55,8 +55,14 @@ class Speed:
         return images_per_s * self.flops / (self.rate * devices)
 
     def text(self, images_per_s: float, devices: int = 1) -> str:
-        """``MFU 43%``, and behind it that by the data sheet."""
+        """``MFU 43%``, and behind it that by the data sheet.
+
+        A device that was busy with other work when its rate was measured seems to do more than it
+        can: that is no number to show.
+        """
         mfu = self.mfu(images_per_s, devices)
+        if mfu > 1:
+            return "MFU not known, the device was busy when its rate was measured"
         by_sheet = f", {mfu * self.rate / self.sheet:.0%} by the data sheet" if self.sheet else ""
         return f"MFU {mfu:.0%}{by_sheet}"
 
@@ -85,7 +91,8 @@ def image_flops(config: RunConfig) -> float:
     """FLOPs of one image in a training step, counted on PyTorch's ``meta`` device.
 
     Matrix products, convolutions and attention, forward and backward, of all heads and the loss;
-    what runs element by element is left out, as usual. A frozen encoder has no backward pass.
+    what runs element by element is left out, as usual. A frozen encoder has no backward pass,
+    and one whose tokens come out of a cache no forward pass either.
     """
     batch = 2  # BatchNorm in training refuses a single value
     with torch.device("meta"):
@@ -94,6 +101,9 @@ def image_flops(config: RunConfig) -> float:
         label = torch.empty(batch, *config.data.crop_size, dtype=torch.uint8)
     if config.train.freeze_encoder:
         model.encoder.requires_grad_(False)
+    if config.train.feature_cache:
+        tokens = model.encoder(image)
+        model.encoder.forward = lambda _: tokens
     with FlopCounterMode(display=False) as counter:
         add_gradients(model, image, label, config.override("train.accumulate=1"))
     return counter.get_total_flops() / batch

@@ -10,7 +10,8 @@ from ..config import RunConfig
 from ..datasets.base import SegmentationDataset
 from ..distributed import parallel
 from ..evaluate.loop import predictor
-from ..model import SETR, in_eval_mode
+from ..inference.tiles import in_eval_mode
+from ..model import SETR
 from ..visualize import overlay
 
 PICTURES = 3

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, nearest
+from ..files import written_beside
 from .street import Street
 
 SMALLEST = (48, 64)
@@ -242,10 +243,6 @@ def _save(array: np.ndarray, path: Path) -> None:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside `path` and rename, so that a file of this name is a complete one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    """A file of this name is a complete one."""
+    with written_beside(path) as part:
         write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
