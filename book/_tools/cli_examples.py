@@ -16,7 +16,10 @@ import re
 import sys
 import tempfile
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+
+import records
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "book" / "examples"
@@ -87,17 +90,20 @@ def alike(old: str, new: str) -> bool:
     return all(abs(a - b) <= 0.02 * max(abs(a), abs(b), 0.1) for a, b in numbers)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = records.options(__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args(argv).check
     sys.path.insert(0, str(ROOT))
     stale = []
     for verb, new in run_all().items():
         path = OUT / f"{verb}.txt"
         if not path.exists() or not alike(path.read_text("utf-8"), new):
             stale.append(verb)
-            if "--check" not in sys.argv:
+            if not check:
                 path.write_text(new, "utf-8")
-    print(f"{'changed' if '--check' in sys.argv else 'written'}: {', '.join(stale) or 'none'}")
-    return int("--check" in sys.argv and bool(stale))
+    print(f"{'changed' if check else 'written'}: {', '.join(stale) or 'none'}")
+    return int(check and bool(stale))
 
 
 if __name__ == "__main__":

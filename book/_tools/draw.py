@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import records
 
 BOOK = Path(__file__).resolve().parents[1]
 OUT = BOOK / "figures" / "drawn"
@@ -22,13 +25,16 @@ def drawings() -> dict[str, str]:
     return {f"{drawing.name}.svg": drawing.svg() for drawing in made}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = records.options(__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args(argv).check
     sys.path.insert(0, str(BOOK))
     OUT.mkdir(exist_ok=True)
     made = drawings()
     there = {path.name: path.read_text("utf-8") for path in OUT.glob("*.svg")}
     stale = sorted(name for name in made.keys() | there if made.get(name) != there.get(name))
-    if "--check" in sys.argv:
+    if check:
         print("\n".join(stale) or "all drawings are as the library says")
         return bool(stale)
     for name in stale:

@@ -23,6 +23,7 @@ import datetime
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,15 @@ DEAR = (  # one seed each
     ("mla", "train", "same"), ("mla", "unseen", "mla"), ("mla", "seen", "mla"),
     ("mla", "unseen", "same"),
 )
-ORDER = [(*arm, seed) for seed in range(3) for arm in CHEAP] + [(*arm, 0) for arm in DEAR]
-ORDER.insert(len(CHEAP), ORDER.pop(-4))  # the tap control before the second seed
+ROUNDS = [(*arm, seed) for seed in range(3) for arm in CHEAP]
+"""The cheap runs, a seed after the other."""
+ONCE = [(*arm, 0) for arm in DEAR]
+"""The dear ones, of which the control of the taps is the fourth from the end."""
+ORDER = [*ROUNDS[: len(CHEAP)], ONCE[-4], *ROUNDS[len(CHEAP) :], *ONCE[:-4], *ONCE[-3:]]
+"""The tap control comes before the second seed."""
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
@@ -62,7 +67,7 @@ def main() -> None:
     parser.add_argument("cache", type=Path)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     results = json.loads(options.out.read_text()) if options.out.exists() else fresh()
     for head, images, taps, seed in ORDER:
         key = {"head": head, "images": images, "taps": taps, "seed": seed}

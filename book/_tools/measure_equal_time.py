@@ -18,6 +18,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ FEW = 5
 """Steps of a turn."""
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, help="of every head with its losses, for a trial")
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "data/runs/auxiliary")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/equal_time")
     parser.add_argument("--town", type=Path, default=ROOT / "toytown")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if not (options.town / "gtFine").is_dir():
         write_toytown(options.town)
     file = options.out / "equal_time.json"

@@ -22,7 +22,7 @@ import argparse
 import datetime
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,11 +45,11 @@ KIND = torch.tensor([Cityscapes.classes.index(c.name) for c in CLASSES])
 RESAMPLES = 4000
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_grad_enabled(False)
     for name in options.parts:
         file = OUT / f"{name}.json"

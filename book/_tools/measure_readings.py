@@ -20,9 +20,11 @@ from __future__ import annotations
 import datetime
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import records
 import torch
 import torch.nn.functional as F
 from measure_auxiliary import ROOT, about, write
@@ -38,7 +40,8 @@ LEARN, TEST, STEPS, SEEDS = 24, 48, 400, 3
 LABELS = ("corner", "majority", "shares", "full size")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    records.options(__doc__).parse_args(argv)
     torch.set_grad_enabled(False)
     results = json.loads(OUT.read_text()) if OUT.exists() else fresh()
     model = SETR.from_pretrained(MODEL)

@@ -13,8 +13,11 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
+
+import records
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "book" / "promises.md"
@@ -41,7 +44,8 @@ def results(report: str, tests: list[str]) -> dict[str, str]:
     return worst
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    records.options(__doc__).parse_args(argv)
     tests = named(PAGE.read_text("utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"

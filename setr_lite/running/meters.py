@@ -103,7 +103,7 @@ def image_flops(config: RunConfig) -> float:
         model.encoder.requires_grad_(False)
     if config.train.feature_cache:
         tokens = model.encoder(image)
-        model.encoder.forward = lambda _: tokens
+        model.encoder.__dict__["forward"] = lambda _: tokens  # the instance's own
     with FlopCounterMode(display=False) as counter:
         add_gradients(model, image, label, config.override("train.accumulate=1"))
     return counter.get_total_flops() / batch
