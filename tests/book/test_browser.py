@@ -80,6 +80,8 @@ def open_page(browser, path, **options):
     if options.get("java_script_enabled", True):
         settle(page)
     page.seconds = time.monotonic() - began
+    if options.get("java_script_enabled", True):
+        wake(page)
     page.at_first = list(problems)
     return page
 
@@ -93,6 +95,13 @@ def settle(page):
         document.querySelectorAll(".setr-explorer .setr-heat canvas").length ===
           document.querySelectorAll(".setr-explorer").length
     """)
+
+
+def wake(page):
+    """Bring each live figure into view, which starts it, and wait for its answer."""
+    for figure in page.locator(".setr-live").all():
+        figure.scroll_into_view_if_needed()
+        figure.and_(page.locator("[data-state=ready]")).wait_for()
 
 
 def one_worker_each(paths):
