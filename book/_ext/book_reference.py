@@ -35,6 +35,7 @@ MODULES = re.compile(r"<!-- library reference: (.*?) -->")
 SETTINGS = "<!-- settings -->"
 HELP = "<!-- command-line reference -->"
 PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`", re.M)
+EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
 WIDE_VALUE = 86  # columns of a constant's value, and its lines
 LONG_VALUE = 12
@@ -355,7 +356,14 @@ def command_line_reference() -> str:
         os.environ.pop("COLUMNS")
         if before is not None:
             os.environ["COLUMNS"] = before
-    return "\n".join(f"## {name}\n\n```text\n{text}```\n" for name, text in helps.items())
+    return "\n".join(
+        f"## {name}\n\n```text\n{text}```\n{example_of(name)}" for name, text in helps.items())
+
+
+def example_of(command: str) -> str:
+    """The example of ``setr-lite VERB``, as it was run."""
+    path = EXAMPLES / f"{command.rpartition(' ')[2]}.txt"
+    return f"\nFor example:\n\n```text\n{path.read_text('utf-8')}```\n" if path.exists() else ""
 
 
 # --- Sphinx -------------------------------------------------------------------------------------

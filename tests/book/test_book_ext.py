@@ -164,6 +164,15 @@ def test_the_examples_of_the_reference_run(monkeypatch, tmp_path):
     assert scope["confusion"].miou() > 0.7
 
 
+@pytest.mark.smoke
+def test_every_module_that_a_page_names_is_there():
+    named = {name for page in (ROOT / "book").glob("api*.md")
+             for words in reference.MODULES.findall(page.read_text("utf-8")) if words != "the rest"
+             for name in words.split()}  # fmt: skip
+    assert len(named) > 30
+    assert named <= set(reference.all_modules())
+
+
 def test_the_rest_is_what_no_other_page_names():
     rest = reference.modules_of("the rest")
     assert {"cli", "errors", "files"} <= set(rest)
