@@ -4,7 +4,7 @@
 
 WEIGHTS is a file of ``vit_small_patch14_dinov2.lvd142m`` as timm reads it, CAMVID the data set's
 folder, CACHE a folder for the frozen encoder's tokens (5 GB). All runs are the recipes
-``camvid_dinov2_*`` but for what an arm changes:
+``camvid_dinov2_*`` in float32, as the recorded runs were, but for what an arm changes:
 
 - ``unseen`` and ``seen`` learn from 266 images each and are tested on the same 50 frames, the last
   ones of drive 0006R0. ``unseen`` has two other drives, ``seen`` has the first 51 frames of that
@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace, head: str, images: str, taps: str, seed
     with tempfile.TemporaryDirectory() as folder:
         config = get_recipe(f"camvid_dinov2_{head}").override(
             f"train.seed={seed}", f"train.steps={options.steps}", f"train.out={folder}",
-            "train.workers=0", f"train.feature_cache={options.cache}",
+            "train.workers=0", "train.amp=off", f"train.feature_cache={options.cache}",
             f"data.root={options.camvid}", f"model.pretrained={options.weights}")
         run = prepare(config, taps)
         run.train_set.files = choose(run.train_set.files, images, seed)
