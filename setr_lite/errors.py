@@ -172,7 +172,7 @@ def lasting_outputs() -> Iterator[tuple[Outlet, Outlet]]:
     before = sys.stdout, sys.stderr
     if sys.stdout is None or sys.stderr is None:
         _occupy()
-    sys.stdout, sys.stderr = outlets = Outlet(before[0]), Outlet(before[1])  # type: ignore
+    sys.stdout, sys.stderr = outlets = Outlet(before[0]), Outlet(before[1])
     try:
         yield outlets
     finally:

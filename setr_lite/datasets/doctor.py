@@ -180,7 +180,7 @@ def _look(reader: SegmentationDataset, index: int) -> _Seen:
     if image is None:
         return _Seen(faults, counts, b"", 1)
     pixels = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
-    pixels.update(image.permute(1, 2, 0).numpy())
+    pixels.update(image.permute(1, 2, 0).contiguous().numpy().data)
     return _Seen(faults, counts, pixels.digest(), tag_of(image_path))
 
 

@@ -179,7 +179,8 @@ class _Crops(Dataset[_Crop]):
         self.stream, self.tries = stream, tries
 
     def __getitem__(self, counter: int) -> _Crop:
-        stream, bad = self.stream, ()
+        stream = self.stream
+        bad: tuple[str, ...] = ()
         for attempt in range(self.tries):
             index = self._other(counter, attempt) if attempt else stream.index(counter)
             try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from ..errors import UserError, in_short
@@ -37,7 +37,7 @@ def read_image(path: str | Path) -> Tensor:
         UserError: no such file, not a readable image, or more than `PIL.Image.MAX_IMAGE_PIXELS`
             (89 million, which take up to 1 GiB while they are read).
     """
-    return torch.from_numpy(_decode(path, _rgb)).permute(2, 0, 1)
+    return torch.from_numpy(_decode(path, _rgb_of_file)).permute(2, 0, 1)
 
 
 def as_image(image: Any) -> Tensor:
@@ -129,11 +129,15 @@ def _upright(pixels: np.ndarray, value: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _rgb(file: Image.Image) -> np.ndarray:
-    if file.format == "JPEG" and file.mode == "RGB" and getattr(file, "fp", None):
+def _rgb_of_file(file: Image.Image) -> np.ndarray:
+    if isinstance(file, ImageFile.ImageFile) and (file.format, file.mode) == ("JPEG", "RGB"):
         pixels = _jpeg(file)
         if pixels is not None:
             return pixels
+    return _rgb(file)
+
+
+def _rgb(file: Image.Image) -> np.ndarray:
     if file.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255
         grey = (np.asarray(file).clip(0, 65535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -142,7 +146,7 @@ def _rgb(file: Image.Image) -> np.ndarray:
     return np.array(file.convert("RGB"))
 
 
-def _jpeg(file: Image.Image) -> np.ndarray | None:
+def _jpeg(file: ImageFile.ImageFile) -> np.ndarray | None:
     """(H,W,3) by OpenCV, None where Pillow has to look.
 
     The bytes are Pillow's, and those of the published pipelines, in half the time: Pillow takes
@@ -151,6 +155,8 @@ def _jpeg(file: Image.Image) -> np.ndarray | None:
     """
     import cv2
 
+    if file.fp is None:
+        return None
     file.fp.seek(0)
     data = file.fp.read()
     if b"\xff\xd9" not in data[-16:]:  # some programs add a few bytes behind the end
@@ -176,7 +182,7 @@ def read_label(path: str | Path) -> Tensor:
 def _ids(file: Image.Image) -> np.ndarray:
     if file.mode not in ("L", "P"):
         raise UserError(
-            f"{file.filename}: mask of mode {file.mode}, expected 8-bit grey or palette (L or P)"
+            f"{getattr(file, 'filename', 'image')}: mask of mode {file.mode}, expected 8-bit grey or palette (L or P)"
             f" whose values are class ids; {_remedy(file)}"
         )
     return np.array(file)

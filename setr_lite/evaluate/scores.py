@@ -64,9 +64,9 @@ def score_checkpoint(
             than those of the checkpoint; or predictions that would be written among its files, or
             those of the run or of the data set.
     """
-    model, sha256 = checkpoint.steady(
-        folder, lambda place: (SETR.from_pretrained(place), checkpoint.sha256(place)))
-    config = model.config.override(*settings)
+    model, saved, sha256 = checkpoint.steady(folder, lambda now: (
+        SETR.from_pretrained(now), checkpoint.read_config(now), checkpoint.sha256(now)))
+    config = saved.override(*settings)
     check_settings(config)
     protocol = describe_protocol(config)
     model.to(distributed.start(config.train.device))

@@ -215,8 +215,9 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 def _looking(logits_fn: LogitsFn) -> AbstractContextManager[None]:
     """Eval mode where a model that is in training mode, or a method of it, is asked."""
     model = getattr(logits_fn, "__self__", logits_fn)
-    trains = isinstance(model, nn.Module) and model.training
-    return in_eval_mode(model) if trains else nullcontext()
+    if isinstance(model, nn.Module) and model.training:
+        return in_eval_mode(model)
+    return nullcontext()
 
 
 def _call(logits_fn: LogitsFn, image: Tensor) -> LazyLogits:
