@@ -17,6 +17,7 @@ from setr_lite import checkpoint
 from setr_lite.config import TrainConfig
 from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
+from setr_lite.evaluate.scores import score_checkpoint
 from setr_lite.losses import loss_and_terms
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
@@ -266,3 +267,125 @@ def test_seeds_are_the_same_everywhere():
     assert not torch.equal(first, torch.rand(3))
     seed_everything(0, 1)
     assert torch.equal(first, torch.rand(3))
+
+
+@pytest.mark.parametrize("spoilt", ["weight", "statistic", "moment"])
+def test_nan_weights_never_replace_the_last_good_checkpoint(tmp_path, monkeypatch, spoilt):
+    """By whatever way: an update that overflows at the step that saves, or memory that flips."""
+    loop = sys.modules["setr_lite.train"]
+    step = loop.Run.take_step
+
+    def spoiling(self, batch):
+        losses = step(self, batch)
+        if self.progress.step == 4:
+            with torch.no_grad():
+                if spoilt == "weight":
+                    self.model.head.classifier.weight[0] = torch.nan
+                elif spoilt == "statistic":
+                    next(self.model.head.buffers())[0] = torch.inf
+                elif spoilt == "moment":
+                    self.optimizer.state[self.model.head.classifier.weight][
+                        "momentum_buffer"][0] = torch.nan
+        return losses
+
+    monkeypatch.setattr(loop.Run, "take_step", spoiling)
+    with pytest.raises(UserError, match=r"step 4: .* holds NaN or infinity; not saved as a check"):
+        run(tmp_path, "optim.name=sgd", "train.save_every=2")
+    assert checkpoint.read_state(tmp_path / "last")["step"] == 2
+    SETR.from_pretrained(tmp_path / "last")
+    kept = load_file(tmp_path / "nonfinite" / "model.safetensors")
+    assert (spoilt == "moment") == all(v.isfinite().all() for v in kept.values())
+    assert checkpoint.read_state(tmp_path / "nonfinite")["step"] == 4
+
+
+@pytest.mark.parametrize("rate", ["1e38", "1e300"])
+def test_a_rate_beyond_all_numbers_saves_none(tmp_path, rate):
+    """Infinite after the first update, or NaN in the second step: finite until it was saved."""
+    with pytest.raises(UserError, match=r"step [12]: .*(not saved as a che|stopped before the upd)"):
+        run(tmp_path, f"optim.lr={rate}", "optim.warmup=0", "train.save_every=1")
+    if (tmp_path / "last").exists():
+        SETR.from_pretrained(tmp_path / "last")
+
+
+def test_two_runs_in_one_folder(tmp_path, monkeypatch):
+    loop = sys.modules["setr_lite.train"]
+    step, said = loop.Run.take_step, []
+
+    def meddling(self, batch):
+        if self.progress.step == 3 and not said:
+            for resume in (False, True):
+                with pytest.raises(UserError) as caught:
+                    run(tmp_path / "a", resume=resume)
+                said.append(str(caught.value))
+            SETR.from_pretrained(tmp_path / "a" / "last")  # to read is no offence
+        return step(self, batch)
+
+    monkeypatch.setattr(loop.Run, "take_step", meddling)
+    result = run(tmp_path / "a")
+    assert result["finished"]
+    assert "holds a run already" in said[0]
+    assert f"{tmp_path / 'a'}: process {os.getpid()} on " in said[1]
+    assert "has been writing there since" in said[1]
+    assert not (tmp_path / "a" / ".lock").exists()
+
+
+def test_another_order_of_classes_is_not_resumed(tmp_path):
+    data = tmp_path / "data"
+    for split in ("train", "val"):
+        for kind, names in (("images", "*_leftImg8bit.png"), ("labels", "*_labelIds.png")):
+            (data / kind / split).mkdir(parents=True)
+            path = min(SAMPLE.glob(f"*/{split}/*/{names}"))
+            shutil.copy(path, data / kind / split / "0.png")
+    names = [f"id {k}" for k in range(34)]
+    (data / "classes.txt").write_text("\n".join(names))
+    own = ("data.name=folder", f"data.root={data}", "model.num_classes=34", "train.batch_size=1")
+    run(tmp_path / "run", *own, "train.steps=1")
+    names[3], names[4] = names[4], names[3]
+    (data / "classes.txt").write_text("\n".join(names))
+    with pytest.raises(UserError, match="last: its class 3 is 'id 3', that of folder is 'id 4'"):
+        run(tmp_path / "run", *own, "train.steps=2", resume=True)
+    with pytest.raises(UserError, match="last: its class 3 is 'id 3', that of folder is 'id 4'"):
+        score_checkpoint(tmp_path / "run" / "last")
+
+
+def test_a_log_that_a_spreadsheet_touched(tmp_path):
+    run(tmp_path, "train.steps=2")
+    log = tmp_path / "log.csv"
+    whole = log.read_bytes()
+    for text, message in (
+        (whole.replace(b"\n1,", b"\none,", 1), "line 2, step is 'one', expected a whole number"),
+        (whole.replace(b"\n2,", b"\n2;", 1), "line 3 is '2;.*', expected 5 values"),
+        (whole.replace(b"miou", b"miou,mine", 1), "line 1 is '.*mine', expected step,loss,lr,"),
+        (whole[:40].replace(b"\n1,", b"\n1,high,"), None),
+        (b"", "line 1 is '', expected step"), (b"\xff\xfe\n", "cannot be read as a log"),
+        (whole.replace(b"\n1,", b"\n1,high", 1), "line 2, loss is 'high.*', expected a number"),
+    ):
+        log.write_bytes(text)
+        if message:
+            with pytest.raises(UserError, match=rf"log.csv: {message}.*; mend the line, or move|"
+                               rf"log.csv: {message} .*; mend the line"):
+                run(tmp_path, "train.steps=3", resume=True)
+    log.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\r\n", b"\n") + b"3,0.1")  # torn, too
+    result = run(tmp_path, "train.steps=3", resume=True)
+    assert [step for step, _ in losses(result)] == [1, 2, 3]
+
+
+def test_links_in_a_run_are_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (tmp_path / "run").mkdir()
+    for name in ("log.csv", "curves.png", "log.part"):
+        (tmp_path / "run" / name).symlink_to(outside)
+    run(tmp_path / "run", "train.steps=1")
+    assert outside.read_text() == "mine"
+    assert not (tmp_path / "run" / "curves.png").is_symlink()
+
+
+def test_a_run_of_warm_up_alone_is_told(tmp_path, capsys):
+    config = get_recipe("toytown_naive").override(*settings(tmp_path / "run", "train.steps=30"))
+    device = torch.device("cpu")
+    loop = sys.modules["setr_lite.train"]
+    said = loop.Run(config.override("optim.warmup=30"), device).describe()
+    assert "all 30 steps are warm-up (optim.warmup=30), the rate never reaches optim.lr; set" in said
+    assert "optim.warmup=3" in said.splitlines()[-1]
+    assert "warm-up" not in loop.Run(config.override("optim.warmup=29"), device).describe()

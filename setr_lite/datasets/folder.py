@@ -129,15 +129,17 @@ def read_class_list(path: str | Path) -> ClassList:
     rows = [_parse_line(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
     explicit = any(row.id is not None for row in rows)
     if explicit:
-        rows = _with_ids(path, rows)
-    kept = [row for row in rows if not (explicit and row.name.lower() == "ignore")]
+        _check_ids(path, rows)
+    ids = {k if row.id is None else row.id: row for k, row in enumerate(rows)}
+    table = {i: IGNORE for i, row in ids.items() if explicit and row.name.lower() == "ignore"}
+    kept = [row for i, row in ids.items() if i not in table]
     _check_names(path, [row.name for row in kept])
     ids = [k if row.id is None else row.id for k, row in enumerate(kept)]
     ignored = {row.id: IGNORE for row in rows if row.id is not None and row not in kept}
     colours = [row.colour or voc for row, voc in zip(kept, voc_palette(len(kept)), strict=True)]
     return ClassList(
         tuple(row.name for row in kept), np.array(colours, dtype=np.uint8),
-        label_table(ignored | {file_id: k for k, file_id in enumerate(ids)}), explicit,
+        label_table(table), explicit,
     )  # fmt: skip
 
 
@@ -149,8 +151,7 @@ def _check_names(path: Path, names: list[str]) -> None:
         raise UserError(f"{path}: {twice[0]!r} is listed twice; every class needs its own name")
 
 
-def _with_ids(path: Path, rows: list[_Line]) -> list[_Line]:
-    """Rows of which each has an id of its own."""
+def _check_ids(path: Path, rows: list[_Line]) -> None:
     for row in rows:
         if row.id is None:
             raise UserError(
@@ -161,7 +162,6 @@ def _with_ids(path: Path, rows: list[_Line]) -> list[_Line]:
     twice = next((row for row in rows if ids.count(row.id) > 1), None)
     if twice:
         raise UserError(f"{path}, line {twice.number}: the id {twice.id} is listed twice")
-    return rows
 
 
 def _parse_line(path: Path, number: int, line: str) -> _Line:

@@ -37,7 +37,7 @@ def read_image(path: str | Path) -> Tensor:
         UserError: no such file, not a readable image, or more than `PIL.Image.MAX_IMAGE_PIXELS`
             (89 million, which take up to 1 GiB while they are read).
     """
-    return torch.from_numpy(_decode(path, _rgb)).permute(2, 0, 1)
+    return torch.from_numpy(_decode(path, _rgb_of_file)).permute(2, 0, 1)
 
 
 def as_image(image: Any) -> Tensor:
@@ -135,6 +135,10 @@ def _rgb(file: Image.Image) -> np.ndarray:
         pixels = _jpeg(file)
         if pixels is not None:
             return pixels
+    return _rgb(file)
+
+
+def _rgb(file: Image.Image) -> np.ndarray:
     if file.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255
         grey = (np.asarray(file).clip(0, 65535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -142,7 +146,7 @@ def _rgb(file: Image.Image) -> np.ndarray:
     return np.array((file.convert("RGBA") if clear else file).convert("RGB"))
 
 
-def _jpeg(file: Image.Image) -> np.ndarray | None:
+def _jpeg(file: ImageFile.ImageFile) -> np.ndarray | None:
     """(H,W,3) by OpenCV, None where Pillow has to look.
 
     The bytes are Pillow's, and those of the published pipelines, in half the time: Pillow takes

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +63,7 @@ class RunLog:
                 writer.writerows(kept)
             self.file = open(self.path, "a", newline="")  # closed in __exit__
             self.csv = csv.DictWriter(self.file, COLUMNS, extrasaction="ignore")
+            self.hook, threading.excepthook = threading.excepthook, self._in_thread
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
         return self
 
@@ -68,10 +71,17 @@ class RunLog:
         """Whether the resumed run will not write this line again."""
         return int(row["step"]) <= (self.scored if row["miou"] else self.step)
 
-    def __exit__(self, *error: object) -> None:
-        if self.board is not None:
-            self.file.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self.board is None:
+            return
+        with suppress(OSError) if kind else written_in(self.folder), closing(self.file):
             self.board.close()
+        threading.excepthook = self.hook
+
+    def _in_thread(self, said: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread hands its error on at the next line; a traceback says it twice."""
+        if type(said.thread).__name__ != "_AsyncWriterThread":
+            self.hook(said)
 
     def restart_clock(self, step: int) -> None:
         """Count images a second from now on."""

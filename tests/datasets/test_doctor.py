@@ -259,3 +259,88 @@ def test_own_folder_from_the_command_line(towns: Path, tmp_path: Path, capsys) -
     assert not (tmp_path / "out/samples.png").exists()  # no pair without fault
     (tmp_path / "names.txt").write_text("\n".join(f"class {k}" for k in range(100)))
     assert run(capsys, *words)[0] == 0
+
+
+def folder_of(root: Path, ids: tuple[int, ...] = (0, 1, 2), classes: str = "a\nb\nc") -> Path:
+    """Two images to learn from, one to score on; each its own."""
+    dice = np.random.default_rng(0)
+    for split, names in (("train", "ab"), ("val", "c")):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for name in names:
+            pixels = dice.integers(0, 256, (4, 6, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "images" / split / f"{name}.png")
+            labels = np.resize(np.array(ids, np.uint8), (4, 6))
+            Image.fromarray(labels).save(root / "labels" / split / f"{name}.png")
+    (root / "classes.txt").write_text(classes)
+    return root
+
+
+def test_an_image_in_two_splits(tmp_path: Path) -> None:
+    root = folder_of(tmp_path)
+    assert check("folder", root).healthy
+    shutil.copy(root / "images/train/b.png", root / "images/train/a.png")  # no fault in one split
+    assert check("folder", root).healthy
+    with Image.open(root / "images/train/a.png") as picture:  # the same pixels in other bytes
+        picture.save(root / "images/val/c.png", compress_level=0)
+    health = check("folder", root)
+    assert [fault.kind for fault in health.faults] == ["image in two splits"]
+    assert "val/c.png: has the pixels of" in health.text()
+    assert "train/a.png, which is in train" in health.text()
+
+
+def test_ids_that_begin_with_1(tmp_path: Path) -> None:
+    """Completing the list, as for an id too many, would shift all classes by one."""
+    root = folder_of(tmp_path / "one", ids=(1, 2, 3))
+    text = check("folder", root).text()
+    assert "0 never occurs and the largest id is 3, for 3 classes: are their ids 1..3?" in text
+    assert "say so in the list: `0 ignore`, `1 road`" in text
+    (root / "classes.txt").write_text("1 a\n2 b\n3 c")
+    assert check("folder", root).healthy
+    for ids in ((0, 1, 2, 3), (1, 2), (1, 2, 4)):
+        root = folder_of(tmp_path / str(ids), ids=ids)
+        assert "0 never occurs" not in check("folder", root).text()
+
+
+def test_images_that_a_tag_turns(tmp_path: Path) -> None:
+    root = folder_of(tmp_path)
+    for name, value in (("a", 3), ("b", 6)):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        with Image.open(root / "images/train" / f"{name}.png") as picture:
+            picture.save(root / "images/train" / f"{name}.png", exif=exif)
+    health = check("folder", root)
+    assert [fault.kind for fault in health.faults] == ["size mismatch"]
+    assert "label of 4x6 for an image of 6x4" in health.faults[0].text
+    assert "the image is turned by its EXIF tag and the label was drawn before" in (
+        health.faults[0].text)
+    note = next(note for note in health.notes if "EXIF" in note)
+    assert note.startswith("1 images are turned or mirrored by their EXIF tag, such as ")
+    assert "a.png; their masks do not tell whether" in note
+    assert health.samples[0][0].files[health.samples[0][1]][0].name == "a.png"
+
+
+def test_two_images_with_one_label_and_files_that_are_no_images(tmp_path: Path) -> None:
+    root = folder_of(tmp_path)
+    with Image.open(root / "images/train/a.png") as picture:
+        picture.save(root / "images/train/a.jpg")
+    (root / "images/train/photo.HEIC").write_bytes(b"x")
+    (root / "images/train/.hidden").write_bytes(b"x")
+    health = check("folder", root)
+    assert [fault.kind for fault in health.faults] == ["two images with one label"]
+    assert "a.png: has the name of" in health.text()
+    assert "train: 1 of .HEIC left out, read are .png .jpg .jpeg" in health.text()
+
+
+def test_no_name_can_fake_a_line(tmp_path: Path) -> None:
+    """A report that ends in `healthy` is healthy."""
+    root = folder_of(tmp_path, ids=(0, 1, 9))
+    for kind in ("images", "labels"):
+        (root / kind / "train" / "a.png").rename(
+            root / kind / "train" / "x\x1b[2J\n\nhealthy\n\udcff.png")
+    text = check("folder", root).text()
+    assert "\x1b" not in text
+    assert "healthy" not in text.splitlines()[:-1]
+    assert text.splitlines()[-1].startswith("NOT healthy")
+    assert r"x\x1b[2J\n\nhealthy\n\udcff.png" in text
+    assert check("folder", root).write(tmp_path / "out")[0].read_text()

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from setr_lite.datasets import load_dataset
-from setr_lite.datasets.feed import TRIES, Faults, Feed
+from setr_lite.datasets.feed import TRIES, Faults, Feed, loader_processes
 from setr_lite.errors import UserError
 from setr_lite.recipes import get_recipe
 
@@ -135,3 +135,16 @@ def test_no_handler_of_torch_is_left_to_raise_anywhere(town):
         assert signal.getsignal(signal.SIGCHLD) is own
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_loader_processes_are_bounded(monkeypatch):
+    """Ten thousand once started hundreds of processes to score two images."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(8), raising=False)
+    assert [loader_processes(n, 100) for n in (0, 1, 32)] == [0, 1, 32]
+    assert loader_processes(8, 2) == 2
+    with pytest.raises(UserError, match=r"train.workers=33: more .* can use; train.workers=32"):
+        loader_processes(33, 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(1), raising=False)
+    assert loader_processes(16, 100) == 16
+    with pytest.raises(UserError, match="train.workers=16 fits its 1 cores"):
+        loader_processes(10_000, 2)

@@ -26,9 +26,10 @@ from setr_lite.datasets import (
     read_image,
     read_label,
 )
-from setr_lite.datasets.folder import Folder
-from setr_lite.datasets.images import image_size
+from setr_lite.datasets.folder import Folder, read_classes
+from setr_lite.datasets.images import as_image, image_size
 from setr_lite.errors import UserError
+from setr_lite.evaluate.scores import file_ids
 from setr_lite.transforms import TrainTransform
 
 SIZE = (4, 6)
@@ -236,6 +237,15 @@ def test_pascal_context_from_its_json(tmp_path: Path) -> None:
 def test_pascal_json_damaged(tmp_path: Path, regions: list, message: str) -> None:
     with pytest.raises(UserError, match=message):
         PascalContext(pascal_json(tmp_path, regions), "train")[0]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/a.jpg", "a/b.jpg", "..", 7])
+def test_pascal_json_stays_in_its_folder(tmp_path: Path, name: str | int) -> None:
+    file = pascal_json(tmp_path, [(458, REGION)]) / "trainval_merged.json"
+    file.write_text(file.read_text().replace('"2008_000002.jpg"', json.dumps(name)))
+    with pytest.raises(UserError, match=r"not Pascal Context's trainval_merged\.json"):
+        PascalContext(tmp_path, "train")
 
 
 @pytest.mark.smoke
@@ -593,3 +603,99 @@ def test_counters_of_ranks() -> None:
     assert list(rank_counters(5, 7, 4, rank=1, world=2)) == [22, 23, 26, 27]
     with pytest.raises(UserError, match=r"train\.batch_size=6 .* 4 processes"):
         rank_counters(0, 1, 6, world=4)
+
+
+@pytest.mark.smoke
+def test_one_image_in_whatever_form(tmp_path: Path) -> None:
+    array = gradient()
+    path = save(tmp_path / "a.png", array)
+    wanted = read_image(path)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for one in (str(path), path, Image.fromarray(array), array, tensor):
+        assert torch.equal(as_image(one), wanted)
+    grey = array[:, :, 0]
+    three = torch.from_numpy(grey).expand(3, -1, -1)
+    for one in (grey, grey[:, :, None], torch.from_numpy(grey)[None], Image.fromarray(grey)):
+        assert torch.equal(as_image(one), three)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(array).save(tmp_path / "a.jpg", exif=exif)
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert torch.equal(as_image(picture), read_image(tmp_path / "a.jpg"))
+    for bad, said in (
+        (array.astype(np.float32), "type float32 is no image: values are bytes"),
+        (array.astype(np.int8), "type int8 is no image"),
+        (torch.from_numpy(array), r"a tensor of shape \(4, 6, 3\) and type uint8 is no single"),
+        (torch.zeros(2, 3, 4, 6, dtype=torch.uint8), "is no single image; give a path, a PIL"),
+        (array[None], "is no single image"), (array[:0], "is no single image"),
+        (torch.zeros(4, 6, dtype=torch.uint8), "is no single image"),
+        (None, "an image of type NoneType: give a path"), (7, "of type int"),
+        ([[1]], "of type list"), (tmp_path / "none.png", "no such file"),
+        ("", "cannot be read|no such file"),
+        (array.transpose(2, 0, 1), r"shape \(3, 4, 6\) and type uint8 is no single image"),
+    ):
+        with pytest.raises(UserError, match=said):
+            as_image(bad)
+
+
+@pytest.mark.smoke
+def test_lists_with_ids(tmp_path: Path) -> None:
+    """LoveDA's: 0 is no data, classes count from 1."""
+    root = tmp_path / "data"
+    for kind in ("images", "labels"):
+        (root / kind / "train").mkdir(parents=True)
+    save(root / "images/train/a.png", gradient())
+    ids = np.array([[0, 1, 2, 3, 7, 255]] * 4, dtype=np.uint8)
+    save(root / "labels/train/a.png", ids)
+    listing = root / "classes.txt"
+    listing.write_text("0 ignore\n1 background\n2 building\n3 road #804080\n\n7 farm land\n")
+    data = Folder(root, "train")
+    assert data.classes == ("background", "building", "road", "farm land")
+    assert data.palette[2].tolist() == [0x80, 0x40, 0x80]
+    assert data[0].label[0].tolist() == [255, 0, 1, 2, 3, 255]
+    assert file_ids(data).tolist() == [1, 2, 3, 7]
+    listing.write_text("2 building\n1 background\n3 road\n0 IGNORE")
+    with pytest.raises(UserError, match=r"label id 7 .*correct the masks, or add the id to the li"):
+        Folder(root, "train")[0]
+    listing.write_text("background\nbuilding\nroad\nfarm\n")
+    with pytest.raises(UserError, match=r"label id 7 .* `0 ignore`, `1 road`, else correct the"):
+        Folder(root, "train")[0]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("text", "message"), [
+    ("0: unlabeled\n1: person", r"line 1: '0: unlabeled' is of another program's list"),
+    ("__ignore__\n_background_", r"line 1: '__ignore__' is labelme's mark for 255, and no class"),
+    ("1 road\nsky", r"line 2: 'sky' has no id, and other lines have"),
+    ("1 road\n1 sky", r"line 1: the id 1 is listed twice"),
+    ("1 road\n2 road", r"'road' is listed twice"), ("255 road", "masks of 8 bits hold ids 0..254"),
+    ("99999999999 road", "no class|hold ids"), ("0 ignore", "lists 0 classes"),
+    ("road\x1b[31m", r"line 1: 'road\\x1b\[31m' holds control characters"),
+])  # fmt: skip
+def test_lists_of_other_programs(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_classes(tmp_path / "classes.txt")
+
+
+@pytest.mark.smoke
+def test_names_and_folders_as_people_have_them(tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        save(tmp_path / kind / "a.png", gradient() if kind == "images" else gradient()[:, :, 0])
+    (tmp_path / "classes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"images: holds the pictures themselves; put those to l"):
+        Folder(tmp_path, "train")
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "train").mkdir()
+        (tmp_path / kind / "a.png").rename(tmp_path / kind / "train" / "a.PNG")
+    save(tmp_path / "images" / "train" / "b.webp", gradient())
+    save(tmp_path / "labels" / "train" / "b.png", gradient()[:, :, 0])
+    data = Folder(tmp_path, "train")
+    assert [(image.name, label.name) for image, label in data.files] == [
+        ("a.PNG", "a.PNG"), ("b.webp", "b.png")]
+    save(tmp_path / "images" / "train" / "b.jpg", gradient())
+    with pytest.raises(UserError, match=r"b.webp: has the name of .*b.jpg, and both would have th"):
+        Folder(tmp_path, "train")
+    with pytest.raises(UserError, match=r"data.classes=FILE, to check-data as --classes FILE"):
+        read_classes(tmp_path / "none.txt")

@@ -100,3 +100,26 @@ def test_the_state_is_kept(tmp_path):
     assert torch.equal(kept["image"], batch[0])
     assert torch.equal(kept["label"], batch[1])
     assert json.loads((tmp_path / "nonfinite" / "batch_0.json").read_text()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("where", "value"), [
+    ("weight", float("nan")), ("statistic", float("inf")), ("moment", -float("inf"))])
+def test_what_an_update_leaves_is_looked_at_before_it_is_saved(where, value):
+    """The loss of the next step would tell of a weight, of the others nothing does."""
+    model = nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    gradients(model, 1.0)
+    optimizer.step()
+    nonfinite.check_saved(4, model, optimizer)
+    spoilt = {
+        "weight": model[0].weight, "statistic": model[1].running_var,
+        "moment": optimizer.state[model[0].weight]["momentum_buffer"],
+    }[where]  # fmt: skip
+    with torch.no_grad():
+        spoilt.view(-1)[-1] = value
+    with pytest.raises(nonfinite.NonFinite, match="holds NaN or infinity after step 4") as caught:
+        nonfinite.check_saved(4, model, optimizer)
+    assert caught.value.sentence().startswith("step 4: ")
+    assert "not saved as a checkpoint to go on from" in caught.value.sentence()
+    if where == "moment":
+        nonfinite.check_saved(4, model)
