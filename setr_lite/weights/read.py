@@ -148,6 +148,12 @@ def from_mmseg(
 ) -> Converted:
     """A checkpoint of mmsegmentation 0.x or 1.x, into a `SETR` of the ``mmseg`` dialect.
 
+    The model computes what mmsegmentation's does, but for three things. A table with as many rows
+    as the image has patches, and another shape (12 x 20 for 20 x 12), is resized here, and read
+    in raster order there. A size that the patch does not divide is padded and the result cropped,
+    in the loss, too; there it is squeezed, as `eval.protocol=mmseg-0.x` does. And an encoder that
+    starts without a file is drawn as the authors draw it, only neck and heads as there.
+
     Args:
         file, model, pos_embed, grid: see `from_official`.
         allow_missing_patch_bias: take zeros for a patch bias that the file lacks.

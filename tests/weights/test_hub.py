@@ -63,7 +63,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
         """What there is, and a file."""
         files = self.server.files
         name = self.path.rpartition("/")[2]
-        if self.path.startswith("/api/models/me/toy"):
+        if self.path.startswith("/api/models/me/toy/tree/"):
+            self.answer(json.dumps([
+                {"type": "file", "path": n, "size": len(files[n]), "oid": f"{i:040}"}
+                for i, n in enumerate(files)
+            ]).encode())  # fmt: skip
+        elif self.path.startswith("/api/models/me/toy"):
             self.answer(json.dumps({
                 "id": "me/toy", "sha": COMMIT, "siblings": [{"rfilename": n} for n in files],
             }).encode())  # fmt: skip
