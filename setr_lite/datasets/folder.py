@@ -134,8 +134,7 @@ def read_class_list(path: str | Path) -> ClassList:
     table = {i: IGNORE for i, row in ids.items() if explicit and row.name.lower() == "ignore"}
     kept = [row for i, row in ids.items() if i not in table]
     _check_names(path, [row.name for row in kept])
-    ids = [k if row.id is None else row.id for k, row in enumerate(kept)]
-    ignored = {row.id: IGNORE for row in rows if row.id is not None and row not in kept}
+    table |= {i: kept.index(row) for i, row in ids.items() if i not in table}
     colours = [row.colour or voc for row, voc in zip(kept, voc_palette(len(kept)), strict=True)]
     return ClassList(
         tuple(row.name for row in kept), np.array(colours, dtype=np.uint8),
@@ -179,7 +178,7 @@ def _parse_line(path: Path, number: int, line: str) -> _Line:
             f"{where} is labelme's mark for 255, and no class: delete the line, or every class"
             " would be shifted by one"
         )
-    found = re.fullmatch(r"(?:(\d{1,9})\s+)?(\S.*)", text)
+    found = re.fullmatch(r"(?:(\d{1,99})\s+)?(\S.*)", text)
     if not found or (mark and not re.fullmatch("[0-9a-fA-F]{6}", colour)):
         raise UserError(f"{where} is no class; write NAME, NAME #rrggbb or ID NAME")
     file_id = None if found[1] is None else int(found[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -19,11 +19,6 @@ from ..errors import UserError, in_short
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 """Of the names of image files, in small or capital letters."""
-
-# Pillow looks at the size that a header claims before it takes memory, but from 89 million pixels
-# on only warns, and refuses twice as many: such a file can have a few hundred bytes.
-warnings.simplefilter("error", Image.DecompressionBombWarning)
-
 
 def read_image(path: str | Path) -> Tensor:
     """(3,H,W) uint8 RGB of an image file, whatever its mode.
@@ -129,9 +124,8 @@ def _upright(pixels: np.ndarray, value: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _rgb(file: Image.Image) -> np.ndarray:
-    fresh = isinstance(file, ImageFile.ImageFile) and file.fp is not None
-    if fresh and file.format == "JPEG" and file.mode == "RGB":
+def _rgb_of_file(file: Image.Image) -> np.ndarray:
+    if isinstance(file, ImageFile.ImageFile) and (file.format, file.mode) == ("JPEG", "RGB"):
         pixels = _jpeg(file)
         if pixels is not None:
             return pixels
@@ -142,8 +136,9 @@ def _rgb(file: Image.Image) -> np.ndarray:
     if file.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255
         grey = (np.asarray(file).clip(0, 65535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    clear = "transparency" in file.info  # Pillow warns where the step by RGBA is left out
-    return np.array((file.convert("RGBA") if clear else file).convert("RGB"))
+    if "transparency" in file.info:
+        file = file.convert("RGBA")  # Pillow warns where this step is left out
+    return np.array(file.convert("RGB"))
 
 
 def _jpeg(file: ImageFile.ImageFile) -> np.ndarray | None:
@@ -155,8 +150,8 @@ def _jpeg(file: ImageFile.ImageFile) -> np.ndarray | None:
     """
     import cv2
 
-    assert isinstance(file, ImageFile.ImageFile)
-    assert file.fp is not None
+    if file.fp is None:
+        return None
     file.fp.seek(0)
     data = file.fp.read()
     if b"\xff\xd9" not in data[-16:]:  # some programs add a few bytes behind the end
@@ -218,12 +213,23 @@ def _decoded(file: Image.Image, to_array: Callable[[Image.Image], np.ndarray]) -
     return pixels if value == 1 else _upright(pixels, value)
 
 
+def _opened(stream: IO[bytes]) -> ImageFile.ImageFile:
+    """The image in a file, its head read.
+
+    Pillow looks at the size that a header claims before it takes memory, but from 89 million pixels
+    on only warns, and refuses twice as many: such a file can have a few hundred bytes.
+    """
+    with warnings.catch_warnings():  # a filter that stayed would meet other people's images
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(stream)
+
+
 def _open(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """`to_array` of the opened file. Pillow, not OpenCV: it does not keep silent about half a
     file, and leaves the indices of palette images as they are."""
     try:
         # given a name, Pillow 13 maps uncompressed TIFF into memory and turns it wrongly
-        with open(path, "rb") as stream, Image.open(stream) as file:
+        with open(path, "rb") as stream, _opened(stream) as file:
             return to_array(file)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

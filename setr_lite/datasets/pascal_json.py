@@ -55,7 +55,7 @@ def read_annotations(path: Path) -> dict[str, dict[str, Regions]]:
         phases: dict[str, dict[str, Regions]] = {}
         for image in data["images"]:
             found = images[image["image_id"]]
-            if Path(found.file_name).name != found.file_name:
+            if Path(found.file_name).name != found.file_name or found.file_name == "..":
                 raise ValueError(f"file_name {shortly(found.file_name)} is no name of a file")
             phases.setdefault(image["phase"], {})[Path(found.file_name).stem] = found
         return phases

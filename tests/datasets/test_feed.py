@@ -146,5 +146,5 @@ def test_loader_processes_are_bounded(monkeypatch):
         loader_processes(33, 2)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(1), raising=False)
     assert loader_processes(16, 100) == 16
-    with pytest.raises(UserError, match="train.workers=16 fits its 1 cores"):
+    with pytest.raises(UserError, match=r"train.workers=16 fits its 1 cores"):
         loader_processes(10_000, 2)

@@ -699,3 +699,13 @@ def test_names_and_folders_as_people_have_them(tmp_path: Path) -> None:
         Folder(tmp_path, "train")
     with pytest.raises(UserError, match=r"data.classes=FILE, to check-data as --classes FILE"):
         read_classes(tmp_path / "none.txt")
+
+
+def test_pictures_of_others_are_opened_as_before(tmp_path: Path) -> None:
+    """Importing the library leaves Python's warnings alone: only our own reader is strict."""
+    path = tmp_path / "large.png"
+    Image.new("L", (10_000, 9_500)).save(path)
+    with pytest.warns(Image.DecompressionBombWarning), Image.open(path) as file:
+        assert file.size == (10_000, 9_500)
+    with pytest.raises(UserError, match=r"claims more than \d+ pixels"):
+        read_image(path)
