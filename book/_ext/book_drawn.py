@@ -5,6 +5,7 @@
   drawing for narrow screens takes its place.
 * Every page of ``figures.map.LIT`` gets the map of SETR above its first section, with its own
   parts lit; so does the opening page, with none.
+* The chapters of ``figures.stops.STOPS`` get their part of the journey of one pixel.
 * A drawing with ``data-steps`` gets a button for each step (see ``drawn.js``).
 """
 
@@ -19,6 +20,11 @@ from typing import Any
 from docutils import nodes
 
 BOOK = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(BOOK))
+from figures.map import LIT  # noqa: E402
+from figures.stops import AGAIN, FIRST, STOPS, TITLE  # noqa: E402
+
+sys.path.remove(str(BOOK))
 DRAWN = BOOK / "figures" / "drawn"
 WIDE = re.compile(r"figures/drawn/([\w-]+)-wide\.svg$")
 STEPS = re.compile(r' data-steps="([^"]*)"')
@@ -72,11 +78,24 @@ def draw_into(app: Any, doctree: Any) -> None:
             app.env.note_dependency(str(DRAWN / Path(image["uri"]).name))
             image.replace_self(nodes.raw("", figure(found[1]), format="html"))
     page = Path(app.env.docname).name
-    lit = {OPENING: "", **app.setr_lit}.get(page)
+    lit = {OPENING: "", **LIT}.get(page)
     sections = list(doctree.findall(nodes.section))
     if lit is not None and sections:
         app.env.note_dependency(str(DRAWN / "map-wide.svg"))
         put_map(sections[0], lit)
+    put_journey(doctree, page)
+
+
+def put_journey(doctree: Any, page: str) -> None:
+    """The pixel's stops on this page, above its exercises."""
+    exercises = [s for s in doctree.findall(nodes.section) if "exercises" in s["ids"]]
+    if page in STOPS and exercises:
+        words = FIRST if page == next(iter(STOPS)) else AGAIN
+        drawings = "".join(figure(f"journey-{name}") for name in STOPS[page])
+        box = (f'<section class="setr-journey" aria-label="{TITLE}"><p>{TITLE}</p>'
+               f"<p>{words}</p>{drawings}</section>")
+        top = exercises[0]
+        top.parent.insert(top.parent.index(top), nodes.raw("", box, format="html"))
 
 
 def put_map(top: Any, lit: str) -> None:
@@ -86,11 +105,6 @@ def put_map(top: Any, lit: str) -> None:
 
 
 def setup(app: Any) -> dict[str, Any]:
-    sys.path.insert(0, str(BOOK))
-    from figures.map import LIT
-
-    sys.path.remove(str(BOOK))
-    app.setr_lit = LIT
     app.connect("doctree-read", draw_into, priority=400)
     app.add_css_file("drawn.css")
     app.add_js_file("drawn.js", loading_method="defer")

@@ -17,11 +17,13 @@ OUT = BOOK / "figures" / "drawn"
 
 def drawings() -> dict[str, str]:
     """File name -> text of each drawing, wide and narrow."""
+    from figures import journey
     from figures import map as setr_map
     from figures.schematics import SCHEMATICS
 
     made = [setr_map.draw(shape) for shape in ("wide", "narrow")]
-    made += [draw(shape) for draw in SCHEMATICS.values() for shape in ("wide", "narrow")]
+    draws = [*SCHEMATICS.values(), *journey.DRAW.values()]
+    made += [draw(shape) for draw in draws for shape in ("wide", "narrow")]
     return {f"{drawing.name}.svg": drawing.svg() for drawing in made}
 
 

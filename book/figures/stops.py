@@ -1,0 +1,22 @@
+"""Where the journey of one pixel stops: chapter -> the drawings there, and what is said with them.
+
+The build reads this table only; `journey` draws.
+"""
+
+STOPS: dict[str, tuple[str, ...]] = {
+    "01_segmentation": ("pixel",),
+    "02_patch_embedding": ("patch",),
+    "03_position": ("place",),
+    "04_encoding": ("attention", "stream"),
+    "05_naive": ("naive",),
+    "06_pup": ("pup",),
+    "07_mla": ("mla",),
+    "10_measuring": ("score",),
+}
+TITLE = "One pixel, one journey"
+FIRST = (
+    "The framed pixel lies at the right edge of a lamp post. Later chapters meet it again, as a "
+    "patch, a token, a row of attention, and what three decoders make of it. It was chosen "
+    "because they do not agree on it; another pixel has another story."
+)
+AGAIN = "The pixel of the lamp post, from chapter 1, in the trained models of ToyTown."
