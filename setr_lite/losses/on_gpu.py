@@ -71,21 +71,24 @@ class ImagesCrossEntropy(torch.autograd.Function):
         work: Work,
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
-        lazy = LazyLogits(logits.to(wide).contiguous(), size, steps)
-        rows, columns = (_matrix(lazy, axis) for axis in (0, 1))
+        lazy, slope = LazyLogits(logits, size, steps), torch.empty_like(logits)
+        rows, columns = (_matrix(lazy, axis, wide) for axis in (0, 1))
         # the last resize only is done where it is read: with one more before it, every pixel would
         # be worked out from sixteen values
         last = steps[-1] if steps else (size, size)
-        before = lazy._replace(size=last[0], steps=steps[:-1]).interpolated()
+        earlier = logits.to(wide) if len(steps) > 1 else logits
+        before = LazyLogits(earlier, last[0], steps[:-1]).interpolated()
         count = images_at_a_time(len(logits), logits.shape[1] * size[0] * size[1])
         with no_autocast(logits.device.type):
-            done = [
-                work(some, its, last[1], ignore_index, rows, columns)
-                for some, its in zip(before.split(count), label.split(count), strict=True)
-            ]
-        losses, slopes = zip(*done, strict=True)
-        ctx.save_for_backward(torch.cat(slopes).to(logits.dtype))
-        return torch.stack(losses).sum()
+            found = []
+            parts = zip(
+                before.split(count), label.split(count), slope.split(count), strict=True)
+            for some, its, place in parts:
+                loss, by_logits = work(some, its, last[1], ignore_index, rows, columns)
+                place.copy_(by_logits)
+                found.append(loss)
+        ctx.save_for_backward(slope)
+        return torch.stack(found).sum()
 
     @staticmethod
     @once_differentiable
@@ -111,16 +114,17 @@ def images_loss(
     """Summed cross-entropy of some images, and its gradient by the head's scores.
 
     Args:
-        logits: (B, K, h', w') in float32 or better, before the last resize.
+        logits: (B, K, h', w') of any floating type, before the last resize.
         label: (B, H, W) int64.
         resized: (H', W') of the last resize, which the label may cut off below and on the right.
         rows: (H, h) and
         columns: (W, w), all resizes of each axis as matrices.
 
     Returns:
-        A scalar, and (B, K, h, w), both in the type of the logits.
+        A scalar, and (B, K, h, w), both in the type of the matrices.
     """
-    full = F.interpolate(logits, size=resized, mode="bilinear")[..., : len(rows), : len(columns)]
+    wide = logits.to(rows.dtype).contiguous()
+    full = F.interpolate(wide, size=resized, mode="bilinear")[..., : len(rows), : len(columns)]
     valid = (label != ignore_index)[:, None]
     target = label[:, None].where(valid, 0)
     norm = full.logsumexp(dim=1, keepdim=True)
@@ -130,8 +134,8 @@ def images_loss(
     return loss, rows.T @ (error @ columns)
 
 
-def _matrix(lazy: LazyLogits, axis: int) -> Tensor:
+def _matrix(lazy: LazyLogits, axis: int, dtype: torch.dtype) -> Tensor:
     """(H, h) or (W, w): all resizes of an axis; what no output is mixed from takes no part."""
-    logits, inputs = lazy.logits, lazy.logits.shape[axis - 2]
-    used, matrix = weights(0, lazy.size[axis], lazy.axis(axis), logits.dtype, logits.device)
+    inputs = lazy.logits.shape[axis - 2]
+    used, matrix = weights(0, lazy.size[axis], lazy.axis(axis), dtype, lazy.logits.device)
     return F.pad(matrix, (used.start, inputs - used.stop))

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import io
 import json
+import logging
 import os
 import sys
 import traceback
@@ -167,23 +168,36 @@ def published_step(folder: Path) -> dict[str, Any]:
 def counting_bytes(work: Any, moved: list[int]) -> Any:
     """`work`, adding to `moved` the bytes that the kernels of every call read and write.
 
-    Inductor counts them when it compiles: every operand of every kernel once.
+    Inductor counts them when it compiles, every operand of every kernel once, and says so in its
+    log.
     """
-    from torch._inductor import config, metrics
+    from torch._inductor import config
 
     config.force_disable_caches = True  # what is only loaded is not counted
-    torch._logging.set_logs(inductor_metrics=True)
+    log = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    said = Remember()
+    log.addHandler(said)
     graphs: dict[Any, int] = {}
 
     def call(*arguments: Any) -> Any:
-        before = metrics.num_bytes_accessed
+        said.bytes = 0
         result = work(*arguments)
-        shape = tuple(arguments[0].shape)
-        graphs.setdefault(shape, metrics.num_bytes_accessed - before)
-        moved.append(graphs[shape])
+        moved.append(graphs.setdefault(tuple(arguments[0].shape), said.bytes))
         return result
 
     return call
+
+
+class Remember(logging.Handler):
+    """Adds up the bytes of the graphs that Inductor tells of."""
+
+    bytes = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, dict):
+            self.bytes += record.args["num_bytes_accessed"]
 
 
 def memory(folder: Path) -> dict[str, tuple[int, int]]:

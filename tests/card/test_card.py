@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 TOY = {"naive": 700, "pup": 840, "mla": 900}
 """Launches of a step of each head at toy size, a few above what it takes; the loss uncompiled."""
-PUBLISHED, OF_THE_LOSS = 2350, 400
+PUBLISHED, OF_THE_LOSS = 2300, 370
 """The same of SETR-PUP with ViT-Large, batch 16, and of its loss alone, for all five heads."""
 
 
