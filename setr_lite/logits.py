@@ -270,7 +270,9 @@ def weights(
         Which inputs are used, and (last - first, inputs) what each output takes of them. Matrices
         are kept while they take no more than `KEPT` together; nobody may write into one.
     """
-    return _kept.get(first, last, steps, dtype, device)
+    key = (first, last, steps, dtype, device)
+    # a compiler traces the calculation: what it would keep has no values
+    return _make_weights(*key) if torch.compiler.is_compiling() else _kept.get(*key)
 
 
 class _Matrices:

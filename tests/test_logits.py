@@ -128,6 +128,18 @@ def test_matrices_are_kept_by_weight(monkeypatch):
     kept.clear()
 
 
+def test_a_compiler_works_matrices_out():
+    """What it traces has sizes without numbers, which nobody can weigh, and values of no use."""
+    resize._kept.clear()
+
+    def part(first, last):
+        return 1 * weights(first, last, ((4, 12),), torch.float32, CPU)[1]
+
+    compiled = torch.compile(part, backend="eager")
+    for rows in ((0, 3), (2, 6)):
+        assert torch.equal(compiled(*rows), part(*rows))
+
+
 def test_matrices_made_for_a_prediction_serve_a_gradient():
     resize._kept.clear()
     lazy = LazyLogits.of(random_logits(1, 3, 5, 7)).resized((11, 13))
