@@ -178,7 +178,7 @@ def _parse_line(path: Path, number: int, line: str) -> _Line:
             f"{where} is labelme's mark for 255, and no class: delete the line, or every class"
             " would be shifted by one"
         )
-    found = re.fullmatch(r"(?:(\d{1,9})\s+)?(\S.*)", text)
+    found = re.fullmatch(r"(?:(\d{1,99})\s+)?(\S.*)", text)
     if not found or (mark and not re.fullmatch("[0-9a-fA-F]{6}", colour)):
         raise UserError(f"{where} is no class; write NAME, NAME #rrggbb or ID NAME")
     file_id = None if found[1] is None else int(found[1])

@@ -182,8 +182,8 @@ def read_label(path: str | Path) -> Tensor:
 def _ids(file: Image.Image) -> np.ndarray:
     if file.mode not in ("L", "P"):
         raise UserError(
-            f"{getattr(file, 'filename', 'image')}: mask of mode {file.mode}, expected 8-bit grey or palette (L or P)"
-            f" whose values are class ids; {_remedy(file)}"
+            f"{getattr(file, 'filename', 'image')}: mask of mode {file.mode}, expected 8-bit grey or"
+            f" palette (L or P) whose values are class ids; {_remedy(file)}"
         )
     return np.array(file)
 
