@@ -1,5 +1,6 @@
 """The command line: verbs end to end on the committed sample, mistakes in one line, exit code 2."""
 
+import io
 import json
 import os
 import re
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from setr_lite import checkpoint
 from setr_lite.cli import main
+from setr_lite.errors import lasting_outputs
 from setr_lite.recipes import RECIPES
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
@@ -188,3 +191,69 @@ def test_help_is_there(verb, capsys):
         main([verb, "--help"] if verb else ["--help"])
     assert caught.value.code == 0
     assert "usage: setr-lite" in capsys.readouterr().out
+
+
+class Full(io.StringIO):
+    """A disk without room, or a pipe that nobody reads, from some write on."""
+
+    def __init__(self, error, after=0):
+        super().__init__()
+        self.error, self.left = error, after
+
+    def write(self, text):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_outputs_that_cannot_be_written_stop_no_work(tmp_path, monkeypatch, capsys, after):
+    full, broken = OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe")
+    words = ["toytown", str(tmp_path / "town"), "--train=1", "--val=1", "--size=48x64"]
+    for error, code in ((full, 2), (broken, 141), (ValueError("I/O operation on closed file"), 2)):
+        monkeypatch.setattr("sys.stdout", Full(error, after))
+        assert main(["recipes"]) == code
+        said = capsys.readouterr().err
+        assert said.count("\n") == (code == 2)
+        assert code != 2 or "setr-lite recipes: standard output: " in said
+        assert "the rest of the work is done" in said or code != 2
+    for error in (full, broken):
+        monkeypatch.setattr("sys.stderr", Full(error, after))
+        assert main(["recipes", "none"]) == 2
+        assert main(words) in (0, 2, 141)
+        assert len(list((tmp_path / "town").rglob("*_leftImg8bit.png"))) == 2
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    assert main(["recipes"]) == 0
+    assert main(["recipes", "none"]) == 2
+    assert sys.stdout is None
+
+
+def test_a_training_is_saved_where_its_messages_find_no_room(tmp_path, monkeypatch):
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr("sys.stdout", Full(full))
+    monkeypatch.setattr("sys.stderr", Full(full))
+    assert main(["train", "toytown_naive", *SHORT, f"train.out={tmp_path}", "train.steps=1"]) == 2
+    assert checkpoint.read_state(tmp_path / "last")["finished"]
+
+
+def test_an_encoding_without_the_characters_spells_them_out(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    with lasting_outputs():
+        print("ü \udcff")
+    out.flush()
+    assert out.buffer.getvalue() == b"\\xfc \\udcff\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_closed_and_full_outputs_of_a_real_process():
+    """The end of Python flushes, too, and libraries in C write to numbers 1 and 2."""
+    for redirect, code in ((">/dev/full", 2), (">&- 2>&-", 0)):
+        done = subprocess.run(
+            f"{sys.executable} -m setr_lite recipes {redirect}", shell=True, capture_output=True,
+            text=True)
+        assert done.returncode == code, redirect
+        assert "Traceback" not in done.stderr
+        assert "ignored" not in done.stderr

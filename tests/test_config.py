@@ -2,7 +2,15 @@
 
 import pytest
 
-from setr_lite.config import RunConfig, settings_table
+from setr_lite.config import (
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    settings_table,
+)
 from setr_lite.errors import UserError
 from setr_lite.recipes import RECIPES, get_recipe
 
@@ -79,3 +87,25 @@ def test_json_with_unknown_keys_is_refused():
 def test_unknown_recipe_offers_the_nearest():
     with pytest.raises(UserError, match="no recipe 'toytown_pub'; did you mean 'toytown_pup'"):
         get_recipe("toytown_pub")
+
+
+@pytest.mark.parametrize(("section", "settings", "message"), [
+    (OptimConfig, {"lr": float("nan")}, "optim.lr=nan: expected a number"),
+    (OptimConfig, {"power": float("inf")}, "optim.power=inf: expected a number"),
+    (TrainConfig, {"steps": 5.5}, "train.steps=5.5: expected a whole number"),
+    (TrainConfig, {"steps": True}, "train.steps=True: expected a whole number"),
+    (TrainConfig, {"micro_batch": 2**63}, "train.micro_batch=9223372036854775808: must lie in"),
+    (TrainConfig, {"compile": 1}, "train.compile=1: expected true or false"),
+    (TrainConfig, {"out": None}, "train.out=None: expected a text"),
+    (TrainConfig, {"amp": "fp16"}, "train.amp='fp16': expected auto or off or bf16"),
+    (ModelConfig, {"drop_path": 1}, "model.drop_path=1: must lie in 0..0.99"),
+    (ModelConfig, {"img_size": 512}, "model.img_size=512: expected 2 whole numbers"),
+    (ModelConfig, {"taps": (1, 2, 3.5, 4)}, r"model.taps=\(1, 2, 3.5, 4\): expected one or more"),
+    (DataConfig, {"std": (1e-45, 1, 1)}, "data.std=1e-45: must lie in 0.001..1000000.0"),
+    (DataConfig, {"mean": (1e30, 1, 1)}, r"data.mean=1e\+30: must lie in"),
+    (EvalConfig, {"ratios": (1.0,) * 2000}, "eval.ratios: 2000 of them; give up to 64"),
+    (EvalConfig, {"ratios": (1.0, float("nan"))}, "eval.ratios=.*: expected one or more numbers"),
+])  # fmt: skip
+def test_scripts_are_checked_as_command_lines_are(section, settings, message):
+    with pytest.raises(UserError, match=message):
+        section(**settings)

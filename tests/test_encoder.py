@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from setr_lite.encoder import PRESETS, VisionTransformer, default_taps, resize_pos_embed
+from setr_lite.encoder import PRESETS, DropPath, VisionTransformer, default_taps, resize_pos_embed
 from setr_lite.errors import UserError
 
 SIZES = {"patch_size": 16, "embed_dim": 48, "depth": 4, "num_heads": 3}
@@ -126,3 +126,18 @@ def test_mistakes_are_named():
         VisionTransformer(taps=(4,), **SIZES)
     with pytest.raises(UserError, match="no whole patches of 16"):
         VisionTransformer(**SIZES)(torch.zeros(1, 3, 40, 32))
+
+
+@pytest.mark.parametrize("taps", [(3, 1), (1, 1), (-1, 2), (), (1.0, 2)])
+def test_taps_rise_from_0(taps):
+    with pytest.raises(UserError, match="give rising numbers of blocks, the first block is 0"):
+        VisionTransformer((32, 32), 16, 12, 5, 3, taps=taps)
+
+
+@pytest.mark.parametrize("rate", [1, 2, -0.1, float("nan")])
+def test_drop_path_leaves_something(rate):
+    """A rate of 1 divided by zero, and what came out was NaN."""
+    with pytest.raises(UserError, match=r"drop_path=.*: give a rate of 0 or more and below 1"):
+        DropPath(rate)
+    branch = torch.ones(1000, 1, 1)
+    assert DropPath(0.99).train()(branch).isfinite().all()

@@ -1,9 +1,12 @@
 """Heads and the whole model: published sizes, exact commutation, odd images."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD
 from setr_lite.errors import UserError
 from setr_lite.heads import UpsampleHead, upsample
 from setr_lite.model import SETR, count_parameters
@@ -165,3 +168,23 @@ def test_mistakes_are_named():
         tiny(dialect="oficial")
     with pytest.raises(UserError, match="no encoder 'toys'; did you mean 'toy'"):
         tiny(encoder="toys")
+
+
+def test_preprocess_takes_an_image_in_any_form_and_nothing_else(tmp_path):
+    """Grey images once came back as memory that nobody had written."""
+    model = SETR(3, "naive", "toy", img_size=(16, 16), channels=4).eval()
+    array = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    wanted = model.preprocess(tensor)
+    assert wanted.shape == (1, 3, 20, 30)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(wanted[0], (tensor - mean) / std)
+    for one in (str(tmp_path / "a.png"), Image.fromarray(array), array):
+        assert torch.equal(model.preprocess(one), wanted)
+    grey = array[:, :, 0]
+    assert torch.equal(model.preprocess(grey), model.preprocess(np.stack([grey] * 3, axis=2)))
+    for bad in (array.astype(float), tensor.float(), tensor[None], torch.from_numpy(array),
+                tensor.to(torch.int8), [array], None, "nowhere.png"):  # fmt: skip
+        with pytest.raises(UserError):
+            model.preprocess(bad)

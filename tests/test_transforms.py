@@ -14,7 +14,8 @@ import torch
 
 from setr_lite import transforms
 from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
-from setr_lite.transforms import Sample, TestTransform, TrainTransform
+from setr_lite.errors import UserError
+from setr_lite.transforms import Sample, TestTransform, TrainTransform, normalize
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "transforms.npz"))
 pytestmark = pytest.mark.smoke
@@ -255,3 +256,13 @@ def test_test_transform_fits_and_never_pads() -> None:
     assert TestTransform(large)(sample.image).shape == (3, 54, 72)
     # 36 * 0.51 = 18.36 is cut to 18 before the fit: 48 * 18 / 36 = 24
     assert transforms.fit_size((36, 48), transforms.scale_base(data.base_size, 0.51)) == (18, 24)
+
+
+@pytest.mark.parametrize("array", [
+    np.zeros((4, 6), np.uint8), np.zeros((4, 6, 1), np.uint8), np.zeros((4, 6, 4), np.uint8),
+    np.zeros((3, 4, 6), np.uint8), np.zeros((4, 6, 3), np.int8), np.zeros((4, 6, 3), np.float32),
+])  # fmt: skip
+def test_normalize_takes_bytes_of_three_channels(array):
+    """Of fewer it once left the others as memory that nobody had written."""
+    with pytest.raises(UserError, match=r"give \(H, W, 3\) uint8, RGB"):
+        normalize(array)

@@ -240,7 +240,7 @@ def test_pascal_json_damaged(tmp_path: Path, regions: list, message: str) -> Non
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/a.jpg", "a/b.jpg", "..", 7])
+@pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/a.jpg", "a/b.jpg", 7])
 def test_pascal_json_stays_in_its_folder(tmp_path: Path, name: str | int) -> None:
     file = pascal_json(tmp_path, [(458, REGION)]) / "trainval_merged.json"
     file.write_text(file.read_text().replace('"2008_000002.jpg"', json.dumps(name)))
@@ -376,7 +376,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, value: int, ending: str) ->
     assert image_size(path) == tuple(image.shape[1:])
     assert (image.shape[1:] == SIZE) == (value < 5)
     Image.fromarray(gradient()[:, :, 0]).save(path, exif=exif)
-    if ending in (".png", ".tif"):
+    if ending == ".png":
         assert read_label(path).shape == image.shape[1:]
 
 
@@ -669,7 +669,7 @@ def test_lists_with_ids(tmp_path: Path) -> None:
     ("1 road\nsky", r"line 2: 'sky' has no id, and other lines have"),
     ("1 road\n1 sky", r"line 1: the id 1 is listed twice"),
     ("1 road\n2 road", r"'road' is listed twice"), ("255 road", "masks of 8 bits hold ids 0..254"),
-    ("99999999999 road", "no class|hold ids"), ("0 ignore", "lists 0 classes"),
+    ("999999999999999 road", "masks of 8 bits hold ids 0..254"), ("0 ignore", "lists 0 classes"),
     ("road\x1b[31m", r"line 1: 'road\\x1b\[31m' holds control characters"),
 ])  # fmt: skip
 def test_lists_of_other_programs(tmp_path: Path, text: str, message: str) -> None:

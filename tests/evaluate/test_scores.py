@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 from processes import run_ranks
 
+from setr_lite.checkpoint import save_checkpoint
 from setr_lite.cli import main
+from setr_lite.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from setr_lite.datasets import ADE20K, CamVid, Cityscapes, PascalContext
 from setr_lite.errors import UserError
 from setr_lite.evaluate import predictor
@@ -190,3 +192,100 @@ def test_summary_of_no_pixels():
     text = summary(scores)
     assert text.startswith("mIoU -  mAcc -  aAcc -")
     assert "windows of 4x6 every 2x3" in text
+
+
+def own_data(root, names):
+    """One image of three classes; the list in the order of `names`."""
+    for kind in ("images", "labels"):
+        (root / kind / "val").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(root / "images" / "val" / "a.png")
+    Image.fromarray(pixels[:, :, 0] % 3).save(root / "labels" / "val" / "a.png")
+    (root / "classes.txt").write_text("\n".join(names))
+    return root
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Data, and a run whose checkpoint knows its classes."""
+    names = ("sky", "road", "=HYPERLINK(1)")
+    data = own_data(tmp_path / "data", names)
+    config = RunConfig(
+        model=ModelConfig(encoder="toy", head="naive", num_classes=3, img_size=(16, 16),
+                          channels=4),
+        data=DataConfig(name="folder", root=str(data), base_size=(16, 24)),
+        eval=EvalConfig(window=(16, 16), stride=(16, 16)),
+    ).override("train.device=cpu", "train.workers=0")  # fmt: skip
+    torch.manual_seed(0)
+    for name in ("last", "best"):
+        save_checkpoint(
+            tmp_path / "run" / name, SETR.from_config(config.model), config, classes=names,
+            palette=[[1, 2, 3]] * 3, state={"step": 1})
+    (tmp_path / "run" / "log.csv").write_text("log")
+    return data, tmp_path / "run"
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("place", [
+    "data/labels/val", "data/labels/val/new", "data/images/val", "link/val",
+    "run/last", "run/last/new", "run/best",
+])  # fmt: skip
+def test_predictions_stay_away_from_data_and_checkpoints(tmp_path, small, place):
+    """Named like the images, they once took the place of the ground truth."""
+    data, run = small
+    (tmp_path / "link").symlink_to(data / "labels")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"(is|lies in|holds) .*; writing there would spoil it, ch"):
+        score_checkpoint(run / "last", save_predictions=tmp_path / place)
+    assert contents(tmp_path) == before
+    score_checkpoint(run / "last", save_predictions=run / "predictions")
+    assert (run / "predictions" / "a.png").exists()
+
+
+@pytest.mark.parametrize("name", [
+    "last/model.safetensors", "last/config.json", "last/state.json", "log.csv", "link/config.json"])
+def test_scores_do_not_replace_what_they_are_of(tmp_path, small, capsys, name):
+    data, run = small
+    (run / "link").symlink_to(run / "last")
+    before = contents(run)
+    for option in ("--json", "--csv"):
+        assert main(["eval", str(run / "last"), option, str(run / name)]) == 2
+        assert "is read here; writing there would spoil it" in capsys.readouterr().err
+    assert contents(run) == before
+
+
+def test_another_order_of_classes_is_not_scored(tmp_path, small):
+    _, run = small
+    other = own_data(tmp_path / "other", ("road", "sky", "=HYPERLINK(1)"))
+    with pytest.raises(UserError, match="its class 0 is 'sky', that of folder is 'road'; a score"):
+        score_checkpoint(run / "last", [f"data.root={other}"])
+
+
+def test_spreadsheets_get_no_formulas(tmp_path, small):
+    _, run = small
+    assert main(["eval", str(run / "last"), "--csv", str(tmp_path / "a.csv")]) == 0
+    rows = list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))
+    assert [row[0] for row in rows] == [
+        "class", "sky", "road", "'=HYPERLINK(1)", "(mean)", "(all)", "(checkpoint)"]
+
+
+def test_pictures_that_differ_in_their_endings_only(tmp_path, small, capsys):
+    data, run = small
+    photos, out = tmp_path / "photos", tmp_path / "photos" / "out"
+    photos.mkdir()
+    for name in ("a.png", "a.jpg", "b.png"):
+        with Image.open(data / "images" / "val" / "a.png") as picture:
+            picture.save(photos / name)
+    for _ in range(2):  # what was written is no image the second time
+        assert main(["predict", str(run / "last"), str(photos), "--out", str(out)]) == 0
+        assert "3 pictures in" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {
+        f"{name}_{kind}.png" for name in ("a.png", "a.jpg", "b") for kind in ("labels", "overlay")}
+    assert main(["predict", str(run / "last"), str(photos), "--out", str(photos)]) == 2
+    assert "holds the images to segment; choose another folder" in capsys.readouterr().err
+    for alpha in ("-0.1", "1.5", "nan"):
+        assert main(["predict", str(run / "last"), str(photos), f"--alpha={alpha}"]) == 2
+        assert f"alpha={alpha}: an opacity lies in 0..1" in capsys.readouterr().err
