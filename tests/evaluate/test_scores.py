@@ -248,7 +248,7 @@ def test_predictions_stay_away_from_data_and_checkpoints(tmp_path, small, place)
 @pytest.mark.parametrize("name", [
     "last/model.safetensors", "last/config.json", "last/state.json", "log.csv", "link/config.json"])
 def test_scores_do_not_replace_what_they_are_of(tmp_path, small, capsys, name):
-    data, run = small
+    _, run = small
     (run / "link").symlink_to(run / "last")
     before = contents(run)
     for option in ("--json", "--csv"):
