@@ -20,12 +20,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import read_config, read_info, save_checkpoint
+from ..checkpoint import exists, own_files, read_config, read_info, save_checkpoint
 from ..config import ModelConfig, RunConfig
 from ..datasets.layouts import DATASETS
 from ..encoder import PRESETS, VisionTransformer, default_taps
 from ..errors import UserError, nearest
-from ..files import find_folder, written_beside
+from ..files import find_folder, refuse_inputs, written_beside
 from ..model import AUX_STREAMS, SETR
 from ..recipes.named import RECIPES
 from .account import Report, near, shapes
@@ -152,22 +152,24 @@ def convert(
         What was found and written, in lines to print.
 
     Raises:
-        UserError: what `identify`, `weights.read` and `weights.write` raise.
+        UserError: what `identify`, `weights.read` and `weights.write` raise; an `out` that is read
+            here, or a folder with other things in it.
     """
     if to is not None and to not in PROGRAMS:
         raise UserError(f"no program {to!r} to convert to{nearest(to, PROGRAMS)}")
-    source = find_folder(source)
+    source, out = find_folder(source), Path(out)
+    _check_place(source, out, to)
     if source.is_dir():
-        return _export_folder(Path(source), Path(out), to, aux, changed_config)
+        return _export_folder(source, out, to, aux, changed_config)
     found = identify(source, img_size=img_size, taps=taps, aux=aux, allow_pickle=allow_pickle)
     if found.kind in PLAIN:
-        return f"{found}\n{_export_vit(found, Path(out), to)}"
+        return f"{found}\n{_export_vit(found, out, to)}"
     model, report = read_setr(found, allow_missing_patch_bias)
     names = class_names(found)
     if to is None:
-        written = _save_folder(model, found, names, Path(out))
+        written = _save_folder(model, found, names, out)
     else:
-        written = _export(model.state_dict(), found.model, names, Path(out), to, changed_config)
+        written = _export(model.state_dict(), found.model, names, out, to, changed_config)
     return f"{found}\n{report}\n{written}"
 
 
@@ -182,10 +184,20 @@ def convert_vit2mmseg(
     Raises:
         UserError: what `open_weight_file` and `weights.write.vit2mmseg` raise.
     """
+    refuse_inputs(store, [pretrain])
     file = open_weight_file(pretrain, allow_pickle=allow_pickle)
     tensors, report = in_two_steps(vit2mmseg, file)
     _write(Path(store), tensors, tensors)
     return f"{report}\nwrote {store}: {len(tensors)} tensors in mmsegmentation's names"
+
+
+def _check_place(source: Path, out: Path, to: str | None) -> None:
+    """Refuse to write over what is read, and to put a folder where other things are."""
+    refuse_inputs(out, own_files(source) if source.is_dir() else [source])
+    if to is None and out.is_dir() and any(out.iterdir()) and (
+        not exists(out) or out.resolve() in source.resolve().parents
+    ):
+        raise UserError(f"{out}: is a folder with other things in it; give a new one")
 
 
 # ---- recognising ---------------------------------------------------------------------------
@@ -413,7 +425,7 @@ def _export_vit(found: Found, out: Path, to: str | None) -> str:
     writers = {"timm": to_timm, "mmseg": to_mmseg_vit}
     if to not in writers:
         raise UserError(
-            f"{found.file.path}: {found}. It has no decoder: train one with "
+            f"{found.file.path}: {str(found).splitlines()[0]}. It has no decoder: train one with "
             f"model.pretrained={found.file.path}, or write the ViT with --to timm or mmseg"
         )
     model = nn.ModuleDict({"encoder": VisionTransformer.from_preset(

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import read_config, read_info
+from ..checkpoint import own_files, read_config, read_info
 from ..errors import UserError, nearest
-from ..files import find_folder, written_beside
+from ..files import find_folder, refuse_inputs, written_beside
 from ..model import SETR
 from ..running.memory import format_bytes
 from ..running.meters import free_memory
@@ -88,12 +88,13 @@ def export_checkpoint(
         raise UserError(f"--format {format}{nearest(format, (*SUFFIXES, 'web', *PROGRAMS))}")
     if format == "onnx":
         _require("onnx", "onnxscript")
+    path = Path(out) if out else Path(checkpoint) / f"model{SUFFIXES[format]}"
+    refuse_inputs(path, own_files(checkpoint))
     model = SETR.from_pretrained(checkpoint)
     size, said = _size(model, size, dynamic)
     said += f"; its check takes at least {format_bytes(_require_memory(model, size))} of memory"
     if announce is not None:
         announce(said)
-    path = Path(out) if out else Path(checkpoint) / f"model{SUFFIXES[format]}"
     program = export_program(model, size, dynamic=dynamic)
     facts = _facts(checkpoint, model, None if dynamic else size)
     write, read = {"onnx": (_write_onnx, _read_onnx), "torch": (_write_torch, _read_torch)}[format]

@@ -148,7 +148,8 @@ def _convert(name: str, file: Path, folder: Path) -> None:
     found, recipe = identify(file), get_recipe(name)
     model = replace(found.model, taps=found.model.taps or recipe.model.taps)
     if model != replace(recipe.model, pretrained=model.pretrained):
-        raise UserError(f"{file}: is not the model of {name} but {found}")
+        raise UserError(f"{file}: is not the model of {name} but "
+                        f"{str(found).splitlines()[0]}")  # fmt: skip
     found = replace(found, model=model)
     print(found, file=sys.stderr)
     loaded, report = read_setr(found, allow_missing_patch_bias=False)

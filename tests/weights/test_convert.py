@@ -327,3 +327,38 @@ def test_a_target_that_cannot_be_written(tmp_path, capsys):
         capsys, path, tmp_path / "file" / "y.pth", "--to", "timm", "--taps", TAPS)
     assert code == 2
     assert "could not write" in err
+
+
+def test_nothing_that_is_read_or_lies_there_is_written_over(tmp_path, capsys):
+    path = exported(tmp_path, small("official", channels=256))
+    before = path.read_bytes()
+    taps = ("--taps", TAPS)
+    for words in ((path, path, *taps, "--to", "timm"), (path, tmp_path, *taps)):
+        code, _, err = run(capsys, *words)
+        assert code == 2
+        assert "which is read here" in err or "a folder with other things in it; give a new" in err
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "one.jpg").write_bytes(b"mine")
+    code, _, err = run(capsys, path, photos, *taps)
+    assert (code, err) == (2, f"setr-lite convert: {photos}: is a folder with other things in it; "
+                              "give a new one\n")  # fmt: skip
+    assert (photos / "one.jpg").read_bytes() == b"mine"
+    assert run(capsys, path, tmp_path / "folder", *taps)[0] == 0
+    inside = tmp_path / "folder" / "x.pth"
+    inside.write_bytes(before)
+    assert run(capsys, inside, tmp_path / "folder", *taps)[0] == 2
+    for name in ("model.safetensors", "config.json"):
+        kept = (tmp_path / "folder" / name).read_bytes()
+        code, _, err = run(capsys, tmp_path / "folder", tmp_path / "folder" / name, "--to", "timm")
+        assert code == 2
+        assert "which is read here; writing there would spoil it" in err
+        code = main(["export", str(tmp_path / "folder"), "--format", "mmseg", "--out",
+                     str(tmp_path / "folder" / name)])  # fmt: skip
+        assert code == 2
+        assert (tmp_path / "folder" / name).read_bytes() == kept
+    assert path.read_bytes() == inside.read_bytes() == before
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "folder"):  # a checkpoint may be replaced, by a file from elsewhere
+        inside.unlink(missing_ok=True)
+        assert run(capsys, path, tmp_path / folder, *taps)[0] == 0
