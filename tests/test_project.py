@@ -125,6 +125,7 @@ def test_the_change_log_has_its_form():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert released[0][1] == project["version"] == cited["version"]
+    assert dates[0] == str(cited["date-released"])
 
 
 @pytest.mark.parametrize("name", TEXTS)

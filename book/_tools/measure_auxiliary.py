@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from records import ROOT, RUNS, about, cores, options
+from records import ROOT, RUNS, about, cores, options, today
 
 from setr_lite import checkpoint
 from setr_lite.datasets import load_dataset
@@ -40,7 +40,7 @@ def main(words=None):
     if not (asked.town / "gtFine").is_dir():
         write_toytown(asked.town)
     file = asked.out / "results.json"
-    results = json.loads(file.read_text()) if file.exists() else begun()
+    results = json.loads(file.read_text()) if file.exists() else fresh()
     for seed in range(asked.seeds):
         for head, steps in STEPS.items():
             for aux in (True, False):
@@ -51,7 +51,7 @@ def main(words=None):
                 write(file, results)
 
 
-def begun():
+def fresh():
     facts = about("python book/_tools/measure_auxiliary.py", f"{cores()}, shared with other work")
     return facts | {"runs": []}
 
@@ -77,7 +77,7 @@ def measure(asked, head, aux, seed, steps):
     confusion = evaluate(model, streets, model.config)
     scores = confusion.to_dict(streets.classes)
     found = {
-        "date": about("")["date"], "seconds": seconds,
+        "date": today(), "seconds": seconds,
         "miou": round(scores["miou"], 5),
         "iou": {name: round(scores["classes"][name]["iou"], 4) for name in scores["averaged"]},
         "aux_miou": [round(value, 4) for value in score_auxiliary_heads(model, streets)],

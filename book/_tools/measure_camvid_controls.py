@@ -19,7 +19,6 @@ skips what is there. Cheap arms come first.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import tempfile
 import time
@@ -28,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import records
 import torch
-from measure_auxiliary import ROOT, about, write
+from measure_auxiliary import write
 from torch import Tensor, nn
 
 from setr_lite.config import RunConfig
@@ -41,7 +41,7 @@ from setr_lite.recipes import get_recipe
 from setr_lite.running.guard import Guard
 from setr_lite.train import Run, seed_everything
 
-OUT = ROOT / "data/runs/camvid_controls/results.json"
+OUT = records.ROOT / "data/runs/camvid_controls/results.json"
 DRIVE, TEST = "0006R0", 50
 CHEAP = (  # head, training images, taps; three seeds each
     ("linear", "unseen", "last"), ("linear", "seen", "last"), ("linear", "train", "four"),
@@ -60,8 +60,7 @@ ORDER = [*ROUNDS[: len(CHEAP)], ONCE[-4], *ROUNDS[len(CHEAP) :], *ONCE[:-4], *ON
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = records.options(__doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("camvid", type=Path)
     parser.add_argument("cache", type=Path)
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def fresh() -> dict[str, Any]:
     command = "OMP_NUM_THREADS=1 python book/_tools/measure_camvid_controls.py WEIGHTS CAMVID CACHE"
-    return {k: v for k, v in about().items() if k != "runs"} | {"command": command, "runs": []}
+    return records.about(command) | {"runs": []}
 
 
 def measure(options: argparse.Namespace, head: str, images: str, taps: str, seed: int
@@ -97,7 +96,7 @@ def measure(options: argparse.Namespace, head: str, images: str, taps: str, seed
             run.take_step(batch)
         found = {name: score(run, dataset) for name, dataset in tests(options.camvid).items()}
     facts = {"trained_on": count, "steps": options.steps,
-             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+             "date": records.today(),
              "cpu_seconds": round(time.process_time() - started)}
     print(head, images, taps, seed, {k: v["miou"] for k, v in found.items()}, facts, flush=True)
     return facts | {"scores": found}

@@ -23,8 +23,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import records
 import torch
-from measure_auxiliary import ROOT, STEPS, about, measure, write
+from measure_auxiliary import STEPS, measure, write
 
 from setr_lite.recipes import get_recipe
 from setr_lite.toytown import write_toytown
@@ -35,14 +36,13 @@ FEW = 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = records.options(__doc__)
     parser.add_argument("--steps", type=int, help="of every head with its losses, for a trial")
     parser.add_argument("--turns", type=int, default=15, help="of timing, each with and without")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--out", type=Path, default=ROOT / "data/runs/auxiliary")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs/equal_time")
-    parser.add_argument("--town", type=Path, default=ROOT / "toytown")
+    parser.add_argument("--out", type=Path, default=records.ROOT / "data/runs/auxiliary")
+    parser.add_argument("--runs", type=Path, default=records.ROOT / "runs/equal_time")
+    parser.add_argument("--town", type=Path, default=records.ROOT / "toytown")
     options = parser.parse_args(argv)
     if not (options.town / "gtFine").is_dir():
         write_toytown(options.town)
@@ -62,9 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def fresh() -> dict[str, Any]:
-    command = {"command": "OMP_NUM_THREADS=1 python book/_tools/measure_equal_time.py"}
-    facts = {key: value for key, value in about().items() if key != "runs"}
-    return facts | command | {"price": {}, "runs": []}
+    command = "OMP_NUM_THREADS=1 python book/_tools/measure_equal_time.py"
+    return records.about(command) | {"price": {}, "runs": []}
 
 
 def price(options: argparse.Namespace, head: str) -> dict[str, Any]:

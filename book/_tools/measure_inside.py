@@ -18,17 +18,14 @@ Intervals are 95 % bootstrap intervals over streets.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import records
 import torch
 import torch.nn.functional as F
-from measure_auxiliary import ROOT, about
 from torch import Tensor
 
 from setr_lite import SETR, ConfusionMatrix, attention_maps, segmentation_loss
@@ -37,8 +34,8 @@ from setr_lite.recipes import get_recipe
 from setr_lite.toytown import CLASSES, render_scene, scene_seed
 from setr_lite.train import seed_everything
 
-OUT = ROOT / "data/runs/inside_controls"
-MODEL = ROOT / "data/runs/toytown_pup/model"
+OUT = records.ROOT / "data/runs/inside_controls"
+MODEL = records.ROOT / "data/runs/toytown_pup/model"
 GRID, STREETS, LEARN = (12, 24), 48, 96
 PLACES = GRID[0] * GRID[1]
 KIND = torch.tensor([Cityscapes.classes.index(c.name) for c in CLASSES])
@@ -46,8 +43,7 @@ RESAMPLES = 4000
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = records.options(__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART")
     options = parser.parse_args(argv)
     torch.set_grad_enabled(False)
@@ -59,12 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_facts(file: Any, found: dict[str, Any], started: float) -> None:
-    facts = {k: v for k, v in about().items() if k != "runs"}
-    facts["command"] = f"OMP_NUM_THREADS=1 python book/_tools/measure_inside.py {file.stem}"
-    facts["date"] = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    command = f"OMP_NUM_THREADS=1 python book/_tools/measure_inside.py {file.stem}"
+    facts = records.about(command)
     facts["cpu_seconds"] = round(time.process_time() - started)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(facts | found, indent=1) + "\n")
+    records.write(file, facts | found)
     print(file.name, facts["cpu_seconds"], "s", flush=True)
 
 

@@ -17,7 +17,6 @@ intervals over streets. Started again, it skips what is there.
 
 from __future__ import annotations
 
-import datetime
 import json
 import time
 from collections.abc import Sequence
@@ -27,14 +26,14 @@ import numpy as np
 import records
 import torch
 import torch.nn.functional as F
-from measure_auxiliary import ROOT, about, write
+from measure_auxiliary import write
 from measure_inside import MODEL, counts_of, miou, street
 from torch import Tensor, nn
 
 from setr_lite import SETR
 from setr_lite.encoder import Block
 
-OUT = ROOT / "data/runs/readings/results.json"
+OUT = records.ROOT / "data/runs/readings/results.json"
 GRID, CLASSES = (12, 24), 19
 LEARN, TEST, STEPS, SEEDS = 24, 48, 400, 3
 LABELS = ("corner", "majority", "shares", "full size")
@@ -56,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def fresh() -> dict[str, Any]:
-    facts = {k: v for k, v in about().items() if k != "runs"}
-    facts["command"] = "OMP_NUM_THREADS=1 python book/_tools/measure_readings.py"
+    facts = records.about("OMP_NUM_THREADS=1 python book/_tools/measure_readings.py")
     return facts | {"learned_on": LEARN, "streets": TEST, "steps": STEPS, "runs": []}
 
 
@@ -99,7 +97,7 @@ def measure(reader: str, labels: str, seed: int, learn: Any, test: Any) -> dict[
     scores = F.interpolate(model(z), test[1].shape[-2:], mode="bilinear")
     matrices = counts_of(scores.argmax(1), test[1])
     facts = {"miou": round(100 * miou(matrices.sum(0)), 2), "interval": interval(matrices),
-             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+             "date": records.today(),
              "cpu_seconds": round(time.process_time() - started)}
     print(reader, labels, seed, facts, flush=True)
     return facts

@@ -40,10 +40,15 @@ def about(command: str, device: str = "") -> dict[str, Any]:
     """
     return {
         "command": command,
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "date": today(),
         "device": device or cores(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+
+
+def today() -> str:
+    """The date in UTC, YYYY-MM-DD."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
 def cores() -> str:

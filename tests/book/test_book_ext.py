@@ -77,8 +77,28 @@ def test_the_box_names_the_address_and_comes_once(monkeypatch, tmp_path):
     assert f"git clone --depth 1 {ADDRESS} setr" in once.cells[1].source
     assert [c.source for c in once.cells if c.cell_type == "code"] == [
         c.source for c in notebook.cells if c.cell_type == "code"]
+
+
+def test_without_an_address_the_box_says_how_to_do_without(monkeypatch, tmp_path):
+    monkeypatch.setattr(boxes, "ROOT", tmp_path)
     (tmp_path / "_config.yml").write_text('repository:\n  url: ""\n')
-    assert "ADDRESS-OF" in boxes.box(path)
+    text = boxes.box(ROOT / "book" / "intro.ipynb")
+    assert "git clone" not in text
+    assert "ADDRESS" not in text
+    assert "git archive -o setr.zip HEAD" in text
+    assert "!unzip -q setr.zip -d setr\n%cd setr/book\n%pip install -q .." in text
+
+
+def test_the_address_goes_into_the_citation(monkeypatch, tmp_path):
+    before = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert boxes.cited(before) == before, "python book/_tools/run_boxes.py"
+    monkeypatch.setattr(boxes, "ROOT", tmp_path)
+    (tmp_path / "_config.yml").write_text(f'repository:\n  url: "{ADDRESS}"\n')
+    after = boxes.cited(before)
+    assert yaml.safe_load(after) == yaml.safe_load(before) | {"repository-code": ADDRESS}
+    assert boxes.cited(after) == after
+    (tmp_path / "_config.yml").write_text('repository:\n  url: ""\n')
+    assert "repository-code" not in boxes.cited(after)
 
 
 def test_every_notebook_has_its_box():

@@ -75,6 +75,27 @@ def test_the_training_that_is_watched(tmp_path, monkeypatch):
         assert next(csv.reader(file)) == ["step", "loss"]
 
 
+STUDIES = [path for path in PROGRAMS if "\ndef fresh(" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_begins_with_what_every_record_says(path):
+    """Studies of several runs begin a file, and go on with it later."""
+    found = importlib.import_module(path.stem).fresh()
+    assert list(found)[:4] == ["command", "date", "device", "versions"]
+    assert f"python book/_tools/{path.name}" in found["command"]
+    assert found["runs"] == []
+    assert list(found)[-1] == "runs"  # their writer puts them last
+
+
+def test_the_parts_of_measure_inside_say_how_they_were_made(tmp_path):
+    tool = importlib.import_module("measure_inside")
+    tool.write_facts(tmp_path / "heads.json", {"found": 1}, 0.0)
+    found = json.loads((tmp_path / "heads.json").read_text("utf-8"))
+    assert list(found) == ["command", "date", "device", "versions", "cpu_seconds", "found"]
+    assert found["command"].endswith("measure_inside.py heads")
+
+
 def test_a_record_says_how_it_was_made(tmp_path):
     records = importlib.import_module("records")
     records.write(tmp_path / "new" / "record.json", records.about("make me") | {"found": 1})
