@@ -9,7 +9,6 @@ import contextlib
 import gc
 import io
 import json
-import logging
 import os
 import sys
 import traceback
@@ -27,7 +26,7 @@ from setr_lite.config import RunConfig
 from setr_lite.datasets import load_dataset
 from setr_lite.datasets.feed import Batch
 from setr_lite.evaluate import evaluate
-from setr_lite.losses import cross_entropy, on_gpu, segmentation_loss
+from setr_lite.losses import cross_entropy, segmentation_loss
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
 from setr_lite.running.memory import estimate_memory
@@ -158,46 +157,8 @@ def toy_steps(folder: Path) -> dict[str, Any]:
 
 def published_step(folder: Path) -> dict[str, Any]:
     """A step of SETR-PUP with ViT-Large as published, its loss in compiled kernels."""
-    run, moved = a_run("pup_ade20k_512_160k", f"train.out={folder}/none", "train.amp=bf16"), []
-    cross_entropy.compiled = lambda: counting_bytes(on_gpu.compiled(), moved)
-    found = _counted(run)
-    return found | {
-        "estimate": estimate_memory(run.config).peak, "bytes": sum(moved[-len(moved) // 3 :])}
-
-
-def counting_bytes(work: Any, moved: list[int]) -> Any:
-    """`work`, adding to `moved` the bytes that the kernels of every call read and write.
-
-    Inductor counts them when it compiles, every operand of every kernel once, and says so in its
-    log.
-    """
-    from torch._inductor import config
-
-    config.force_disable_caches = True  # what is only loaded is not counted
-    log = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    said = Remember()
-    log.addHandler(said)
-    graphs: dict[Any, int] = {}
-
-    def call(*arguments: Any) -> Any:
-        said.bytes = 0
-        result = work(*arguments)
-        moved.append(graphs.setdefault(tuple(arguments[0].shape), said.bytes))
-        return result
-
-    return call
-
-
-class Remember(logging.Handler):
-    """Adds up the bytes of the graphs that Inductor tells of."""
-
-    bytes = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.args, dict):
-            self.bytes += record.args["num_bytes_accessed"]
+    run = a_run("pup_ade20k_512_160k", f"train.out={folder}/none", "train.amp=bf16")
+    return _counted(run) | {"estimate": estimate_memory(run.config).peak}
 
 
 def memory(folder: Path) -> dict[str, tuple[int, int]]:
@@ -274,7 +235,6 @@ def ranks(folder: Path) -> dict[str, Any]:
         found[way] = one_step(run, a_batch(run.config))
         found[way]["fused"] = any("FusedAdam" in name for name in found[way]["other"])
         found[way]["device"] = torch.cuda.current_device()
-        found[way]["pieces copied"] = found[way]["copies"]
         del found[way]["other"]
     distributed.stop()
     return found
@@ -360,10 +320,21 @@ def default_device(folder: Path) -> dict[str, str]:
     return found
 
 
+def _made_numbers(step: int, model: torch.nn.Module, optimizer: Any = None) -> None:
+    """No kernel has computed what is about to be saved, and the memory may hold anything: zeros."""
+    state = {} if optimizer is None else optimizer.state_dict()["state"]
+    moments = [value for values in state.values() for value in values.values()]
+    for tensor in [*model.state_dict().values(), *moments]:
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            tensor.copy_(torch.zeros(tensor.shape))
+
+
 def several(folder: Path, *names: str) -> dict[str, Any]:
     """Some of the above in one process: to import PyTorch takes longer than most of them."""
+    train.check_saved = _made_numbers
     found = {}
     for name in names:
+        torch.set_grad_enabled(True)  # pages do without
         try:
             found[name] = globals()[name](folder)
         except Exception:

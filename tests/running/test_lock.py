@@ -112,7 +112,7 @@ def test_the_same_process_holds_a_folder_once(tmp_path):
 @pytest.mark.parametrize("content", [
     b"", b"nonsense", b"[1]", b"\xff" * 5000, b'{"process": "x"}', b'{"process": 1e400}',
     json.dumps({"process": os.getpid(), "host": socket.gethostname(), "born": "0"}).encode(),
-])  # fmt: skip
+], ids=["empty", "words", "list", "bytes", "no number", "too large", "used again"])  # fmt: skip
 @pytest.mark.parametrize("got", [True, None])
 def test_what_is_left_in_the_file_does_not_count(tmp_path, monkeypatch, content, got):
     """Also the number of a process that has it again."""
