@@ -101,6 +101,8 @@ def good_images():
     }  # fmt: skip
     sized = {(1, 1): "1x1", (1, 10_000): "1x10000", (10_000, 1): "10000x1", (2, 3): "2x3"}
     found = {name: (data, SIZE) for name, data in odd.items()}
+    for turn in range(5, 9):  # on its side: read as programs show it
+        found[f"turned {turn}.jpg"] = odd[f"turned {turn}.jpg"], SIZE[::-1]
     for (height, width), name in sized.items():
         for ending, kind in ((".png", "PNG"), (".jpg", "JPEG")):
             found[name + ending] = encoded(_sized(height, width), kind), (height, width)

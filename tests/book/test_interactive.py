@@ -358,7 +358,7 @@ def test_the_script_survives_on_one_line(tmp_path):
 
 def test_show_source_commits_the_name_and_shows_the_code():
     data, metadata = show_source(interactive.grab)._repr_mimebundle_()
-    assert data["text/plain"] == "grab in book/figures/interactive.py"
+    assert data["text/plain"] == "grab in figures/interactive.py"
     assert data["text/markdown"].startswith("```python\ndef grab(figure")
     assert metadata == {"setr_lite": {"live_only": "text/markdown"}}
 

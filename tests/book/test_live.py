@@ -538,7 +538,7 @@ def test_a_picture_of_ones_own(page, tmp_path):
     assert "nobody knows" in part(page, "ask").inner_text()
     chooser.set_input_files(tmp_path / "words.png")
     page.wait_for_function("document.querySelector('#ask').innerText.includes('no picture that')")
-    part(page, "ask").get_by_label("Street", exact=True).select_option("0")
+    part(page, "ask").get_by_role("combobox", name="Street", exact=True).select_option("0")
     settled(page, "ask")
     assert page.problems == []
 

@@ -61,7 +61,8 @@ def test_a_rate_counts_products():
 def test_amp_is_what_the_device_makes_of_it():
     config = get_recipe("toytown_pup")
     assert on_device(config, CPU).train.amp == "off"
-    assert on_device(config, torch.device("cuda")).train.amp == "bf16"
+    asked = config.override("train.amp=auto")
+    assert on_device(asked, torch.device("cuda")).train.amp == "bf16"
     asked = config.override("train.amp=bf16")
     assert on_device(asked, CPU) == asked
     assert measure_speed(config, CPU).flops == image_flops(config)
