@@ -18,6 +18,7 @@ import tempfile
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import records
 
@@ -34,6 +35,8 @@ EXAMPLES = {
     "eval": (f"{MODEL} data.root={TOWN} --images 2", 40),
     "predict": (f"{MODEL} {STREET}", 10),
     "convert": (f"{MODEL} encoder.safetensors --to timm", 10),
+    "compare": ("data/runs/toytown_pup --with data/runs/toytown_naive", 20),
+    "download": ("", 4),
     "bench": ("loss --classes 19 --size 64x64 --turns 2", 2),
     "export": (f"{MODEL} --format torch --out model.pt2", 12),
 }
@@ -59,7 +62,7 @@ def run(verb: str) -> str:
         raise RuntimeError(f"setr-lite {verb} ends with {code}: {said.getvalue()}")
     lines = printed.getvalue().splitlines()
     cut = ["..."] if len(lines) > shown else []
-    command = textwrap.wrap(f"$ setr-lite {verb} {arguments}", WIDTH - 2, break_on_hyphens=False,
+    command = textwrap.wrap(f"$ setr-lite {verb} {arguments}".rstrip(), WIDTH - 2, break_on_hyphens=False,
                             break_long_words=False, subsequent_indent="    ")
     text = [" \\\n".join(command), *(fold(line) for line in lines[:shown]), *cut]
     if verb == "toytown":  # says nothing when all is well
@@ -79,7 +82,7 @@ def fold(line: str) -> str:
 def run_all() -> dict[str, str]:
     """Verb -> the text of its example."""
     before = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SETR_HOME=folder):
         Path(folder, "data").symlink_to(ROOT / "data")
         os.chdir(folder)
         try:
