@@ -62,8 +62,9 @@ def run(verb: str) -> str:
         raise RuntimeError(f"setr-lite {verb} ends with {code}: {said.getvalue()}")
     lines = printed.getvalue().splitlines()
     cut = ["..."] if len(lines) > shown else []
-    command = textwrap.wrap(f"$ setr-lite {verb} {arguments}".rstrip(), WIDTH - 2, break_on_hyphens=False,
-                            break_long_words=False, subsequent_indent="    ")
+    command = textwrap.wrap(f"$ setr-lite {verb} {arguments}".rstrip(), WIDTH - 2,
+                            break_on_hyphens=False, break_long_words=False,
+                            subsequent_indent="    ")
     text = [" \\\n".join(command), *(fold(line) for line in lines[:shown]), *cut]
     if verb == "toytown":  # says nothing when all is well
         files = sorted(path.as_posix() for path in Path("town").rglob("*.*"))
