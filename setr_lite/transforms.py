@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -70,21 +71,15 @@ def scale_base(base_size: Size, ratio: float) -> Size:
 
 def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
     """(H,W,3) uint8 to (h,w,3), OpenCV's bilinear without antialiasing."""
-    import cv2
-
     return _resize(image, size, cv2.INTER_LINEAR)
 
 
 def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
     """(H,W) uint8 to (h,w), OpenCV's nearest neighbour: no new label appears."""
-    import cv2
-
     return _resize(label, size, cv2.INTER_NEAREST)
 
 
 def _resize(array: np.ndarray, size: Size, mode: int) -> np.ndarray:
-    import cv2
-
     if array.shape[:2] == tuple(size):
         return array
     return cv2.resize(array, (size[1], size[0]), interpolation=mode)
@@ -98,8 +93,6 @@ def resize_crop(image: np.ndarray, size: Size, box: Box) -> np.ndarray:
     between two pixels of the file. Its functions that take such a beginning (`remap`,
     `warpAffine`) round more coarsely, one grey level off in a tenth of the values.
     """
-    import cv2
-
     # A bilinear result is mixed from the pixel at ``(i + 0.5) * old / new - 0.5`` and the next.
     (height, width), (_, _, bottom, right) = image.shape[:2], box
     part = image[: math.ceil(bottom * height / size[0]) + 1]
@@ -143,8 +136,6 @@ def _draw_box(rng: np.random.Generator, size: tuple[int, ...], crop_size: Size) 
 
 
 def _varied(label: np.ndarray, cat_max_ratio: float) -> bool:
-    import cv2
-
     # not np.bincount, which makes 64-bit numbers of all pixels first
     counts = cv2.calcHist([label], [0], None, [IGNORE], [0, IGNORE]).astype(int)
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio)
@@ -192,8 +183,6 @@ def scale_bytes(values: np.ndarray, factor: float, shift: float = 0.0) -> np.nda
 
 def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     """``table[values]``, of the shape of `values`; 256 entries."""
-    import cv2
-
     return values if table is _SAME else cv2.LUT(values, table).reshape(values.shape)
 
 
@@ -212,8 +201,6 @@ def _byte_table(factor: float, shift: float) -> np.ndarray:
 
 
 def _map_hsv(rgb: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
-    import cv2
-
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
     plane = _look_up(cv2.extractChannel(hsv, channel), table)
     return cv2.cvtColor(cv2.insertChannel(plane, hsv, channel), cv2.COLOR_HSV2RGB)
@@ -227,8 +214,6 @@ def normalize(image: np.ndarray, mean: Colour | None = None, std: Colour | None 
     Raises:
         UserError: an array of another shape or type.
     """
-    import cv2
-
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(
             f"an array of shape {image.shape} and type {image.dtype}: give (H, W, 3) uint8, RGB")
@@ -284,8 +269,6 @@ def _own(array: np.ndarray, mirror: bool) -> np.ndarray:
 
     So the data set's own array stays as it is, and the large resized one can go.
     """
-    import cv2
-
     return cv2.flip(array, 1) if mirror else array.copy()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -150,8 +151,6 @@ class SegmentationDataset(Dataset[Sample]):
         Raises:
             UserError: an id that no class has.
         """
-        import cv2
-
         label = cv2.LUT(ids, self.table_of(path))
         bad = label == BAD
         if bad.any():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageFile
@@ -148,8 +149,6 @@ def _jpeg(file: ImageFile.ImageFile) -> np.ndarray | None:
     as long again to hand its pixels over. But OpenCV only warns where half of the file is missing,
     so one that does not close as a JPEG should is Pillow's.
     """
-    import cv2
-
     if file.fp is None:
         return None
     file.fp.seek(0)
