@@ -162,10 +162,6 @@ def test_page_is_quiet_and_complete(page):
     assert page.locator(".widget-subarea").count() == page.locator(WIDGETS).count()
 
 
-HEAVY = {"04_encoding", "intro", "07b_alive"}
-"""Pages that two slow cores do not open in time; an open fault, not a bound that may grow."""
-
-
 def test_figures_are_usable_soon(browser, page, path):
     if not page.locator(f"{WIDGETS}, .setr-figure").count():
         pytest.skip("nothing moves on this page")
@@ -176,10 +172,7 @@ def test_figures_are_usable_soon(browser, page, path):
         again = open_page(browser, path)
         best = min(best, again.seconds)
         again.context.close()
-    late = not (best <= USABLE)
-    if late and path.stem in HEAVY:
-        pytest.xfail("open: drawings and the live model came to this page")
-    assert not late
+    assert best <= USABLE
 
 
 def test_figures_show_at_once_and_without_scripts(browser, path):
