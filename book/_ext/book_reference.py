@@ -37,8 +37,8 @@ HELP = "<!-- command-line reference -->"
 PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`", re.M)
 EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
-WIDE_VALUE = 86  # columns of a constant's value, and its lines
-LONG_VALUE = 12
+WIDE_VALUE = 86  # columns, above which a value is shown as the source breaks it
+LONG_VALUE = 12  # lines of a value that are shown
 SECTIONS_OF_A_RUN = {
     "model": "ModelConfig", "data": "DataConfig", "loss": "LossConfig", "optim": "OptimConfig",
     "train": "TrainConfig", "eval": "EvalConfig",
@@ -226,7 +226,7 @@ def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> st
     source = (LIBRARY / f"{module.replace('.', '/')}.py").read_text("utf-8")
     if len(lines[0]) > WIDE_VALUE or len(lines) > 1:
         written = ast.get_source_segment(source, node.value, padded=True) or ""
-        lines = [line[:WIDE_VALUE] for line in cleandoc(written).splitlines()]
+        lines = cleandoc(written).splitlines()
     shown = lines[:LONG_VALUE] + ["..."] * (len(lines) > LONG_VALUE)
     return "\n".join([markdown(string_below(after), (module,)), "", "```python", *shown, "```"])
 
@@ -363,7 +363,8 @@ def command_line_reference() -> str:
 def example_of(command: str) -> str:
     """The example of ``setr-lite VERB``, as it was run."""
     path = EXAMPLES / f"{command.rpartition(' ')[2]}.txt"
-    return f"\nFor example:\n\n```text\n{path.read_text('utf-8')}```\n" if path.exists() else ""
+    start = "\nFor example:\n\n```{code-block} text\n:class: setr-output\n\n"
+    return f"{start}{path.read_text('utf-8')}```\n" if path.exists() else ""
 
 
 # --- Sphinx -------------------------------------------------------------------------------------
