@@ -286,27 +286,6 @@ HEAD_COUNTS = {  # width, head, dialect: {classes: (head, one auxiliary head)}
 }  # fmt: skip
 AUX_COUNTS = {"naive": {"official": 3, "mmseg": 3}, "pup": {"official": 4, "mmseg": 3},
               "mla": {"official": 4, "mmseg": 4}}  # fmt: skip
-MILLIONS = """
-recipe                          inference training
-naive_cityscapes_768_80k        305.73    306.54
-pup_cityscapes_768_80k          309.60    319.06
-mla_cityscapes_768_80k          310.74    310.76
-naive_ade20k_512_160k           304.45    305.36
-pup_ade20k_512_160k             308.32    317.92
-mla_ade20k_512_160k             310.03    310.18
-naive_pascal_480_80k            304.30    305.14
-pup_pascal_480_80k              308.17    317.68
-mla_pascal_480_80k              309.49    309.55
-naive_base_cityscapes_768_80k   87.62     88.23
-pup_base_cityscapes_768_80k     90.96     98.07
-mla_base_cityscapes_768_80k     92.43     92.45
-naive_cityscapes_768_80k_mmseg  305.73    306.54
-pup_cityscapes_768_80k_mmseg    309.60    318.47
-mla_cityscapes_768_80k_mmseg    310.66    310.68
-naive_ade20k_512_160k_mmseg     304.45    305.56
-pup_ade20k_512_160k_mmseg       308.32    317.29
-mla_ade20k_512_160k_mmseg       309.42    309.57
-"""
 """Sums by hand over the published layers, BatchNorm's statistics and unused layers left out."""
 
 
@@ -326,14 +305,6 @@ def test_parameters(name):
     assert count_parameters(model.head) == main_head
     assert [count_parameters(head) for head in model.aux_heads] == (
         [aux_head] * AUX_COUNTS[config.head][config.dialect])  # fmt: skip
-
-
-@pytest.mark.parametrize("row", rows(MILLIONS).values(), ids=rows(MILLIONS))
-def test_parameters_in_millions(row):
-    model = on_meta(get_recipe(row["recipe"]).model)
-    training, aux = count_parameters(model), count_parameters(model.aux_heads)
-    assert f"{(training - aux) / 1e6:.2f}" == row["inference"]
-    assert f"{training / 1e6:.2f}" == row["training"]
 
 
 def test_the_rebuilt_hybrid_is_nearly_the_papers():
