@@ -193,12 +193,17 @@ class CamVidUnseenDrive(CamVid):
     name = "camvid_unseen"
     splits: ClassVar[dict[str, str]] = {"train": "train", "val": "train"}
     folder = CamVid.name
-    unseen = "0006R0"
+    unseen: ClassVar[str] = "0006R0"
 
-    def __init__(self, root: str | Path, split: str = "train", *, strict: bool = True) -> None:
-        super().__init__(root, split, strict=strict)
-        held_out = split == "val"
-        self.files = [f for f in self.files if f[0].name.startswith(self.unseen) == held_out]
+    @classmethod
+    def list_files(cls, root: Path, split: str) -> Listing:
+        """The pairs of CamVid's train that belong to the drive, or to the other two."""
+        whole = super().list_files(root, split)
+        pairs = [
+            pair for pair in whole.pairs
+            if pair[0].name.startswith(cls.unseen) == (split == "val")
+        ]
+        return whole._replace(pairs=pairs)
 
 
 DATASETS: dict[str, type[SegmentationDataset]] = {

@@ -344,3 +344,15 @@ def test_no_name_can_fake_a_line(tmp_path: Path) -> None:
     assert text.splitlines()[-1].startswith("NOT healthy")
     assert r"x\x1b[2J\n\nhealthy\n\udcff.png" in text
     assert check("folder", root).write(tmp_path / "out")[0].read_text()
+
+
+def test_a_split_by_drive_counts_its_own_images(tmp_path, capsys):
+    for name in ("0001TP_1", "0016E5_2", "0006R0_3"):
+        for folder in ("train", "trainannot"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            grey = np.full((8, 8), len(list((tmp_path / folder).iterdir())), np.uint8)
+            Image.fromarray(grey).save(tmp_path / folder / f"{name}.png")
+    assert main(["check-data", "camvid_unseen", str(tmp_path), "--out", str(tmp_path / "r")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["train", "2", "2", "2"] in rows
+    assert ["val", "1", "1", "1"] in rows
