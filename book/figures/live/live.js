@@ -55,6 +55,14 @@
   }
 
   const first = (rgba) => Uint8Array.from({ length: rgba.length / 4 }, (_, i) => rgba[4 * i]);
+  /* One opaque pixel; an array for each would keep the page's thread busy. */
+  function paint(bytes, i, red, green, blue) {
+    bytes[4 * i] = red;
+    bytes[4 * i + 1] = green;
+    bytes[4 * i + 2] = blue;
+    bytes[4 * i + 3] = 255;
+  }
+
   const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
   const limit = (value, most) => Math.max(0, Math.min(most, value));
   const where = (patch) => `row ${Math.floor(patch / COLUMNS)}, column ${patch % COLUMNS}`;
@@ -588,7 +596,7 @@
     draw(head) {
       const answer = this.answers[head],
         image = answer.pen.createImageData(W, H);
-      answer.label.forEach((k, i) => image.data.set([...this.data.palette[k], 255], 4 * i));
+      answer.label.forEach((k, i) => paint(image.data, i, ...this.data.palette[k]));
       answer.pen.putImageData(image, 0, 0);
       answer.right = this.truth
         ? this.truth.reduce((sum, k, i) => sum + (k === answer.label[i]), 0) /
@@ -697,10 +705,7 @@
         const grey =
           (0.6 * (this.picture[4 * i] + this.picture[4 * i + 1] + this.picture[4 * i + 2])) / 3;
         const v = row ? row[Math.floor(i / W / P) * COLUMNS + Math.floor((i % W) / P)] / most : 0;
-        image.data.set(
-          [grey + v * (255 - grey), grey + v * (190 - grey), grey * (1 - v), 255],
-          4 * i,
-        );
+        paint(image.data, i, grey + v * (255 - grey), grey + v * (190 - grey), grey * (1 - v));
       }
       this.heat.pen.putImageData(image, 0, 0);
       const best = row ? row.indexOf(most) : 0;
