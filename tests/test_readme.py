@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from setr_lite.cli import main
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 RUNS = ROOT / "data" / "runs"
@@ -32,11 +34,10 @@ def lines(block):
 
 
 def shortened(command):
-    """The command with a schedule of seconds, on two processes instead of eight GPUs."""
-    words = shlex.split(command)
+    """The command's words, with a schedule of seconds, on two processes instead of eight GPUs."""
+    words = shlex.split(command.replace("--nproc_per_node=8", "--nproc_per_node=2"))
     verb = words[words.index("setr_lite" if "torchrun" in words else "setr-lite") + 1]
-    command = command.replace("--nproc_per_node=8", "--nproc_per_node=2")
-    return f"{command} {SHORT.get(verb, '')}"
+    return words + SHORT.get(verb, "").split()
 
 
 def run(command, folder):
@@ -59,13 +60,19 @@ def test_python_block(tmp_path):
 
 
 @pytest.mark.slow
-def test_command_lines(tmp_path):
-    """In their order, since each works on what the ones before it left."""
-    first, parallel = (lines(block) for block in blocks("bash"))
-    for command in [*first, *parallel]:
-        printed = run(["bash", "-c", shortened(command)], tmp_path)
+def test_command_lines(tmp_path, monkeypatch, capsys):
+    """In their order, since each works on what the ones before it left.
+
+    In this process, where PyTorch is imported already; what torchrun starts has its own.
+    """
+    monkeypatch.chdir(tmp_path)
+    alone, (together,) = (lines(block) for block in blocks("bash"))
+    for command in alone:
+        assert main(shortened(command)[1:]) == 0, command
+        printed = capsys.readouterr().out
         if " recipes" in command:
             assert "toytown_pup" in printed or "train.steps=" in printed
+    run(shortened(together), tmp_path)
     assert len(list((tmp_path / "pictures").glob("**/*_overlay.png"))) == 2
     assert (tmp_path / "runs" / "eight" / "last" / "model.safetensors").is_file()
 

@@ -1,33 +1,78 @@
-"""Draw the README's picture: a held-out street and what the committed model says about it.
+"""Draw the README's moving picture: a car goes from the road into the sky, and three models label
+every frame.
 
-    python book/_tools/cover.py       # writes data/street.png
+    python book/_tools/cover.py       # writes data/street.webp
 """
 
+import sys
+from collections.abc import Iterator
+
 import numpy as np
-from PIL import Image
-from records import ROOT, STREET_MODEL, STREETS, options
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from records import ROOT, RUNS, STREETS, options
 
-from setr_lite import SETR, Cityscapes, overlay, predict
+from setr_lite import SETR, Cityscapes
 
-ZOOM = 3
+ZOOM, GAP, STRIP = 2, 8, 26
+"""Pixels: a picture's magnification, the space between two, and the line of words above each."""
+HOLD, FRAME = 1200, 90
+"""Milliseconds of a frame where the car rests, and of one on its way."""
+INK = (110, 110, 120)
+"""Grey words on nothing, legible on white and on black."""
+HEADS = {"naive": "Naive", "pup": "PUP", "mla": "MLA"}
+
+
+def way() -> Iterator[tuple[int, int, int]]:
+    """(x, y, milliseconds): where the car's middle is, and for how long."""
+    road, sky = np.array([80, 66]), np.array([100, 20])
+    for there, back in ((road, sky), (sky, road)):
+        yield (*there, HOLD)
+        for t in np.linspace(0, 1, 14)[1:-1]:
+            yield (*np.round(there + (back - there) * t * t * (3 - 2 * t)).astype(int), FRAME)
+
+
+def tile(picture: np.ndarray, words: str) -> np.ndarray:
+    """A picture (H, W, 3) enlarged, with words above it, (H', W', 4)."""
+    large = picture.repeat(ZOOM, 0).repeat(ZOOM, 1)
+    strip = Image.new("RGBA", (large.shape[1], STRIP), (*INK, 0))
+    ImageDraw.Draw(strip).text((1, 3), words, INK, ImageFont.load_default(15))
+    return np.vstack([np.asarray(strip), np.pad(large, [(0, 0), (0, 0), (0, 1)],
+                                                constant_values=255)])  # fmt: skip
+
+
+def frames() -> Iterator[tuple[Image.Image, int]]:
+    sys.path.insert(0, str(ROOT / "book"))
+    from figures.live.layout import place, stamps
+
+    models = {head: SETR.from_pretrained(RUNS / f"toytown_{head}" / "model") for head in HEADS}
+    streets = Cityscapes(STREETS, "val")
+    street, car = streets[0].image.permute(1, 2, 0).numpy(), stamps()[0]
+    for x, y, wait in way():
+        picture, seen = place(street, car, x, y)
+        tiles = [tile(picture, "what you draw")]
+        for head, model in models.items():
+            with torch.no_grad():
+                label = model(model.preprocess(picture)).label()[0].numpy()
+            share = (label[seen] == streets.classes.index("car")).mean()
+            tiles.append(tile(streets.palette[label], f"SETR-{HEADS[head]}: {share:.0%} car"))
+        yield sheet(tiles), wait
+
+
+def sheet(tiles: list[np.ndarray]) -> Image.Image:
+    """Four tiles, two by two."""
+    beside, below = [(0, 0), (0, GAP), (0, 0)], [(0, GAP), (0, 0), (0, 0)]
+    rows = [np.hstack([np.pad(a, beside), b]) for a, b in (tiles[:2], tiles[2:])]
+    return Image.fromarray(np.vstack([np.pad(rows[0], below), rows[1]]))
 
 
 def main(words=None):
     options(__doc__).parse_args(words)
-    model, streets = SETR.from_pretrained(STREET_MODEL), Cityscapes(STREETS, "val")
-    street = streets[3]
-    label = predict(model.logits, model.preprocess(street.image), size=street.label.shape)
-    painted = np.asarray(overlay(street.image, label, streets.palette, alpha=0.65))
-    save(street.image.permute(1, 2, 0).numpy(), painted)
-
-
-def save(left, right):
-    """Two pictures (H, W, 3) side by side, in 256 colours."""
-    gap = np.full((len(left), 2, 3), 255, np.uint8)
-    pixels = np.concatenate([left, gap, right], axis=1).repeat(ZOOM, 0).repeat(ZOOM, 1)
-    few = Image.fromarray(pixels).quantize(
-        256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    few.save(ROOT / "data" / "street.png", optimize=True)
+    pictures, waits = zip(*frames(), strict=True)
+    pictures[0].save(
+        ROOT / "data" / "street.webp", save_all=True, append_images=pictures[1:],
+        duration=list(waits), loop=0, lossless=True, quality=100, method=6, minimize_size=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

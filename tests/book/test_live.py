@@ -6,6 +6,7 @@ Needs Chromium; the built book is not needed, since what it would hold is laid o
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import re
 import time
@@ -199,9 +200,14 @@ def compare(page, head, streets=12, plain=False, changes=()):
 # --- the engine -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def every_street(bare):
+    return functools.cache(functools.partial(compare, bare))
+
+
 @pytest.mark.parametrize("head", HEADS)
-def test_engine_equals_pytorch(bare, head):
-    found = compare(bare, head)
+def test_engine_equals_pytorch(every_street, head):
+    found = every_street(head)
     assert found["logits"] <= LOGITS
     assert found["attention"] <= ATTENTION
     assert found["equal"] >= LABELS
@@ -222,12 +228,10 @@ def test_a_planted_mistake_is_seen(bare, name):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_forward_pass_is_short(bare, head):
-    times = []
-    for _ in range(5):
-        times += compare(bare, head, streets=4)["ms"]
-        if min(times) <= FORWARD:
-            break
+def test_a_forward_pass_is_short(bare, every_street, head):
+    times = every_street(head)["ms"]
+    while min(times) > FORWARD and len(times) < 20:
+        times = times + compare(bare, head, streets=4)["ms"]
     assert min(times) <= FORWARD
 
 
