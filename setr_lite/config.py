@@ -151,7 +151,7 @@ class LossConfig:
     """Cross-entropy of the main head and the auxiliary heads."""
 
     aux_weight: float = 0.4
-    """Weight of each auxiliary loss (paper, section 4.1)."""
+    """Weight of each auxiliary loss (published configurations)."""
     normalize: Literal["all", "valid"] = "all"
     """Divide by all pixels (as the published code does) or by those not ignored."""
 

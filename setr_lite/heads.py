@@ -111,7 +111,7 @@ class UpsampleHead(Head):
 
 
 class NaiveHead(UpsampleHead):
-    """SETR-Naive: one 1x1 unit and the classifier (section 3.3.1).
+    """SETR-Naive: one 1x1 unit and the classifier (section 3.3, decoder 1).
 
     ``official`` leaves all of the upsampling to the final resize, one step of 16x; ``mmseg``
     takes 4x here and 4x there, which is not the same function.
@@ -142,7 +142,7 @@ class LinearHead(Head):
 
 
 class PUPHead(UpsampleHead):
-    """SETR-PUP, progressive upsampling: 3x3 units with 2x steps between (section 3.3.2).
+    """SETR-PUP, progressive upsampling: 3x3 units with 2x steps between (section 3.3, decoder 2).
 
     The published head has four units for patches of 16 pixels. `stages` units stand for patches
     of ``2**stages`` pixels; the last 2x step is left to the final resize.
@@ -194,7 +194,7 @@ class MultiLevelAggregation(nn.Module):
     """The neck of SETR-MLA: four depths of the encoder, added from deep to shallow.
 
     Each stream is normed and projected (1x1), the running sum starts at the deepest, and a 3x3
-    unit smooths each sum (section 3.3.3; figure 1c). The convolutions have no bias.
+    unit smooths each sum (section 3.3, decoder 3; figure 1c). The convolutions have no bias.
     """
 
     def __init__(self, in_channels: int, channels: int, streams: int = 4) -> None:
@@ -212,7 +212,7 @@ class MultiLevelAggregation(nn.Module):
 
 
 class MLAHead(Head):
-    """SETR-MLA: two 3x3 units on each stream, 4x, concatenation, classifier (section 3.3.3).
+    """SETR-MLA: two 3x3 units a stream, 4x, concatenation, classifier (section 3.3, decoder 3).
 
     ``official`` resizes with align_corners=True and classifies with a 3x3 convolution;
     ``mmseg`` resizes without and classifies 1x1, which therefore can come before the resize, its

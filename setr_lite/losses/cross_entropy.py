@@ -52,7 +52,7 @@ def segmentation_loss(
     Args:
         output: what the model has said of the images.
         label: (B, H, W) uint8 or int64, class ids 0..K-1 or `ignore_index`.
-        aux_weight: 0.4 in the paper (section 4.1) and in the published configurations.
+        aux_weight: 0.4 in the published configurations; the paper names none.
         normalize: what the sum over pixels is divided by; see the module's text.
         ignore_index: id of pixels that have no class.
         divisor: replaces the divisor of `label`. A batch that is worked through in parts, whose

@@ -5,7 +5,8 @@ windows) is in `recipes`, which makes a `RunConfig` of each row.
 
 Sources: the paper (arXiv 2012.15840), the authors' repository (github.com/fudan-zvg/SETR, its
 README and ``configs/SETR``) and mmsegmentation (``configs/setr``, the same in 0.30 and 1.2).
-mIoU in percent on the validation set; 8 V100 cards with 32 GB trained all of them.
+mIoU in percent on the validation set. The authors trained on 8 V100 cards with 32 GB (their
+issue 47), mmsegmentation on 8 V100.
 """
 
 from __future__ import annotations
@@ -130,10 +131,12 @@ class Published:
         if self.config:
             return f"mmsegmentation, {self.config}"
         task = self.task
+        # table 2 of the paper has the single scale only, table 6 the rest
+        table = "tables 2 and 6" if task.table == 2 and self.miou_ms else f"table {task.table}"
         if self in PAPER:
-            return f"paper, table {task.table}; no config was published, so this is rebuilt"
+            return f"paper, {table}; no config was published, so this is rebuilt"
         variant = {"large": "", "base": "_Base", "deit": "_DeiT"}[self.variant]
-        paper = f"paper, table {task.table}, and " if self.batch == task.batch else ""
+        paper = f"paper, {table}, and " if self.batch == task.batch else ""
         return (
             f"{paper}authors' README; SETR_{HEADS[self.head]}{variant}_{task.crop}x{task.crop}_"
             f"{self.thousands}k_{task.dataset}_bs_{self.batch}.py"
@@ -326,7 +329,7 @@ NOTES = (
      "paper describes six ratios, 0.5 to 1.75."),
     ("pup_ade20k_512_160k", "mIoU: README 48.62, paper 48.58."),
     ("mla_ade20k_512_160k_b8",
-     "mIoU: 48.27 in the first README, 47.79 now, not in the paper. A user measured 47.91 with "
+     "mIoU: first 48.27 in the README, 47.79 now, not in the paper. A user measured 47.91 with "
      "the multi-scale config where 50.03 is claimed (SETR issue 52)."),
     ("pup_deit_ade20k_512_160k", "mIoU: README and paper's table 4 46.34, its table 3 46.24."),
     ("*_deit_ade20k*", "The paper's table 3 calls this encoder T-Large; it is T-Base."),
@@ -351,10 +354,10 @@ NOTES = (
     ("pup_random*", "Rebuilt: SETR-PUP from random weights, 36 points below the pretrained one."),
     ("hybrid_*",
      "Rebuilt: the paper says that a ResNet-50 at output stride 16 feeds T-Base with the Naive "
-     "decoder, counts 112.59 M parameters, and names neither the ResNet's weights nor learning "
-     "rate nor the blocks of the auxiliary heads; here the first are torchvision's, the others "
-     "SETR-Naive-Base's. It has 112.11 M parameters, 112.72 M with the auxiliary heads. The "
-     "authors' hybrid class does not run."),
+     "decoder, that the ResNet starts from ImageNet-1k weights, counts 112.59 M parameters, and "
+     "names neither these weights' file nor the blocks of the auxiliary heads; here the first is "
+     "torchvision's, the others are SETR-Naive-Base's. It has 112.11 M parameters, 112.72 M with "
+     "the auxiliary heads. The authors' hybrid class does not run."),
     ("*_mmseg",
      "mmsegmentation 1.x drops the bias of the patch projection from these weights without a "
      "word: a user measured 44.28 where 48.24 is published (SETR-PUP on ADE20K, mmsegmentation "
