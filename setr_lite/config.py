@@ -85,9 +85,9 @@ class ModelConfig:
     img_size: Size = (512, 512)
     """Size whose grid the position table has; other sizes resize the table."""
     odd: Literal["crop", "squeeze"] = "crop"
-    """What undoes the padding of sizes that the patch does not divide, in the loss, too: cut it off,
-    or press the padded map into the image's size, as mmsegmentation does. A named `eval.protocol`
-    has its own way."""
+    """What undoes the padding of sizes that the patch does not divide: cut it off, or press the
+    padded map into the image's size, as mmsegmentation does. Holds for the loss, too; a named
+    `eval.protocol` has its own way."""
     channels: int = 256
     """Width of the heads and of the MLA neck."""
     taps: tuple[int, ...] | None = None

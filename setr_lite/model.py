@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,10 @@ from .heads import (
 )
 from .logits import Odd, SETROutput
 from .timm_encoder import HYBRIDS, PREFIX, SIZES, HybridTransformer, TimmEncoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
 
 
 class SETR(nn.Module):
@@ -209,6 +213,52 @@ class SETR(nn.Module):
         plain = DataConfig(base_size=_short_long(image))
         data = self.config.test_data() if self.config else plain
         return TestTransform(self.normalization(data))(image)[None].to(self.device)
+
+    @overload
+    def predict(
+        self, image: list[Any] | tuple[Any, ...], *, probabilities: bool = ...,
+        config: RunConfig | None = ...,
+    ) -> list[Tensor]: ...
+    @overload
+    def predict(
+        self, image: str | Path | Image | np.ndarray | Tensor, *, probabilities: bool = ...,
+        config: RunConfig | None = ...,
+    ) -> Tensor: ...
+    def predict(
+        self, image: Any, *, probabilities: bool = False, config: RunConfig | None = None
+    ) -> Tensor | list[Tensor]:
+        """The class of every pixel of an image, or of several.
+
+        A model from a checkpoint predicts as it was evaluated: protocol, windows, size,
+        normalisation and precision of its run, ``model.config``. One without, such as `SETR` builds
+        it, takes the image at its own size, through windows of the size that its position table is
+        for, every two thirds of it (as published), normalised for its encoder.
+
+        Args:
+            image: a path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor
+                (3, H, W), RGB; a list of these, of any sizes; or a batch, an array (B, H, W, 3) or
+                a tensor (B, 3, H, W).
+            probabilities: return them instead, float32, K x H x W x 4 bytes each.
+            config: a run to take instead of the model's own, such as
+                ``model.config.override("eval.protocol=official+ms")``.
+
+        Returns:
+            (H, W) on the CPU, uint8 for up to 256 classes, else int64; or (K, H, W), whose K sum to
+            1. A list for a list, (B, ...) for a batch. `predict_images` streams more images than
+            memory holds.
+
+        Raises:
+            UserError: anything else for an image, or a file that cannot be read.
+        """
+        from . import predict_images  # by its public name: it lies further up
+
+        several, batch = isinstance(image, list | tuple), getattr(image, "ndim", 0) == 4
+        found = list(predict_images(
+            self, image if several or batch else [image], probabilities=probabilities,
+            config=config))
+        if batch:
+            return torch.stack(found)
+        return found if several else found[0]
 
     def normalization(self, data: DataConfig) -> DataConfig:
         """`data` with the encoder's own mean and standard deviation where it says None."""
