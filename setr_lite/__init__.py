@@ -15,6 +15,7 @@ _HOMES = {
     "config": ["RunConfig"],
     "datasets": ["ADE20K", "CamVid", "Cityscapes", "PascalContext", "load_dataset", "read_image"],
     "errors": ["UserError"],
+    "evaluate.predictions": ["predict_images"],
     "inside.attention": ["attention_maps"],
     "inference": ["Window", "multi_scale_probabilities", "predict", "sliding_window"],
     "logits": ["SETROutput"],

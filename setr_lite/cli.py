@@ -183,13 +183,19 @@ def run_eval(options: argparse.Namespace) -> None:
 
 def run_predict(options: argparse.Namespace) -> None:
     """Segment image files."""
-    from .evaluate.loop import predict_files
+    from .evaluate.files import predict_files, summary
 
-    written = predict_files(
-        options.checkpoint, options.images, options.out, settings=options.settings,
-        alpha=options.alpha,
+    settings = [word for word in options.images if _is_setting(word)]
+    done = predict_files(
+        options.checkpoint, [word for word in options.images if word not in settings],
+        options.out, settings=[*settings, *options.settings], alpha=options.alpha,
     )
-    print(f"{written} picture{'s' * (written != 1)} in {printable(options.out)}")
+    print(printable(summary(done, options.out)))
+
+
+def _is_setting(word: str) -> bool:
+    """Among names of files; ``a=b.jpg`` is a file if it is there."""
+    return "=" in word and not os.path.exists(word)
 
 
 def run_compare(options: argparse.Namespace) -> None:
@@ -223,7 +229,7 @@ def run_convert(options: argparse.Namespace) -> None:
         raise UserError(f"one argument too many: {options.store}; give SOURCE OUT")
     print(convert(
         options.source, options.out, to=options.to, img_size=options.img_size, taps=options.taps,
-        aux=not options.no_aux, changed_config=options.changed_config,
+        num_heads=options.num_heads, aux=not options.no_aux, changed_config=options.changed_config,
         allow_missing_patch_bias=options.zero_patch_bias, allow_pickle=options.unsafe_pickle,
     ))
 
@@ -330,10 +336,15 @@ def _parser() -> argparse.ArgumentParser:
         "--save-predictions", default="", metavar="DIR",
         help="write a label file per image, with the ids the data set's server wants")
 
-    verb = _verb(verbs, "predict", run_predict, "segment an image file or a folder of them")
+    verb = _verb(
+        verbs, "predict", run_predict,
+        "segment image files, or folders of them: class ids, colours, and an overlay with a legend")
     verb.add_argument("checkpoint", help="checkpoint folder")
-    verb.add_argument("images", help="image file, or a folder of .png .jpg .jpeg .bmp .webp")
-    _add_settings(verb)
+    verb.add_argument(
+        "images", nargs="+", metavar="IMAGE",
+        help="image files and folders of them; section.key=value among them changes a setting, "
+        "such as eval.flip=true")
+    verb.set_defaults(settings=[])
     verb.add_argument("--out", default="pictures", help="folder to write (default pictures)")
     verb.add_argument("--alpha", type=float, default=0.5, help="opacity of the overlay's colours")
 
@@ -397,6 +408,9 @@ def _add_convert(verbs: Verbs) -> None:
     verb.add_argument(
         "--taps", type=_taps, metavar="A,B,C,D",
         help="blocks that the heads read, the first is 0 (default: as published)")
+    verb.add_argument(
+        "--num-heads", type=int, metavar="N",
+        help="attention heads of an encoder that is no preset, which no file tells")
     verb.add_argument("--no-aux", action="store_true", help="leave the auxiliary heads out")
     verb.add_argument(
         "--changed-config", action="store_true",

@@ -40,6 +40,9 @@ MOST_PIXELS = 1 << 27
 """Of a crop or a resized image; 1.5 GiB as float32."""
 MOST_RATIOS = 64
 """Of an image whose predictions are averaged; published protocols have six."""
+MOST_IN_ENCODER = {
+    "patch_size": 256, "embed_dim": 16_384, "depth": 1024, "num_heads": 1024, "mlp_ratio": 64}
+"""Of the sizes of an encoder, far above the largest that was ever published."""
 LARGEST_NUMBER = 1 << 62
 """Of a setting that is a whole number; PyTorch counts with 64 bits."""
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -66,8 +69,25 @@ class ModelConfig:
     """Whose details the heads follow: the authors' code or mmsegmentation's."""
     num_classes: int = 150
     """Number of outputs, without the ignored label."""
+    patch_size: int | None = None
+    """Side of a patch in pixels; None, here and in the next four, keeps the encoder's own."""
+    embed_dim: int | None = None
+    """Width of a token."""
+    depth: int | None = None
+    """Number of blocks."""
+    num_heads: int | None = None
+    """Attention heads of a block; must divide the width."""
+    mlp_ratio: float | None = None
+    """Hidden width of a block's MLP in units of the token's."""
+    patch_bias: bool = True
+    """The patch projection adds a bias, as the paper's and timm's do; mmsegmentation 1.x has none
+    (``patch_bias=False`` in its configs). Presets only."""
     img_size: Size = (512, 512)
     """Size whose grid the position table has; other sizes resize the table."""
+    odd: Literal["crop", "squeeze"] = "crop"
+    """What undoes the padding of sizes that the patch does not divide: cut it off, or press the
+    padded map into the image's size, as mmsegmentation does. Holds for the loss, too; a named
+    `eval.protocol` has its own way."""
     channels: int = 256
     """Width of the heads and of the MLA neck."""
     taps: tuple[int, ...] | None = None
@@ -90,6 +110,9 @@ class ModelConfig:
         _check_types("model", self)
         _within("model.num_classes", self.num_classes, 1, 65_535)
         _within("model.channels", self.channels, 2, 4096)
+        for key, most in MOST_IN_ENCODER.items():
+            value = getattr(self, key)
+            _within(f"model.{key}", 1 if value is None else value, 1, most)
         _within("model.aux_units", self.aux_units or 1, 1, 64)
         _within("model.drop_path", self.drop_path, 0, 0.99)
         for side in self.img_size:

@@ -116,10 +116,11 @@ class PatchEmbed(nn.Module):
     A convolution whose stride is its kernel size: every patch is multiplied by the same matrix.
     """
 
-    def __init__(self, patch_size: int, embed_dim: int) -> None:
+    def __init__(self, patch_size: int, embed_dim: int, bias: bool = True) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(
+            3, embed_dim, kernel_size=patch_size, stride=patch_size, bias=bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, N, C), patches in reading order."""
@@ -213,9 +214,11 @@ class VisionTransformer(nn.Module):
             them (MLA), as the published models do. It is never part of the output.
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
         init_std: of the linear layers' first weights, a truncated normal; 0.02 as published.
+        patch_bias: the patch projection adds a bias; mmsegmentation 1.x leaves it out.
 
     Raises:
-        UserError: a tap that the encoder does not have, or `embed_dim` not divisible.
+        UserError: a tap that the encoder does not have, a size below 1, or an `embed_dim` that
+            `num_heads` does not divide.
     """
 
     mean: Colour = IMAGENET_MEAN
@@ -235,16 +238,21 @@ class VisionTransformer(nn.Module):
         keep_class_token: bool = True,
         drop_path: float = 0.0,
         init_std: float = 0.02,
+        patch_bias: bool = True,
     ) -> None:
         super().__init__()
         self.taps = tuple(taps) if taps is not None else (depth - 1,)
         check_taps(self.taps, depth)
+        if min(patch_size, embed_dim, num_heads, mlp_ratio) <= 0:
+            raise UserError(
+                f"patch_size {patch_size}, embed_dim {embed_dim}, num_heads {num_heads}, mlp_ratio "
+                f"{mlp_ratio}: give numbers above 0")
         if embed_dim % num_heads:
             raise UserError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         self.patch_size, self.embed_dim, self.keep_class_token = (
             patch_size, embed_dim, keep_class_token)
         self.grid = (math.ceil(img_size[0] / patch_size), math.ceil(img_size[1] / patch_size))
-        self.patch_embed: nn.Module = PatchEmbed(patch_size, embed_dim)
+        self.patch_embed: nn.Module = PatchEmbed(patch_size, embed_dim, patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], embed_dim))
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]

@@ -185,11 +185,13 @@ class SETROutput(NamedTuple):
     """Of the main head, over the padded image, with the bilinear step that ends the head, if one
     does, still to be done."""
     aux: tuple[LazyLogits, ...]
-    """The same of each auxiliary head, shallow to deep; empty outside training."""
+    """The same of each auxiliary head, shallow to deep; outside training of none unless asked."""
     size: Size
     """(H, W) of the image."""
     padded: Size
     """(H', W') after padding to whole patches."""
+    odd: Odd = "crop"
+    """What undoes the padding, unless a call says otherwise."""
 
     @property
     def scores(self) -> Tensor:
@@ -211,11 +213,11 @@ class SETROutput(NamedTuple):
         """The same of each auxiliary head."""
         return tuple(lazy.interpolated() for lazy in self.aux)
 
-    def full(self, odd: Odd = "crop") -> Tensor:
-        """(B, K, H, W): the main logits at the image's size; see `Odd`."""
+    def full(self, odd: Odd | None = None) -> Tensor:
+        """(B, K, H, W): the main logits at the image's size; None takes `self.odd`."""
         return self.lazy(odd).full()
 
-    def label(self, odd: Odd = "crop") -> Tensor:
+    def label(self, odd: Odd | None = None) -> Tensor:
         """(B, H, W), the class of the largest logit: ``full(odd).argmax(1)`` strip by strip.
 
         Takes less time, and the memory of a strip instead of K full-size maps. uint8 for up to
@@ -223,19 +225,20 @@ class SETROutput(NamedTuple):
         """
         return self.lazy(odd).label()
 
-    def lazy(self, odd: Odd = "crop") -> LazyLogits:
+    def lazy(self, odd: Odd | None = None) -> LazyLogits:
         """The main logits with the resizes that `full` does, not done yet."""
-        if odd == "crop":
-            return self._to_image(self.main)
-        twice = self.main.size[0] * 2 == self.padded[0]
+        odd = odd or self.odd
+        twice = odd == "squeeze" and self.main.size[0] * 2 == self.padded[0]
         # mmsegmentation's PUP, too, takes its last 2x step on the padded grid
-        return (self.main.resized(self.padded) if twice else self.main).resized(self.size)
+        return self._to_image(self.main.resized(self.padded) if twice else self.main, odd)
 
     def heads(self) -> tuple[LazyLogits, ...]:
         """The logits of every head at the image's size, the main one's first, not resized yet."""
-        return tuple(map(self._to_image, (self.main, *self.aux)))
+        return (self.lazy(), *(self._to_image(lazy, self.odd) for lazy in self.aux))
 
-    def _to_image(self, lazy: LazyLogits) -> LazyLogits:
+    def _to_image(self, lazy: LazyLogits, odd: Odd) -> LazyLogits:
+        if odd == "squeeze":
+            return lazy.resized(self.size)
         return lazy.resized(self.padded).cropped(self.size)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,12 @@ from .heads import (
     PUPHead,
     init_like_mmseg,
 )
-from .logits import SETROutput
-from .timm_encoder import HYBRIDS, PREFIX, HybridTransformer, TimmEncoder
+from .logits import Odd, SETROutput
+from .timm_encoder import HYBRIDS, PREFIX, SIZES, HybridTransformer, TimmEncoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
 
 
 class SETR(nn.Module):
@@ -49,7 +53,11 @@ class SETR(nn.Module):
         encoder: a key of `encoder.PRESETS`, ``hybrid_base``, or ``timm:NAME``, any plain ViT of
             timm, which brings its own patch size.
         dialect: ``official`` or ``mmseg``, see `heads`.
+        patch_size, embed_dim, depth, num_heads, mlp_ratio: sizes of the encoder, see
+            `encoder.VisionTransformer`; None keeps its own.
+        patch_bias: the patch projection of a preset adds a bias.
         img_size: (H, W) whose grid the position table has.
+        odd: what undoes the padding of odd sizes, ``crop`` or ``squeeze``, see `logits.Odd`.
         channels: width of head and neck.
         taps: four 0-based blocks to read; None takes `encoder.default_taps`.
         aux: build auxiliary heads.
@@ -57,7 +65,8 @@ class SETR(nn.Module):
         drop_path: stochastic depth rate.
 
     Raises:
-        UserError: an unknown name, or taps the encoder does not have.
+        UserError: an unknown name, sizes that the encoder cannot have, or taps that it does not
+            have.
     """
 
     def __init__(
@@ -67,7 +76,14 @@ class SETR(nn.Module):
         encoder: str = "vit_large_patch16",
         *,
         dialect: str = "official",
+        patch_size: int | None = None,
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        mlp_ratio: float | None = None,
+        patch_bias: bool = True,
         img_size: Size = (512, 512),
+        odd: Odd = "crop",
         channels: int = 256,
         taps: tuple[int, ...] | None = None,
         aux: bool = True,
@@ -77,12 +93,16 @@ class SETR(nn.Module):
         super().__init__()
         _check_name("head", head, ("naive", "pup", "mla", "linear"))
         _check_name("dialect", dialect, ("official", "mmseg"))
+        _check_name("odd", odd, ("crop", "squeeze"))
+        self.odd: Odd = odd
         # of the run that trained it, see `from_pretrained`
         self.config: RunConfig | None = None
         self.classes: tuple[str, ...] = ()
         self.palette: tuple[tuple[int, int, int], ...] = ()
+        sizes = zip(SIZES, (patch_size, embed_dim, depth, num_heads, mlp_ratio), strict=True)
         self.encoder: VisionTransformer | TimmEncoder = _encoder(
-            encoder, head, img_size=img_size, taps=taps, drop_path=drop_path)
+            encoder, head, img_size=img_size, taps=taps, drop_path=drop_path,
+            patch_bias=patch_bias, sizes={key: n for key, n in sizes if n is not None})
         dim, patch = self.encoder.embed_dim, self.encoder.patch_size
         self.neck = MultiLevelAggregation(dim, channels) if head == "mla" else nn.Identity()
         self.head: Head = _main_head(head, dim, channels, num_classes, dialect, patch)
@@ -146,19 +166,31 @@ class SETR(nn.Module):
 
         return push_to_hub(self, name, **about)
 
-    def forward(self, image: Tensor) -> SETROutput:
-        """(B, 3, H, W) normalised -> scores; auxiliary ones in training only."""
-        size, patch = (image.shape[-2], image.shape[-1]), self.encoder.patch_size
-        grid = ((size[0] + patch - 1) // patch, (size[1] + patch - 1) // patch)  # rounded up
-        padded = (grid[0] * patch, grid[1] * patch)
-        if padded != size:  # F.pad copies the batch even where it adds nothing
-            image = F.pad(image, (0, padded[1] - size[1], 0, padded[0] - size[0]))
-        tokens = self.encoder(image)
-        features = self.neck([t.transpose(1, 2).unflatten(2, grid) for t in tokens])
-        streams = self.aux_streams if self.training else ()
+    def forward(self, image: Tensor, *, aux: bool | None = None) -> SETROutput:
+        """(B, 3, H, W) normalised -> scores; None has auxiliary ones in training mode only."""
+        features, patch = self.features(image), self.encoder.patch_size
+        size, (h, w) = (image.shape[-2], image.shape[-1]), self._grid(image)
+        streams = self.aux_streams if (self.training if aux is None else aux) else ()
         heads = cast("Iterable[Head]", self.aux_heads)
-        aux = (head.lazy([features[i]]) for head, i in zip(heads, streams, strict=False))
-        return SETROutput(self.head.lazy(features), tuple(aux), size, padded)
+        extra = (head.lazy([features[i]]) for head, i in zip(heads, streams, strict=False))
+        main = self.head.lazy(features)
+        return SETROutput(main, tuple(extra), size, (h * patch, w * patch), self.odd)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised -> the maps (B, C, h, w) that the heads read, shallow first.
+
+        C is the width of the encoder; with the MLA neck, which comes before them, `channels`.
+        """
+        (h, w), patch = self._grid(image), self.encoder.patch_size
+        below, right = h * patch - image.shape[-2], w * patch - image.shape[-1]
+        if below or right:  # F.pad copies the batch even where it adds nothing
+            image = F.pad(image, (0, right, 0, below))
+        return self.neck([t.transpose(1, 2).unflatten(2, (h, w)) for t in self.encoder(image)])
+
+    def _grid(self, image: Tensor) -> Size:
+        """(h, w) in patches, rounded up."""
+        patch = self.encoder.patch_size
+        return (image.shape[-2] + patch - 1) // patch, (image.shape[-1] + patch - 1) // patch
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, K, H, W)."""
@@ -181,6 +213,52 @@ class SETR(nn.Module):
         plain = DataConfig(base_size=_short_long(image))
         data = self.config.test_data() if self.config else plain
         return TestTransform(self.normalization(data))(image)[None].to(self.device)
+
+    @overload
+    def predict(
+        self, image: list[Any] | tuple[Any, ...], *, probabilities: bool = ...,
+        config: RunConfig | None = ...,
+    ) -> list[Tensor]: ...
+    @overload
+    def predict(
+        self, image: str | Path | Image | np.ndarray | Tensor, *, probabilities: bool = ...,
+        config: RunConfig | None = ...,
+    ) -> Tensor: ...
+    def predict(
+        self, image: Any, *, probabilities: bool = False, config: RunConfig | None = None
+    ) -> Tensor | list[Tensor]:
+        """The class of every pixel of an image, or of several.
+
+        A model from a checkpoint predicts as it was evaluated: protocol, windows, size,
+        normalisation and precision of its run, ``model.config``. One without, such as `SETR` builds
+        it, takes the image at its own size, through windows of the size that its position table is
+        for, every two thirds of it (as published), normalised for its encoder.
+
+        Args:
+            image: a path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor
+                (3, H, W), RGB; a list of these, of any sizes; or a batch, an array (B, H, W, 3) or
+                a tensor (B, 3, H, W).
+            probabilities: return them instead, float32, K x H x W x 4 bytes each.
+            config: a run to take instead of the model's own, such as
+                ``model.config.override("eval.protocol=official+ms")``.
+
+        Returns:
+            (H, W) on the CPU, uint8 for up to 256 classes, else int64; or (K, H, W), whose K sum to
+            1. A list for a list, (B, ...) for a batch. `predict_images` streams more images than
+            memory holds.
+
+        Raises:
+            UserError: anything else for an image, or a file that cannot be read.
+        """
+        from . import predict_images  # by its public name: it lies further up
+
+        several, batch = isinstance(image, list | tuple), getattr(image, "ndim", 0) == 4
+        found = list(predict_images(
+            self, image if several or batch else [image], probabilities=probabilities,
+            config=config))
+        if batch:
+            return torch.stack(found)
+        return found if several else found[0]
 
     def normalization(self, data: DataConfig) -> DataConfig:
         """`data` with the encoder's own mean and standard deviation where it says None."""
@@ -206,17 +284,24 @@ leaves the last one out)."""
 
 
 def _encoder(
-    name: str, head: str, *, taps: tuple[int, ...] | None, **settings: Any
+    name: str, head: str, *, taps: tuple[int, ...] | None, sizes: dict[str, Any],
+    patch_bias: bool, **settings: Any,
 ) -> VisionTransformer | TimmEncoder:
     """The encoder of a name, with the contract of `VisionTransformer`."""
+    if not patch_bias and name not in PRESETS:
+        raise UserError(f"patch_bias=False: encoder {name} has its own; take a preset")
+    settings |= sizes
     if name.startswith(PREFIX):
         return TimmEncoder.from_name(name.removeprefix(PREFIX), head=head, taps=taps, **settings)
     _check_name("encoder", name, (*PRESETS, *HYBRIDS))
-    build = HybridTransformer if name in HYBRIDS else VisionTransformer
-    depth = int(PRESETS[HYBRIDS.get(name, name)]["depth"])
+    depth = sizes.get("depth", PRESETS[HYBRIDS.get(name, name)]["depth"])
     # the class token stays out of SETR-MLA's blocks, as published
     settings |= {"taps": taps or default_taps(depth, head), "keep_class_token": head != "mla"}
-    return build.from_preset(name, **settings)
+    if name not in HYBRIDS:
+        return VisionTransformer.from_preset(name, patch_bias=patch_bias, **settings)
+    if "patch_size" in sizes:
+        raise UserError(f"patch_size={sizes['patch_size']}: encoder {name} has a ResNet's 16")
+    return HybridTransformer.from_preset(name, **settings)
 
 
 def _main_head(

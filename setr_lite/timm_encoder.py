@@ -24,6 +24,9 @@ PREFIX = "timm:"
 PLAIN_MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_hybrid")
 """timm's modules of plain ViTs: one sequence of tokens, one resolution, from end to end."""
 
+SIZES = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+"""Of an encoder, as timm's models and `encoder.VisionTransformer` call them."""
+
 HYBRIDS = {"hybrid_base": "vit_base_patch16"}
 """Names of hybrid encoders and the preset whose blocks they have."""
 
@@ -103,14 +106,20 @@ def create_vit(name: str, img_size: tuple[int, int], **changes: Any) -> Any:
     The position table gets the grid of `img_size`, rounded up to whole patches.
 
     Raises:
-        UserError: a name that timm does not know, or no plain ViT.
+        UserError: a name that timm does not know, or no plain ViT; sizes that it cannot have.
     """
     from timm import create_model
 
     check_name(name)
+    sizes = ", ".join(f"{key}={value}" for key, value in changes.items() if key in SIZES)
     changes |= {"num_classes": 0, "dynamic_img_size": True}
-    with torch.device("meta"):  # costs no memory, and tells the patch size
-        vit: Any = create_model(name, **changes)
+    try:
+        with torch.device("meta"):  # costs no memory, and tells the patch size
+            vit: Any = create_model(name, **changes)
+    except Exception as error:  # timm leaves it to its layers to complain
+        if not sizes:
+            raise
+        raise UserError(f"{PREFIX}{name}: timm cannot build it with {sizes} ({error})") from error
     patch = vit.feature_info[-1]["reduction"]
     size = tuple(math.ceil(side / patch) * patch for side in img_size)
     return create_model(name, img_size=size, **changes)

@@ -1,15 +1,9 @@
-"""A data set and a model become a confusion matrix and scores. Imports up to model."""
+"""A data set and a model become a confusion matrix and scores; images become labels. Imports up to
+model."""
 
-from .loop import (
-    IMAGE_ENDINGS,
-    check_settings,
-    check_views,
-    evaluate,
-    find_images,
-    image_views,
-    predict_files,
-    predictor,
-)
+from .files import find_images, predict_files
+from .loop import check_settings, check_views, evaluate
+from .predictions import image_views, predict_images, predictor
 from .protocols import (
     PROTOCOLS,
     view_size,
@@ -17,7 +11,6 @@ from .protocols import (
 )
 
 __all__ = [
-    "IMAGE_ENDINGS",
     "PROTOCOLS",
     "check_settings",
     "check_views",
@@ -25,6 +18,7 @@ __all__ = [
     "find_images",
     "image_views",
     "predict_files",
+    "predict_images",
     "predictor",
     "view_size",
     "view_sizes",

@@ -100,7 +100,8 @@ def protocol_of(config: RunConfig) -> Protocol:
     """
     settings = config.eval
     if settings.protocol == "none":
-        return Protocol("none", "eval.ratios, eval.flip", settings.ratios, settings.flip)
+        return Protocol(
+            "none", "eval.ratios, eval.flip", settings.ratios, settings.flip, odd=config.model.odd)
     if settings.ratios != (1.0,) or settings.flip:
         raise UserError(
             f"eval.protocol={settings.protocol}: has ratios and flip of its own; leave eval.ratios "

@@ -212,7 +212,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _looking(logits_fn: LogitsFn) -> AbstractContextManager[None]:
+def looking(logits_fn: LogitsFn) -> AbstractContextManager[None]:
     """Eval mode where a model that is in training mode, or a method of it, is asked."""
     model = getattr(logits_fn, "__self__", logits_fn)
     if isinstance(model, nn.Module) and model.training:
@@ -221,7 +221,7 @@ def _looking(logits_fn: LogitsFn) -> AbstractContextManager[None]:
 
 
 def _call(logits_fn: LogitsFn, image: Tensor) -> LazyLogits:
-    with _looking(logits_fn):
+    with looking(logits_fn):
         output = logits_fn(image)
     if isinstance(output, Tensor):
         lazy = LazyLogits.of(output)

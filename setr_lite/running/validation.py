@@ -9,8 +9,6 @@ import numpy as np
 from ..config import RunConfig
 from ..datasets.base import SegmentationDataset
 from ..distributed import parallel
-from ..evaluate.loop import predictor
-from ..inference.tiles import in_eval_mode
 from ..model import SETR
 from ..visualize import overlay
 
@@ -35,10 +33,8 @@ def pictures(
     model: SETR, dataset: SegmentationDataset, config: RunConfig
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and picture (H, W, 3) uint8 of the first images, under what the model sees in them."""
-    label_of = predictor(model, config)
     for i in range(min(PICTURES, len(dataset), config.eval.limit or PICTURES)):
         sample = dataset[i]
-        with in_eval_mode(model):
-            label = label_of(sample.image)
+        label = model.predict(sample.image, config=config)
         picture = overlay(sample.image, label, dataset.palette)
         yield f"validation/{sample.name}", np.asarray(picture)

@@ -48,15 +48,19 @@ def colorize(label: Tensor | np.ndarray, palette: np.ndarray) -> np.ndarray:
     Raises:
         UserError: a label id that the palette has no colour for.
     """
-    label = _labels(label)
-    palette = np.asarray(palette, dtype=np.uint8)
+    label, palette = _labels(label), _colours(palette)
+    _refuse_ids_beyond(label, palette)
+    table = np.zeros((max(len(palette), IGNORE + 1), 3), dtype=np.uint8)
+    table[: len(palette)] = palette
+    return table[label]
+
+
+def _refuse_ids_beyond(label: np.ndarray, palette: np.ndarray) -> None:
+    if not label.size or (label.min() >= 0 and label.max() < len(palette)):
+        return
     wrong = label[(label != IGNORE) & ((label < 0) | (label >= len(palette)))]
     if wrong.size:
         raise UserError(f"label id {wrong[0]}: the palette has colours for 0..{len(palette) - 1}")
-    table = np.zeros((max(len(palette), IGNORE + 1), 3), dtype=np.uint8)
-    table[: len(palette)] = palette
-    table[IGNORE] = 0
-    return table[label]
 
 
 def outline(label: Tensor | np.ndarray) -> np.ndarray:
@@ -93,17 +97,55 @@ def overlay(
     """
     from PIL import Image
 
-    pixels, label = _pixels(image), _labels(label)
+    pixels, label, palette = _pixels(image), _labels(label), _colours(palette)
     if pixels.shape[:2] != label.shape:
         raise UserError(
             f"an image of {pixels.shape[0]} x {pixels.shape[1]} pixels with a label of "
             f"{label.shape[0]} x {label.shape[1]}: give both in one size"
         )
-    strength = np.where(label == IGNORE, 0.0, alpha)[..., None]
-    mixed = pixels * (1 - strength) + colorize(label, palette) * strength
+    _refuse_ids_beyond(label, palette)
+    mixed = np.empty(pixels.shape, dtype=np.uint8)
+    for channel in range(3):  # what becomes of each byte under each class, then looked up
+        table = np.tile(np.arange(256.0), (max(len(palette), IGNORE + 1), 1))
+        table[: len(palette)] *= 1 - alpha
+        table[: len(palette)] += palette[:, channel, None] * alpha
+        shades = (table + 0.5).astype(np.uint8).ravel()
+        mixed[..., channel] = shades.take((label << 8) + pixels[..., channel])
     if borders:
         mixed[outline(label)] = 255
-    return Image.fromarray((mixed + 0.5).astype(np.uint8))
+    return Image.fromarray(mixed)
+
+
+def with_legend(
+    picture: Image, classes: Sequence[str], palette: np.ndarray, present: Iterable[int]
+) -> Image:
+    """A picture with the names of its classes below it, each beside its colour.
+
+    Args:
+        picture: RGB; what comes back is as wide, or as wide as the longest name.
+        classes: K names.
+        palette: (K, 3) uint8.
+        present: ids to show.
+    """
+    from matplotlib import get_data_path
+    from PIL import Image, ImageDraw, ImageFont
+
+    shown = sorted(k for k in map(int, present) if k < len(classes))
+    size = max(12, picture.width // 64)  # pixels; a name is as legible as the picture is large
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    cell = math.ceil(max((font.getlength(classes[k]) for k in shown), default=0)) + 3 * size
+    columns = max(picture.width // cell, 1)
+    rows, line = math.ceil(len(shown) / columns), 3 * size // 2
+    sheet = Image.new(
+        "RGB", (max(picture.width, cell), picture.height + rows * line + size // 2), "white")
+    sheet.paste(picture)
+    draw = ImageDraw.Draw(sheet)
+    for i, k in enumerate(shown):
+        x, y = i % columns * cell + size // 2, picture.height + i // columns * line + size // 2
+        colour = tuple(int(v) for v in palette[k])
+        draw.rectangle((x, y, x + size, y + size), fill=colour, outline="#333333")
+        draw.text((x + 3 * size // 2, y + size // 2), classes[k], "black", font, anchor="lm")
+    return sheet
 
 
 def legend(
@@ -198,6 +240,10 @@ def _labels(label: Tensor | np.ndarray) -> np.ndarray:
     if label.ndim != 2:
         raise UserError(f"a label map of shape {label.shape}: give (H, W)")
     return label.astype(np.int64)
+
+
+def _colours(palette: Any) -> np.ndarray:
+    return np.asarray(palette, dtype=np.uint8).reshape(-1, 3)
 
 
 def _pixels(image: Any) -> np.ndarray:

@@ -133,6 +133,7 @@ def page_tensors(model: SETR, grid: tuple[int, int]) -> dict[str, Tensor]:
         tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"] * scale
     encoder: Any = model.encoder
     tensors["encoder.pos_embed"] = _positions(encoder, grid)
+    tensors.setdefault("encoder.patch_embed.proj.bias", torch.zeros(encoder.embed_dim))
     unused = [f"encoder.blocks.{i}." for i in range(max(encoder.taps) + 1, len(encoder.blocks))]
     unused += ["encoder.norm.", "encoder.fc_norm.", "encoder.head."]
     return {name: t for name, t in tensors.items() if not name.startswith(tuple(unused))}

@@ -28,8 +28,9 @@ from ..errors import UserError, nearest
 from ..files import find_folder, refuse_inputs, written_beside
 from ..model import AUX_STREAMS, SETR
 from ..recipes.named import RECIPES
+from ..timm_encoder import SIZES
 from .account import Report, near, shapes
-from .files import WeightFile, in_two_steps, open_weight_file
+from .files import IN_MEMORY, Source, WeightFile, in_two_steps, open_weight_file
 from .formats import OURS
 from .read import LABELS, PLAIN, from_setr, head_of, kind_of
 from .tables import AUGREG, MMSEG, MMSEG_VIT, OFFICIAL, TIMM, rename
@@ -61,10 +62,13 @@ class Found:
     """What the file does not say, and what was taken, with the option that says otherwise."""
 
     def __str__(self) -> str:
-        size, model = PRESETS[self.model.encoder], self.model
-        grid = " x ".join(str(-(-side // size["patch_size"])) for side in model.img_size)
+        model = self.model
+        patch, width, depth = (
+            _size_of(model, key) for key in ("patch_size", "embed_dim", "depth"))
+        grid = " x ".join(str(-(-side // patch)) for side in model.img_size)
+        name = "an encoder of its own" if model.num_heads else model.encoder
         encoder = (
-            f"{model.encoder} (depth {size['depth']}, width {size['embed_dim']}), grid {grid} for "
+            f"{name} (depth {depth}, width {width}), grid {grid} for "
             f"images of {model.img_size[0]} x {model.img_size[1]}"
         )
         if self.kind in PLAIN:
@@ -79,20 +83,22 @@ class Found:
 
 
 def identify(
-    source: str | Path,
+    source: Source,
     *,
     img_size: tuple[int, int] | None = None,
     taps: tuple[int, ...] | None = None,
+    num_heads: int | None = None,
     aux: bool = True,
     allow_pickle: bool = False,
 ) -> Found:
     """Recognise a file of weights by its keys.
 
     Args:
-        source: a file that `open_weight_file` opens.
+        source: what `open_weight_file` opens.
         img_size: (H, W) in pixels that its position table was made for; None takes what the file
             says, else a square.
         taps: blocks that the heads read; None takes what the file says, else the published rule.
+        num_heads: attention heads of an encoder that is no preset, which no file tells.
         aux: keep the auxiliary heads that it has.
         allow_pickle: see `open_weight_file`.
 
@@ -107,13 +113,11 @@ def identify(
     if head is None:
         raise UserError(f"{file.path}: a SETR ({kind}) with none of the heads Naive, PUP and MLA")
     table = _table(kind, head)
-    encoder, assumed = _preset(file, table), []
+    encoder, assumed = _encoder(file, table, num_heads), []
     if img_size is None and file.img_size is None:
         assumed = ["the position table is a square; --img-size HEIGHTxWIDTH says otherwise"]
-    patch = int(PRESETS[encoder]["patch_size"])
-    img_size = img_size or file.img_size or _square(file, table, patch)
-    model = ModelConfig(
-        encoder=encoder, head=cast(Any, head), img_size=img_size, taps=taps or file.taps)
+    img_size = img_size or file.img_size or _square(file, table, _size_of(encoder, "patch_size"))
+    model = replace(encoder, head=cast(Any, head), img_size=img_size, taps=taps or file.taps)
     if kind in PLAIN:
         return Found(file, kind, model, tuple(assumed))
     model = _with_heads(file, kind, model, aux)
@@ -126,12 +130,13 @@ def identify(
 
 
 def convert(
-    source: str | Path,
+    source: Source,
     out: str | Path,
     *,
     to: str | None = None,
     img_size: tuple[int, int] | None = None,
     taps: tuple[int, ...] | None = None,
+    num_heads: int | None = None,
     aux: bool = True,
     changed_config: bool = False,
     allow_missing_patch_bias: bool = False,
@@ -140,11 +145,12 @@ def convert(
     """Convert weights of another program to a checkpoint folder, or to another program.
 
     Args:
-        source: a file of the authors' code, mmsegmentation, timm, DeiT or AugReg; or a checkpoint
-            folder of this program, with `to`.
+        source: a file of the authors' code, mmsegmentation, timm, DeiT or AugReg, or its state
+            dict in memory; or a checkpoint folder of this program, with `to`.
         out: folder to write; with `to`, a file (``.safetensors`` holds tensors only).
         to: ``mmseg``, ``official`` or ``timm`` (the encoder alone).
-        img_size, taps, aux, allow_pickle: see `identify`; `aux` also decides what is written.
+        img_size, taps, num_heads, aux, allow_pickle: see `identify`; `aux` also decides what is
+            written.
         changed_config: see `weights.write.to_mmseg`.
         allow_missing_patch_bias: see `weights.from_mmseg`.
 
@@ -157,11 +163,16 @@ def convert(
     """
     if to is not None and to not in PROGRAMS:
         raise UserError(f"no program {to!r} to convert to{nearest(to, PROGRAMS)}")
-    source, out = find_folder(source), Path(out)
-    _check_place(source, out, to)
-    if source.is_dir():
-        return _export_folder(source, out, to, aux, changed_config)
-    found = identify(source, img_size=img_size, taps=taps, aux=aux, allow_pickle=allow_pickle)
+    out = Path(out)
+    place = IN_MEMORY if isinstance(source, Mapping) else find_folder(source)
+    _check_place(place, out, to)
+    if not isinstance(source, Mapping):
+        source = place
+        if place.is_dir():
+            return _export_folder(place, out, to, aux, changed_config)
+    found = identify(
+        source, img_size=img_size, taps=taps, num_heads=num_heads, aux=aux,
+        allow_pickle=allow_pickle)
     if found.kind in PLAIN:
         return f"{found}\n{_export_vit(found, out, to)}"
     model, report = read_setr(found, allow_missing_patch_bias)
@@ -174,7 +185,7 @@ def convert(
 
 
 def convert_vit2mmseg(
-    pretrain: str | Path, store: str | Path, *, allow_pickle: bool = False
+    pretrain: Source, store: str | Path, *, allow_pickle: bool = False
 ) -> str:
     """As mmsegmentation's ``vit2mmseg.py PRETRAIN STORE``: a plain ViT to mmsegmentation's keys.
 
@@ -184,7 +195,7 @@ def convert_vit2mmseg(
     Raises:
         UserError: what `open_weight_file` and `weights.write.vit2mmseg` raise.
     """
-    refuse_inputs(store, [pretrain])
+    refuse_inputs(store, [] if isinstance(pretrain, Mapping) else [pretrain])
     file = open_weight_file(pretrain, allow_pickle=allow_pickle)
     tensors, report = in_two_steps(vit2mmseg, file)
     _write(Path(store), tensors, tensors)
@@ -213,7 +224,12 @@ def _table(kind: str, head: str) -> Mapping[str, str]:
 
 
 def _taps(model: ModelConfig) -> tuple[int, ...]:
-    return model.taps or default_taps(int(PRESETS[model.encoder]["depth"]), model.head)
+    return model.taps or default_taps(_size_of(model, "depth"), model.head)
+
+
+def _size_of(model: ModelConfig, key: str) -> int:
+    """A size of the encoder: the setting, or the preset's."""
+    return int(getattr(model, key) or PRESETS[model.encoder][key])
 
 
 def _shape(file: WeightFile, table: Mapping[str, str], ours: str, ndim: int = 4) -> torch.Size:
@@ -229,22 +245,25 @@ def _shape(file: WeightFile, table: Mapping[str, str], ours: str, ndim: int = 4)
     return shape
 
 
-def _preset(file: WeightFile, table: Mapping[str, str]) -> str:
-    """The encoder preset of the file's patch size, width and depth."""
+def _encoder(file: WeightFile, table: Mapping[str, str], num_heads: int | None) -> ModelConfig:
+    """The encoder of the file's patch size, width and depth: a preset, or sizes of its own."""
     width, *_, patch = _shape(file, table, "encoder.patch_embed.proj.weight")
     marks = [re.search(r"\b(?:blocks\.|layers\.|encoderblock_)(\d+)", n) for n in file.tensors]
     depth = 1 + max((int(mark[1]) for mark in marks if mark), default=-1)
     sizes = {"patch_size": patch, "embed_dim": width, "depth": depth}
     for name, preset in PRESETS.items():
-        if sizes == {key: preset[key] for key in sizes}:
-            return name
-    known = ", ".join(
-        f"{n} ({p['embed_dim']}, {p['depth']}, {p['patch_size']})" for n, p in PRESETS.items())
-    raise UserError(
-        f"{file.path}: no encoder of width {width}, depth {depth} and patch size {patch}; known "
-        f"are {known}. Add it, with its number of heads, to encoder.PRESETS; a plain ViT of timm "
-        "needs no conversion, model.encoder=timm:NAME"
-    )
+        wanted = sizes | {"num_heads": num_heads or preset["num_heads"]}
+        if wanted == {key: preset[key] for key in wanted}:
+            return ModelConfig(encoder=name)
+    if num_heads is None:
+        raise UserError(
+            f"{file.path}: an encoder of width {width}, depth {depth} and patch size {patch} is no "
+            "preset, and its file does not tell the number of attention heads: --num-heads N "
+            "(num_heads=N), in most ViTs width / 64; a plain ViT of timm needs no conversion, "
+            "model.encoder=timm:NAME"
+        )
+    hidden = _shape(file, table, "encoder.blocks.0.mlp.fc1.weight", 2)[0]
+    return ModelConfig(num_heads=num_heads, mlp_ratio=hidden / width, **cast(Any, sizes))
 
 
 def _square(file: WeightFile, table: Mapping[str, str], patch: int) -> tuple[int, int]:
@@ -272,7 +291,7 @@ def _with_heads(file: WeightFile, kind: str, model: ModelConfig, aux: bool) -> M
             f"{file.path}: has {len(heads)} auxiliary heads, published are {len(streams)}; "
             "--no-aux leaves them out (they serve training only)"
         )
-    quarters = (head, kind, PRESETS[model.encoder]["depth"]) == ("naive", "official", 12)
+    quarters = (head, kind, _size_of(model, "depth")) == ("naive", "official", 12)
     return replace(
         model,
         dialect=cast(Any, kind),
@@ -428,8 +447,9 @@ def _export_vit(found: Found, out: Path, to: str | None) -> str:
             f"{found.file.path}: {str(found).splitlines()[0]}. It has no decoder: train one with "
             f"model.pretrained={found.file.path}, or write the ViT with --to timm or mmseg"
         )
+    sizes = {key: getattr(found.model, key) for key in SIZES if getattr(found.model, key)}
     model = nn.ModuleDict({"encoder": VisionTransformer.from_preset(
-        found.model.encoder, img_size=found.model.img_size)})
+        found.model.encoder, img_size=found.model.img_size, **sizes)})
     state, report = in_two_steps(
         lambda file: PLAIN[found.kind](file, model["encoder"]), found.file)
     tensors = writers[to]({f"encoder.{name}": value for name, value in state.items()})
@@ -454,7 +474,8 @@ def _export(
     else:
         tensors = to_mmseg(state, config, changed_config=changed_config)
         notes = mmseg_changes(state, config)
-        notes.append("mmsegmentation 1.x needs patch_bias=True in its backbone")
+        if "encoder.patch_embed.proj.bias" in state:
+            notes.append("mmsegmentation 1.x needs patch_bias=True in its backbone")
     taps, size = _taps(config), config.img_size
     told = {"img_size": list(size), "taps": list(taps)}
     if to != "timm":

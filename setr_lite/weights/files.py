@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,10 @@ WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel and ``torch.compile`` put before the names of what they wrap."""
 _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 T = TypeVar("T")
+Source = str | Path | Mapping[str, Any]
+"""Of weights: a file, or what ``torch.load`` makes of one, such as a state dict in memory."""
+IN_MEMORY = Path("state dict in memory")
+"""Stands for the path of the second in messages."""
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
@@ -82,7 +87,7 @@ class WeightFile:
         return tuple(found)
 
 
-def open_weight_file(path: str | Path, *, allow_pickle: bool = False) -> WeightFile:
+def open_weight_file(path: Source, *, allow_pickle: bool = False) -> WeightFile:
     """Open ``.safetensors``, a Flax ``.npz``, or a file of ``torch.save`` (zip or the older kind).
 
     Names, shapes and types are known then; `WeightFile.read` reads the numbers. A checkpoint that
@@ -91,20 +96,14 @@ def open_weight_file(path: str | Path, *, allow_pickle: bool = False) -> WeightF
     order of axes.
 
     Args:
-        path: the file.
+        path: the file; or a state dict in memory, as it is or under one of these two keys.
         allow_pickle: let Python open it, which runs whatever code its author put there.
 
     Raises:
         UserError: no such file, one that cannot be read, or something else than dense tensors of
             numbers by name.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
-    try:
-        opened = _open(path, allow_pickle)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    path, opened = _opened(path, allow_pickle)
     meta = opened.content.get("meta") if isinstance(opened.content, dict) else None
     tensors = _tensors(path, opened.content, opened.bytes)
     names = _unwrapped(path, tensors)
@@ -119,7 +118,7 @@ def open_weight_file(path: str | Path, *, allow_pickle: bool = False) -> WeightF
     )  # fmt: skip
 
 
-def read_weight_file(path: str | Path, *, allow_pickle: bool = False) -> WeightFile:
+def read_weight_file(path: Source, *, allow_pickle: bool = False) -> WeightFile:
     """`open_weight_file` and `WeightFile.read` in one.
 
     Raises:
@@ -140,6 +139,19 @@ def in_two_steps(load: Callable[[WeightFile], T], file: WeightFile) -> T:
     return load(file.read())
 
 
+def _opened(source: Source, allow_pickle: bool) -> tuple[Path, Opened]:
+    if isinstance(source, Mapping):
+        content = dict(source)
+        return IN_MEMORY, Opened(content, lambda: content, sys.maxsize)
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
+    try:
+        return path, _open(path, allow_pickle)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
 def _open(path: Path, allow_pickle: bool) -> Opened:
     if path.suffix == ".safetensors":
         return open_safetensors(path)
@@ -149,8 +161,8 @@ def _open(path: Path, allow_pickle: bool) -> Opened:
 def _tensors(path: Path, content: Any, most: int) -> dict[str, Tensor]:
     """The tensors by name in what a file holds, each dense and no larger than the file."""
     for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+        if isinstance(content, dict) and isinstance(content.get(key), Mapping):
+            content = dict(content[key])
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: holds a {type(content).__name__}, not tensors by name")
     for name, value in content.items():
@@ -167,6 +179,8 @@ def _tensors(path: Path, content: Any, most: int) -> dict[str, Tensor]:
 
 def _problem(value: Tensor, most: int) -> str:
     """Why a tensor cannot be used, or nothing."""
+    if value.is_meta and most == sys.maxsize:  # in memory; of a file, numbers are read later
+        return "without numbers (device meta)"
     if value.is_nested or value.layout != torch.strided:
         return f"sparse ({value.layout})"
     if value.is_quantized or value.dtype not in _FLOATS + _WHOLE:

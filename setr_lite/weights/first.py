@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..recipes.published import PUBLISHED, VARIANTS
 from ..timm_encoder import PREFIX, HybridTransformer, TimmEncoder, check_name
 from .account import Converted, Report, near, refuse_other_tensors, shapes, translate
-from .files import WeightFile, in_two_steps, open_weight_file
+from .files import Source, WeightFile, in_two_steps, open_weight_file
 from .published_files import find_checkpoint, find_encoder
 from .read import from_plain
 
@@ -61,8 +61,8 @@ def expected_source(config: RunConfig) -> str:
     return name if name.startswith(PREFIX) else sources.get(name, "pretrained weights")
 
 
-def load_first_weights(encoder: nn.Module, source: str) -> list[Report]:
-    """Give `encoder` the weights that `model.pretrained` names.
+def load_first_weights(encoder: nn.Module, source: str | Mapping[str, Any]) -> list[Report]:
+    """Give `encoder` the weights that `model.pretrained` names, or a state dict in memory.
 
     ===============  ===============================================================================
     encoder          source
@@ -85,13 +85,15 @@ def load_first_weights(encoder: nn.Module, source: str) -> list[Report]:
     Raises:
         UserError: a file that is missing, damaged or made for another model; no network.
     """
-    if source.strip().lower() == "none":
-        return []
-    folder = Path(source) if Path(source).is_dir() else find_checkpoint(source.strip())
-    if folder is not None:
-        return [_load_checkpoint(encoder, folder)]
+    if isinstance(source, str):
+        if source.strip().lower() == "none":
+            return []
+        folder = Path(source) if Path(source).is_dir() else find_checkpoint(source.strip())
+        if folder is not None:
+            return [_load_checkpoint(encoder, folder)]
     if isinstance(encoder, HybridTransformer):
-        return [_load_hybrid(encoder, open_source(part.strip())) for part in source.split(",")]
+        parts = source.split(",") if isinstance(source, str) else [source]
+        return [_load_hybrid(encoder, open_source(part)) for part in parts]
     if isinstance(encoder, TimmEncoder):
         return [_load_timm(encoder, source)]
     state, report = in_two_steps(lambda f: from_plain(f, encoder), open_source(source))
@@ -99,12 +101,16 @@ def load_first_weights(encoder: nn.Module, source: str) -> list[Report]:
     return [report]
 
 
-def open_source(source: str) -> WeightFile:
-    """The tensors of a file, of a published encoder, or of ``timm:NAME``, kept for the next time.
+def open_source(source: Source) -> WeightFile:
+    """The tensors of a file, of a published encoder, or of ``timm:NAME``, kept for the next time;
+    of a state dict, too.
 
     Raises:
         UserError: a file that cannot be read; a name that timm does not know; no network.
     """
+    if isinstance(source, Mapping):
+        return open_weight_file(source)
+    source = str(source).strip()
     if not source.startswith(PREFIX):
         published = None if Path(source).exists() else find_encoder(source)
         return open_weight_file(published or source)
@@ -151,9 +157,9 @@ def _load_checkpoint(encoder: Any, folder: Path) -> Report:
 # ---- timm's models -----------------------------------------------------------------------------
 
 
-def _load_timm(encoder: TimmEncoder, source: str) -> Report:
+def _load_timm(encoder: TimmEncoder, source: Source) -> Report:
     """timm's own conversion of names and shapes, then every name and shape must match."""
-    if source.endswith(".npz"):
+    if isinstance(source, str) and source.endswith(".npz"):
         raise UserError(
             f"{source}: a timm: encoder reads .pth and .safetensors; take timm's own file, or as "
             "model.encoder the preset of that size, which reads .npz"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .account import Converted, Grid, Report, Resampling, translate
-from .files import WeightFile, in_two_steps, open_weight_file
+from .files import Source, WeightFile, in_two_steps, open_weight_file
 from .tables import (
     AUGREG,
     AUGREG_DROPPED,
@@ -151,7 +150,7 @@ def from_mmseg(
     The model computes what mmsegmentation's does, but for three things. A table with as many rows
     as the image has patches, and another shape (12 x 20 for 20 x 12), is resized here, and read
     in raster order there. A size that the patch does not divide is padded and the result cropped,
-    in the loss, too; there it is squeezed, as `eval.protocol=mmseg-0.x` does. And an encoder that
+    unless the model has ``odd="squeeze"``, as it is there, in the loss, too. And an encoder that
     starts without a file is drawn as the authors draw it, only neck and heads as there.
 
     Args:
@@ -161,7 +160,7 @@ def from_mmseg(
     Returns and raises as `from_official`.
     """
     head = _same_head(file, model, "mmseg")
-    file, missing = _with_patch_bias(file, allow_missing_patch_bias)
+    file, missing = _with_patch_bias(file, model, allow_missing_patch_bias)
     if head == "mla":
         file = replace(file, tensors=reverse_classifier(file.tensors))
     dropped = {} if _has_aux(model.state_dict()) else AUX_DROPPED
@@ -212,9 +211,13 @@ def _has_aux(names: Iterable[str]) -> bool:
     return any(name.startswith("aux_heads.") for name in names)
 
 
-def _with_patch_bias(file: WeightFile, allow: bool) -> tuple[WeightFile, dict[str, list[str]]]:
+def _with_patch_bias(
+    file: WeightFile, model: nn.Module, allow: bool
+) -> tuple[WeightFile, dict[str, list[str]]]:
     """The file with zeros for a patch bias that mmsegmentation 1.x leaves out, if allowed."""
     name, weight = (f"backbone.patch_embed.projection.{part}" for part in ("bias", "weight"))
+    if "encoder.patch_embed.proj.bias" not in model.state_dict():  # built without one, on purpose
+        return file, {}
     if name in file.tensors or weight not in file.tensors or file.tensors[weight].ndim != 4:
         return file, {}
     if not allow:
@@ -222,7 +225,8 @@ def _with_patch_bias(file: WeightFile, allow: bool) -> tuple[WeightFile, dict[st
             f"{file.path}: has no {name!r}. mmsegmentation 1.x builds its ViT without this bias "
             "(patch_bias=False) and drops it, silently, from older checkpoints that it loads: if "
             "this one was trained with it, go back to that file. If the model was trained "
-            "without, zeros are exact: --zero-patch-bias (allow_missing_patch_bias=True)"
+            "without, zeros are exact: --zero-patch-bias (allow_missing_patch_bias=True); or build "
+            "the model with patch_bias=False"
         )
     zeros = torch.zeros_like(file.tensors[weight][:, 0, 0, 0])
     file = replace(file, tensors={**file.tensors, name: zeros})
@@ -291,7 +295,7 @@ def from_setr(file: WeightFile, model: nn.Module, **options: Any) -> Converted:
 
 def load_pretrained(
     encoder: nn.Module,
-    source: str | Path,
+    source: Source,
     *,
     pos_embed: Resampling = "bilinear",
     allow_pickle: bool = False,
@@ -300,7 +304,7 @@ def load_pretrained(
 
     Args:
         encoder: our `VisionTransformer`, of the file's width, depth and patch size.
-        source: the file.
+        source: the file, or a state dict in memory.
         pos_embed: how its (square) position table is brought to the encoder's grid: ``bilinear``
             as SETR was published, ``bicubic`` with antialiasing as timm does.
         allow_pickle: see `read_weight_file`.
@@ -319,7 +323,7 @@ def load_pretrained(
 
 def load_setr(
     model: nn.Module,
-    source: str | Path,
+    source: Source,
     *,
     pos_embed: Resampling = "bilinear",
     grid: Grid | None = None,
@@ -330,7 +334,7 @@ def load_setr(
 
     Args:
         model: of the file's head, dialect and sizes. `convert.convert` builds it for you.
-        source: the file.
+        source: the file, or a state dict in memory.
         pos_embed, grid: see `from_official`.
         allow_missing_patch_bias: see `from_mmseg`.
         allow_pickle: see `read_weight_file`.

@@ -34,7 +34,7 @@ def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     It has no final norm and no classifier, as SETR has none: timm's `VisionTransformer` takes it
     strictly when built with ``final_norm=False, num_classes=0``.
     """
-    return _renamed(TIMM, _encoder_of(state))
+    return _renamed(TIMM, _encoder_of(_with_bias(state)))
 
 
 def to_mmseg_vit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -140,11 +140,11 @@ def fold_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zeros for every bias that the units of Naive and PUP have in the authors' code."""
+    """Zeros for biases that patches and the units of Naive and PUP have in the authors' code."""
     filled = {}
     for name, value in state.items():
         filled[name] = value
-        stem = re.fullmatch(r"(.*\bconvs\.\d+\.0\.)weight", name)
+        stem = re.fullmatch(r"(.*\bconvs\.\d+\.0\.|encoder\.patch_embed\.proj\.)weight", name)
         if stem and f"{stem[1]}bias" not in state:
             filled[f"{stem[1]}bias"] = torch.zeros_like(value[:, 0, 0, 0])
     return filled
