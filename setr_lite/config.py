@@ -154,10 +154,31 @@ class LossConfig:
     """Weight of each auxiliary loss (paper, section 4.1)."""
     normalize: Literal["all", "valid"] = "all"
     """Divide by all pixels (as the published code does) or by those not ignored."""
+    class_weights: tuple[float, ...] | Literal["auto"] | None = None
+    """What a pixel of each class counts, one number a class; None counts all alike, as in every
+    SETR recipe. ``auto`` counts the pixels of the training masks first and takes
+    `datasets.balance.balanced_weights`; a run writes the numbers into its checkpoint. Frequent
+    classes pay for what rare ones gain: look at the IoU of all classes, not at recall alone."""
 
     def __post_init__(self) -> None:
         _check_types("loss", self)
         _at_least("loss.aux_weight", self.aux_weight, 0)
+        if isinstance(self.class_weights, (tuple, list)):
+            for weight in self.class_weights:
+                _within("loss.class_weights", weight, 0, 1e6)
+
+    def weights(self) -> tuple[float, ...] | None:
+        """`class_weights` as numbers, or None.
+
+        Raises:
+            UserError: ``auto``, where nobody has looked at the masks.
+        """
+        if self.class_weights == "auto":
+            raise UserError(
+                "loss.class_weights=auto: `train` puts the numbers in its place; give "
+                "`datasets.balance.balanced_weights(...)` to a loop of your own"
+            )
+        return self.class_weights
 
 
 @dataclass(frozen=True)
@@ -457,8 +478,11 @@ def _nearest_setting(section: str, key: str, kinds: dict[str, Any]) -> str:
 def _parse(text: str, kind: Any) -> Any:
     """`text` as a value of the annotated type `kind`; ValueError if it is none."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):  # only X | None is used
-        return None if text.lower() in ("none", "null") else _parse(text, args[0])
+    if origin in (typing.Union, types.UnionType):  # X | None, or X | words | None
+        if text.lower() in ("none", "null"):
+            return None
+        words = [word for arg in args[1:] for word in typing.get_args(arg)]
+        return text if text in words else _parse(text, args[0])
     if origin is Literal:
         if text not in args:
             raise ValueError(text)
@@ -495,7 +519,7 @@ def _check_types(section: str, part: Any) -> None:
 def _fits(value: Any, kind: Any) -> bool:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return value is None or _fits(value, args[0])
+        return value is None or any(_fits(value, arg) for arg in args if arg is not type(None))
     if origin is Literal:
         return value in args
     if origin is tuple:
@@ -514,7 +538,7 @@ def _describe(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(args)
     if origin in (typing.Union, types.UnionType):
-        return f"{_describe(args[0])}, or none"
+        return ", or ".join([*map(_describe, args[:-1]), "none"])
     if origin is tuple:
         inner = _describe(args[0]).split(" ", 1)[1]
         count = "one or more" if args[-1] is Ellipsis else str(len(args))
