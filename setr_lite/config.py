@@ -188,9 +188,17 @@ class OptimConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum as published, or AdamW."""
     lr: float = 0.001
-    """Base learning rate, of the encoder and the MLA neck."""
+    """Base learning rate, of the encoder and, by `neck_multiplier`, the MLA neck."""
     head_multiplier: float = 10.0
     """Learning rate of the heads in units of `lr`."""
+    neck_multiplier: float = 1.0
+    """The same of the MLA neck; 1 as published, which is slow for a neck that starts anew beside an
+    encoder that learns slowly."""
+    layer_decay: float = 1.0
+    """Rate of each encoder block in units of that of the block above it, and of the embeddings
+    below the first; 1, as in every SETR recipe, leaves the encoder at `lr`. With 0.75 the last
+    of 12 blocks trains at 0.75 `lr`, the first at 0.03 (the rule of BEiT, Bao et al., ICLR
+    2022)."""
     momentum: float = 0.9
     """SGD's momentum; AdamW's first beta."""
     beta2: float = 0.999
@@ -214,8 +222,10 @@ class OptimConfig:
         _check_types("optim", self)
         if self.lr <= 0:
             raise UserError(f"optim.lr={self.lr}: must be positive")
-        for key in ("head_multiplier", "weight_decay", "warmup", "power", "min_lr", "clip_norm"):
+        for key in ("head_multiplier", "neck_multiplier", "weight_decay", "warmup", "power",
+                    "min_lr", "clip_norm"):  # fmt: skip
             _at_least(f"optim.{key}", getattr(self, key), 0)
+        _within("optim.layer_decay", self.layer_decay, 0.01, 1)
         _within("optim.momentum", self.momentum, 0, 0.9999)
         _within("optim.beta2", self.beta2, 0, 0.99999)
 

@@ -280,6 +280,7 @@ class Run:
             describe_groups(self.optimizer.param_groups),
             _class_weights(c, self.train_set.classes),
             _all_warmup(c),
+            _too_fast(c) if self.sources else None,
         ]
         return "\n".join(str(line) for line in lines if line is not None)
 
@@ -372,6 +373,23 @@ def _all_warmup(config: RunConfig) -> str | None:
     return (
         f"warning: all {config.train.steps} steps are warm-up (optim.warmup={config.optim.warmup}),"
         f" the rate never reaches optim.lr; set optim.warmup={config.train.steps // 10}"
+    )
+
+
+FAST_ADAMW = 5e-4
+"""AdamW's rate from which `train` doubts that a pretrained ViT survives. The `finetune` recipes
+take a tenth of it; rates for fresh weights, as in `toytown_pup` and `camvid_pup`, lie above."""
+
+
+def _too_fast(config: RunConfig) -> str | None:
+    """A warning where a pretrained encoder gets the rate of fresh weights."""
+    optim = config.optim
+    if config.train.freeze_encoder or optim.name != "adamw" or optim.lr < FAST_ADAMW:
+        return None
+    return (
+        f"warning: optim.lr={optim.lr:g} is a rate for fresh weights, and the encoder's are not; "
+        "optim.lr=5e-5 optim.head_multiplier=20 optim.neck_multiplier=20 lets it learn slowly, "
+        "train.freeze_encoder=true keeps it as it is"
     )
 
 
