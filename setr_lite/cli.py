@@ -19,13 +19,13 @@ EPILOG = """\
 examples:
   setr-lite toytown toytown                          draw the embedded data set
   setr-lite train toytown_pup                        train on it, five minutes on two cores
-  setr-lite check-data camvid DIR                    is anything wrong with my files?
-  setr-lite train camvid_pup data.root=DIR train.steps=500
+  setr-lite check-data folder DIR                    is anything wrong with my files?
+  setr-lite train finetune_mla data.root=DIR model.num_classes=5 model.pretrained=FILE
   setr-lite eval runs/toytown_pup/last               table of scores per class
   setr-lite predict runs/toytown_pup/last photo.jpg --out pictures
   setr-lite convert setr_pup_ade20k.pth pup          from mmsegmentation or the authors
   setr-lite export runs/toytown_pup/last             to ONNX, or --format torch
-  torchrun --standalone --nproc_per_node=8 -m setr_lite train camvid_pup train.batch_size=64
+  torchrun --standalone --nproc_per_node=8 -m setr_lite train toytown_pup train.batch_size=64
 
 Settings are written section.key=value; `setr-lite recipes NAME` lists them all.
 A mistake in the input ends with one line and exit code 2."""

@@ -177,10 +177,31 @@ class LossConfig:
     """Weight of each auxiliary loss (published configurations)."""
     normalize: Literal["all", "valid"] = "all"
     """Divide by all pixels (as the published code does) or by those not ignored."""
+    class_weights: tuple[float, ...] | Literal["auto"] | None = None
+    """What a pixel of each class counts, one number a class; None counts all alike, as in every
+    SETR recipe. ``auto`` counts the pixels of the training masks first and takes
+    `datasets.balance.balanced_weights`; a run writes the numbers into its checkpoint. Frequent
+    classes pay for what rare ones gain: look at the IoU of all classes, not at recall alone."""
 
     def __post_init__(self) -> None:
         _check_types("loss", self)
         _at_least("loss.aux_weight", self.aux_weight, 0)
+        if isinstance(self.class_weights, (tuple, list)):
+            for weight in self.class_weights:
+                _within("loss.class_weights", weight, 0, 1e6)
+
+    def weights(self) -> tuple[float, ...] | None:
+        """`class_weights` as numbers, or None.
+
+        Raises:
+            UserError: ``auto``, where nobody has looked at the masks.
+        """
+        if self.class_weights == "auto":
+            raise UserError(
+                "loss.class_weights=auto: `train` puts the numbers in its place; give "
+                "`datasets.balance.balanced_weights(...)` to a loop of your own"
+            )
+        return self.class_weights
 
 
 @dataclass(frozen=True)
@@ -190,9 +211,17 @@ class OptimConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum as published, or AdamW."""
     lr: float = 0.001
-    """Base learning rate, of the encoder and the MLA neck."""
+    """Base learning rate, of the encoder and, by `neck_multiplier`, the MLA neck."""
     head_multiplier: float = 10.0
     """Learning rate of the heads in units of `lr`."""
+    neck_multiplier: float = 1.0
+    """The same of the MLA neck; 1 as published, which is slow for a neck that starts anew beside an
+    encoder that learns slowly."""
+    layer_decay: float = 1.0
+    """Rate of each encoder block in units of that of the block above it, and of the embeddings
+    below the first; 1, as in every SETR recipe, leaves the encoder at `lr`. With 0.75 the last
+    of 12 blocks trains at 0.75 `lr`, the first at 0.03 (the rule of BEiT, Bao et al., ICLR
+    2022)."""
     momentum: float = 0.9
     """SGD's momentum; AdamW's first beta."""
     beta2: float = 0.999
@@ -216,8 +245,10 @@ class OptimConfig:
         _check_types("optim", self)
         if self.lr <= 0:
             raise UserError(f"optim.lr={self.lr}: must be positive")
-        for key in ("head_multiplier", "weight_decay", "warmup", "power", "min_lr", "clip_norm"):
+        for key in ("head_multiplier", "neck_multiplier", "weight_decay", "warmup", "power",
+                    "min_lr", "clip_norm"):  # fmt: skip
             _at_least(f"optim.{key}", getattr(self, key), 0)
+        _within("optim.layer_decay", self.layer_decay, 0.01, 1)
         _within("optim.momentum", self.momentum, 0, 0.9999)
         _within("optim.beta2", self.beta2, 0, 0.99999)
 
@@ -480,8 +511,11 @@ def _nearest_setting(section: str, key: str, kinds: dict[str, Any]) -> str:
 def _parse(text: str, kind: Any) -> Any:
     """`text` as a value of the annotated type `kind`; ValueError if it is none."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):  # only X | None is used
-        return None if text.lower() in ("none", "null") else _parse(text, args[0])
+    if origin in (typing.Union, types.UnionType):  # X | None, or X | words | None
+        if text.lower() in ("none", "null"):
+            return None
+        words = [word for arg in args[1:] for word in typing.get_args(arg)]
+        return text if text in words else _parse(text, args[0])
     if origin is Literal:
         if text not in args:
             raise ValueError(text)
@@ -518,7 +552,7 @@ def _check_types(section: str, part: Any) -> None:
 def _fits(value: Any, kind: Any) -> bool:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return value is None or _fits(value, args[0])
+        return value is None or any(_fits(value, arg) for arg in args if arg is not type(None))
     if origin is Literal:
         return value in args
     if origin is tuple:
@@ -537,7 +571,7 @@ def _describe(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(args)
     if origin in (typing.Union, types.UnionType):
-        return f"{_describe(args[0])}, or none"
+        return ", or ".join([*map(_describe, args[:-1]), "none"])
     if origin is tuple:
         inner = _describe(args[0]).split(" ", 1)[1]
         count = "one or more" if args[-1] is Ellipsis else str(len(args))

@@ -7,6 +7,7 @@ rule for the tenfold rate is "names that contain `head`": the MLA neck trains at
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,28 +30,40 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 
     Groups are named after the model's submodules (``encoder``, ``neck``); ``head`` and
     ``aux_heads`` share the group ``head``. With weight decay each splits in two: biases, norms,
-    class token and position table go to ``<name>_no_decay``.
+    class token and position table go to ``<name>_no_decay``. With `optim.layer_decay` each layer
+    of the encoder is a group: ``encoder_0`` the embeddings, ``encoder_1`` the first block.
 
     Returns:
-        Dicts with ``name``, ``params``, ``lr`` and ``weight_decay``, as optimisers take them.
+        Dicts with ``name``, ``params``, ``lr`` and ``weight_decay``, as optimisers take them, and
+        with layer-wise decay ``scale``, the layer's share of the rate.
 
     Raises:
         UserError: nothing in the model is trainable.
     """
     groups: dict[str, dict[str, Any]] = {}
-    for path, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
+    trainable = [(path, p) for path, p in model.named_parameters() if p.requires_grad]
+    depth = max((layer_of(path) for path, _ in trainable), default=0)
+    for path, parameter in trainable:
         part = path.split(".")[0]
-        name = "head" if part in HEADS else part
-        decay = optim.weight_decay
+        name, decay = "head" if part in HEADS else part, optim.weight_decay
+        scale: dict[str, float] = {}
+        if part == "encoder" and optim.layer_decay < 1:
+            layer = layer_of(path)
+            name, scale = f"{name}_{layer}", {"scale": optim.layer_decay ** (depth + 1 - layer)}
         if decay > 0 and _never_decays(path, parameter):
             name, decay = f"{name}_no_decay", 0.0
-        new = {"name": name, "params": [], "lr": _base_lr(name, optim), "weight_decay": decay}
+        rate = _base_lr(name, optim) * scale.get("scale", 1)
+        new = {"name": name, "params": [], "lr": rate, "weight_decay": decay, **scale}
         groups.setdefault(name, new)["params"].append(parameter)
     if not groups:
         raise UserError("the model has no trainable parameter: leave some with requires_grad=True")
     return list(groups.values())
+
+
+def layer_of(path: str) -> int:
+    """Of a parameter of the encoder, the number of its block from 1; 0 of what lies before."""
+    found = re.match(r"encoder\.(?:vit\.)?blocks\.(\d+)\.", path)
+    return int(found[1]) + 1 if found else 0
 
 
 def build_optimizer(
@@ -99,8 +112,8 @@ def poly_lr(
 def set_lr(optimizer: torch.optim.Optimizer, step: int, steps: int, optim: OptimConfig) -> float:
     """Gives every group of `optimizer` its rate for `step`; returns that of the base rate.
 
-    Rates follow from the groups' names and `optim` alone, so a resumed run, or one resumed with
-    another `optim.lr`, needs no scheduler state.
+    Rates follow from the groups' names and scales and `optim` alone, so a resumed run, or one
+    resumed with another `optim.lr`, needs no scheduler state.
     """
 
     def rate(base: float) -> float:
@@ -110,7 +123,7 @@ def set_lr(optimizer: torch.optim.Optimizer, step: int, steps: int, optim: Optim
         )
 
     for group in optimizer.param_groups:
-        group["lr"] = rate(_base_lr(group["name"], optim))
+        group["lr"] = rate(_base_lr(group["name"], optim) * group.get("scale", 1))
     return rate(optim.lr)
 
 
@@ -214,8 +227,8 @@ def _check_moments(
 
 
 def _base_lr(name: str, optim: OptimConfig) -> float:
-    in_head = name.removesuffix("_no_decay") == "head"
-    return optim.lr * (optim.head_multiplier if in_head else 1.0)
+    times = {"head": optim.head_multiplier, "neck": optim.neck_multiplier}
+    return optim.lr * times.get(name.removesuffix("_no_decay"), 1.0)
 
 
 def _never_decays(path: str, parameter: nn.Parameter) -> bool:

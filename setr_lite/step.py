@@ -72,7 +72,8 @@ def add_gradients(
     The gradients are added to those that the parameters hold. Arguments as of `take_step`.
     """
     count = config.train.accumulate
-    divisor = loss_divisor(label, config.loss.normalize)
+    weights = config.loss.weights()
+    divisor = loss_divisor(label, config.loss.normalize, class_weights=weights)
     found = []
     parts = zip(image.chunk(count), label.chunk(count), strict=True)
     for i, (images, labels) in enumerate(parts, 1):
@@ -80,7 +81,7 @@ def add_gradients(
             loss, terms = loss_and_terms(
                 model(images), labels,
                 aux_weight=config.loss.aux_weight, normalize=config.loss.normalize,
-                divisor=divisor,
+                divisor=divisor, class_weights=weights,
             )
             loss.backward()
         found.append(Losses(loss.detach(), terms))

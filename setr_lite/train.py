@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -25,12 +25,14 @@ from tqdm import tqdm
 
 from . import checkpoint, distributed
 from .config import RunConfig
+from .datasets.balance import settle_weights
 from .datasets.base import SegmentationDataset
 from .datasets.feed import Batch, Feed
 from .datasets.layouts import load_dataset
 from .distributed import parallel
-from .errors import UserError, file_name
+from .errors import UserError, file_name, printable
 from .evaluate.loop import check_settings, check_views, evaluate
+from .losses import check_class_weights
 from .metrics import ConfusionMatrix
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
@@ -225,12 +227,14 @@ class Run:
         if not resume:
             require_source(config)
         check_settings(config)
+        self.folder = run_folder(config)
+        self.train_set, self.val_set = _data_sets(config)
+        before = checkpoint.read_config(self.folder / "last").loss if resume else None
+        config = replace(config, loss=settle_weights(config.loss, self.train_set, device, before))
         self.fitted = fit_to_device(config, device) if config.train.fit else None
         config = self.fitted.config if self.fitted else config
         config.train.local_batch(distributed.world_size())
         self.device, self.rehearsing = device, rehearsing
-        self.folder = run_folder(config)
-        self.train_set, self.val_set = _data_sets(config)
         refuse_random_crops(config, self.train_set)
         seed_everything(config.train.seed, 0)
         self.model, config, self.sources = _first_model(config, self.folder, resume)
@@ -274,7 +278,9 @@ class Run:
             self.fitted,
             start_table(c, self.model, speed, self.device) if speed else None,
             describe_groups(self.optimizer.param_groups),
+            _class_weights(c, self.train_set.classes),
             _all_warmup(c),
+            _too_fast(c) if self.sources else None,
         ]
         return "\n".join(str(line) for line in lines if line is not None)
 
@@ -350,6 +356,16 @@ class Run:
             keep_evidence(error, self.folder, save, batch[:2], batch.names)
 
 
+def _class_weights(config: RunConfig, classes: Sequence[str]) -> str | None:
+    """What a pixel of each class counts, where not all count alike."""
+    weights = config.loss.weights()
+    if weights is None:
+        return None
+    shown = (f"{printable(name)} {weight:.3g}"
+             for name, weight in zip(classes, weights, strict=True))  # fmt: skip
+    return f"class weights: {', '.join(shown)}"
+
+
 def _all_warmup(config: RunConfig) -> str | None:
     """A warning where a run ends before its learning rate has come up, as short trials do."""
     if config.optim.warmup < config.train.steps:
@@ -360,11 +376,30 @@ def _all_warmup(config: RunConfig) -> str | None:
     )
 
 
+FAST_ADAMW = 5e-4
+"""AdamW's rate from which `train` doubts that a pretrained ViT survives. The `finetune` recipes
+take a tenth of it; rates for fresh weights, as in `toytown_pup` and `camvid_pup`, lie above."""
+
+
+def _too_fast(config: RunConfig) -> str | None:
+    """A warning where a pretrained encoder gets the rate of fresh weights."""
+    optim = config.optim
+    if config.train.freeze_encoder or optim.name != "adamw" or optim.lr < FAST_ADAMW:
+        return None
+    return (
+        f"warning: optim.lr={optim.lr:g} is a rate for fresh weights, and the encoder's are not; "
+        "optim.lr=5e-5 optim.head_multiplier=20 optim.neck_multiplier=20 lets it learn slowly, "
+        "train.freeze_encoder=true keeps it as it is"
+    )
+
+
 def _data_sets(config: RunConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The training and the validation images, of which the model has the classes."""
     train_set = load_dataset(config.data, "train")
     val_set = load_dataset(config.data, "val")
     check_views(config, val_set)
+    if isinstance(config.loss.class_weights, tuple):
+        check_class_weights(config.loss.class_weights, len(train_set.classes))
     if len(train_set.classes) != config.model.num_classes:
         raise UserError(
             f"model.num_classes={config.model.num_classes}: {config.data.name} has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from setr_lite.optim import (
     build_optimizer,
     checked_state,
     describe_groups,
+    layer_of,
     parameter_groups,
     poly_lr,
     set_lr,
@@ -76,6 +78,43 @@ def test_biases_norms_and_tables_never_decay():
         bare = group["name"].endswith("_no_decay")
         assert group["weight_decay"] == (0 if bare else 0.05)
         assert group["lr"] == pytest.approx(0.01 if group["name"].startswith("head") else 0.002)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
+
+def test_layer_wise_decay_by_hand():
+    """BEiT's rule for three blocks: 0.5 for the last, 1/8 for the first, 1/16 below."""
+    model = Model()
+    model.encoder.blocks = nn.ModuleList(Block() for _ in range(3))
+    optim = OptimConfig(lr=0.8, layer_decay=0.5, head_multiplier=2, neck_multiplier=3, min_lr=0)
+    groups = names_by_group(model, optim)
+    assert groups["encoder_2"] == {"encoder.blocks.1.fc.weight", "encoder.blocks.1.fc.bias"}
+    assert "encoder.pos_embed" in groups["encoder_0"]
+    expected = {"encoder_0": 0.05, "encoder_1": 0.1, "encoder_2": 0.2, "encoder_3": 0.4,
+                "neck": 2.4, "head": 1.6}  # fmt: skip
+    optimizer = build_optimizer(model, optim)
+    for step, share in ((0, 1), (5, 0.5**0.9)):
+        set_lr(optimizer, step, 10, optim)
+        rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        assert rates == pytest.approx({name: r * share for name, r in expected.items()})
+    # as the state that a resumed run reads
+    again = build_optimizer(model, optim)
+    again.load_state_dict(checked_state("f", optimizer.state_dict(), again, "none"))
+    assert [g["scale"] for g in again.param_groups if "scale" in g] == [
+        g["scale"] for g in optimizer.param_groups if "scale" in g]  # fmt: skip
+    other = build_optimizer(model, dataclasses.replace(optim, layer_decay=0.6))
+    with pytest.raises(UserError, match="'scale'"):
+        checked_state("f", optimizer.state_dict(), other, "none")
+
+
+def test_layers_of_a_timm_encoder():
+    assert layer_of("encoder.vit.blocks.11.attn.qkv.weight") == 12
+    assert layer_of("encoder.blocks.0.norm1.bias") == 1
+    assert layer_of("encoder.vit.patch_embed.proj.weight") == layer_of("head.blocks.3.x") == 0
 
 
 def test_frozen_parameters_are_left_out():

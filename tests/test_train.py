@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from setr_lite import checkpoint
 from setr_lite.config import TrainConfig
+from setr_lite.datasets import load_dataset
 from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
 from setr_lite.evaluate.scores import score_checkpoint
@@ -73,6 +74,28 @@ def test_your_own_folder_trains_without_code(tmp_path):
     assert info["classes"][33] == "id 33"
     assert len(info["palette"]) == 34
     assert result["confusion"].matrix.shape == (34, 34)
+
+
+def test_class_weights_come_from_the_training_masks_and_stay(tmp_path):
+    auto = "loss.class_weights=auto"
+    result = run(tmp_path, "train.steps=1", auto)
+    saved = checkpoint.read_config(result["checkpoint"]).loss.weights()
+    sample = load_dataset(get_recipe("toytown_naive").override(f"data.root={SAMPLE}").data, "train")
+    counts = torch.stack([sample[i].label.flatten().long().bincount(minlength=256)
+                          for i in range(len(sample))]).sum(0)[:19].double()  # fmt: skip
+    seen = counts > 0
+    assert seen.sum() < 19  # a class that never occurs keeps 1
+    rarity = torch.where(seen, counts[seen].quantile(0.5).div(counts).sqrt().clamp(max=10), 1)
+    expected = rarity / (rarity * counts).sum() * counts.sum()
+    torch.testing.assert_close(
+        torch.tensor(saved).double()[seen], expected[seen], rtol=0, atol=6e-5)
+    assert set(torch.tensor(saved)[~seen].tolist()) == {1.0}
+    plain = run(tmp_path / "plain", "train.steps=1")
+    assert losses(plain) != losses(result)
+    longer = run(tmp_path, "train.steps=2", auto, resume=True)
+    assert checkpoint.read_config(longer["checkpoint"]).loss.weights() == saved
+    with pytest.raises(UserError, match=r"loss.class_weights: 2 of them for 19 classes"):
+        run(tmp_path / "new", "loss.class_weights=1,2")
 
 
 def test_the_loss_falls(tmp_path):

@@ -1,5 +1,17 @@
 """Cross-entropy with the resize fused in, for CPUs and for GPUs. Imports logits and below."""
 
-from .cross_entropy import loss_and_terms, loss_divisor, resize_cross_entropy, segmentation_loss
+from .cross_entropy import (
+    check_class_weights,
+    loss_and_terms,
+    loss_divisor,
+    resize_cross_entropy,
+    segmentation_loss,
+)
 
-__all__ = ["loss_and_terms", "loss_divisor", "resize_cross_entropy", "segmentation_loss"]
+__all__ = [
+    "check_class_weights",
+    "loss_and_terms",
+    "loss_divisor",
+    "resize_cross_entropy",
+    "segmentation_loss",
+]

@@ -15,10 +15,17 @@ n_r valid pixels. Wanted is the gradient of sum(S_r) / N with N = sum(n_r). Dist
 takes the mean of the ranks' gradients, (1/W) sum(grad loss_r), so each rank uses
 loss_r = S_r / (N / W): the factors W cancel. The mean of loss_r over ranks is the global loss.
 With ``"all"`` every rank has the same number of pixels and S_r / pixels_r does it.
+
+Class weights w multiply each pixel's loss by that of its class. ``"valid"`` then divides by the
+sum of the weights of the valid pixels, the weighted mean of ``F.cross_entropy(weight=)``;
+``"all"`` divides by all pixels as before.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -46,6 +53,7 @@ def segmentation_loss(
     normalize: Normalize = "all",
     ignore_index: int = IGNORE,
     divisor: Tensor | float | None = None,
+    class_weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Cross-entropy of the main head plus `aux_weight` times that of each auxiliary head.
 
@@ -58,19 +66,21 @@ def segmentation_loss(
         divisor: replaces the divisor of `label`. A batch that is worked through in parts, whose
             gradients add up, passes `loss_divisor` of the whole batch with every part: the sum
             of the parts' losses is then the loss of the batch, for both values of `normalize`.
+        class_weights: K numbers, finite and not negative: what a pixel of each class counts; None
+            counts all alike.
 
     Returns:
         A scalar, float32 (float64 for float64 logits); 0 when no pixel is valid, never NaN.
 
     Raises:
         UserError: an `ignore_index` that is a class, label of another shape or type, unknown
-            `normalize`; on the CPU also a label id that is no class. On CUDA that check would wait
-            for the device at each step; there the data set's own check of every label file stands
-            for it.
+            `normalize`, `class_weights` that are not K such numbers; on the CPU also a label id
+            that is no class. On CUDA that check would wait for the device at each step; there the
+            data set's own check of every label file stands for it.
     """
     return loss_and_terms(
         output, label, aux_weight=aux_weight, normalize=normalize, ignore_index=ignore_index,
-        divisor=divisor,
+        divisor=divisor, class_weights=class_weights,
     )[0]  # fmt: skip
 
 
@@ -82,6 +92,7 @@ def loss_and_terms(
     normalize: Normalize = "all",
     ignore_index: int = IGNORE,
     divisor: Tensor | float | None = None,
+    class_weights: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`segmentation_loss`, and what it is made of.
 
@@ -90,11 +101,15 @@ def loss_and_terms(
         auxiliary head's, not weighted.
     """
     _check_label(label, output, ignore_index)
+    check_class_weights(class_weights, output.scores.shape[1])
     if divisor is None:
-        divisor = loss_divisor(label, normalize, ignore_index=ignore_index)
+        divisor = loss_divisor(
+            label, normalize, ignore_index=ignore_index, class_weights=class_weights)
     label = label.long()
     losses = [
-        resize_cross_entropy(lazy, label, ignore_index=ignore_index) for lazy in output.heads()
+        resize_cross_entropy(
+            lazy, label, ignore_index=ignore_index, class_weights=class_weights)
+        for lazy in output.heads()
     ]
     total = losses[0]
     for auxiliary in losses[1:]:
@@ -105,27 +120,65 @@ def loss_and_terms(
 
 
 def loss_divisor(
-    label: Tensor, normalize: Normalize = "all", *, ignore_index: int = IGNORE
+    label: Tensor,
+    normalize: Normalize = "all",
+    *,
+    ignore_index: int = IGNORE,
+    class_weights: Sequence[float] | None = None,
 ) -> Tensor | int:
     """The number that the sum over the pixels of `label` is divided by.
 
     ``"all"``: the number of pixels. ``"valid"``: N / W, a float64 scalar on the label's device,
-    with N the valid pixels of all W processes (1 if there are none, so that 0 / N is 0). In a
-    distributed run ``"valid"`` is a collective call: every process has to make it.
+    with N the valid pixels of all W processes, each as often as the weight of its class says (1
+    if there are none, so that 0 / N is 0). In a distributed run ``"valid"`` is a collective call:
+    every process has to make it.
     """
     if normalize == "all":
         return label.numel()
     if normalize != "valid":
         raise UserError(f"loss.normalize={normalize!r}{nearest(normalize, ('all', 'valid'))}")
     count, world = (label != ignore_index).sum(), 1
+    if class_weights is not None:
+        by_class = weights_on(tuple(class_weights), torch.float64, label.device)
+        valid = label != ignore_index
+        count = by_class[label.long().where(valid, 0)].where(valid, 0).sum()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(count)
         world = dist.get_world_size()
-    return count.clamp(min=1).double() / world
+    return count.where(count > 0, 1).double() / world
+
+
+def check_class_weights(class_weights: Sequence[float] | None, classes: int) -> None:
+    """Raise UserError unless these are `classes` usable weights, or None."""
+    if class_weights is None:
+        return
+    if len(class_weights) != classes:
+        raise UserError(
+            f"loss.class_weights: {len(class_weights)} of them for {classes} classes; give one for "
+            "each, or auto"
+        )
+    if not all(0 <= weight < math.inf for weight in class_weights) or not any(class_weights):
+        raise UserError(
+            f"loss.class_weights={tuple(class_weights)}: give finite numbers, none of them negative"
+            " and not all of them 0"
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def weights_on(
+    class_weights: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """(K,) on `device`, made once: a copy in every step would wait for the device."""
+    with torch.inference_mode(False):  # what is kept may meet gradients later
+        return torch.tensor(class_weights, dtype=dtype, device=device)
 
 
 def resize_cross_entropy(
-    lazy: LazyLogits, label: Tensor, *, ignore_index: int = IGNORE
+    lazy: LazyLogits,
+    label: Tensor,
+    *,
+    ignore_index: int = IGNORE,
+    class_weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Sum of the cross-entropy of resized logits over the valid pixels of `label`.
 
@@ -136,15 +189,21 @@ def resize_cross_entropy(
     Args:
         lazy: (B, K, h, w) of any floating type, and the way from there to (H, W).
         label: (B, H, W) int64, ids 0..K-1 or `ignore_index`.
+        class_weights: K numbers, what a pixel of each class counts; None counts all alike.
 
     Returns:
         A scalar, differentiable once with respect to the logits.
     """
     logits = lazy.logits if torch.is_grad_enabled() else lazy.logits.detach()
+    by_class = None
+    if class_weights is not None:
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        by_class = weights_on(tuple(class_weights), wide, logits.device)
     if compiles(logits.device):
         return ImagesCrossEntropy.apply(
-            logits, label, lazy.size, lazy.steps, ignore_index, compiled())
-    return _ResizeCrossEntropy.apply(logits, label, lazy.axis(0), lazy.axis(1), ignore_index)
+            logits, label, lazy.size, lazy.steps, ignore_index, by_class, compiled())
+    return _ResizeCrossEntropy.apply(
+        logits, label, lazy.axis(0), lazy.axis(1), ignore_index, by_class)
 
 
 class _ResizeCrossEntropy(torch.autograd.Function):
@@ -164,6 +223,7 @@ class _ResizeCrossEntropy(torch.autograd.Function):
         down: Steps,
         across: Steps,
         ignore_index: int,
+        by_class: Tensor | None,
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
         total = logits.new_zeros((), dtype=wide)
@@ -178,7 +238,8 @@ class _ResizeCrossEntropy(torch.autograd.Function):
                     slope = torch.zeros_like(rows)
                     for outer, inner, matrix in strips:
                         full = matrix @ rows[:, inner]  # (K, strip, W)
-                        loss, error = _pixel_losses(full, label[i, outer], ignore_index)
+                        loss, error = _pixel_losses(
+                            full, label[i, outer], ignore_index, by_class)
                         total += loss
                         if gradient is not None:  # back through the resize: transposed matrices
                             slope[:, inner] += matrix.T @ error
@@ -189,24 +250,31 @@ class _ResizeCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None, None, None
+        return gradient * upstream.to(gradient.dtype), None, None, None, None, None
 
 
-def _pixel_losses(full: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _pixel_losses(
+    full: Tensor, label: Tensor, ignore_index: int, by_class: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of (K, H, W) logits and its gradient, softmax - one-hot, in place.
 
-    One exponential serves both: log_softmax first and exp afterwards would take two.
+    One exponential serves both: log_softmax first and exp afterwards would take two. `by_class`
+    (K,) weighs the pixels.
     """
     valid = label != ignore_index
     target = label.where(valid, 0)[None]
     full -= full.amax(dim=0, keepdim=True)
     picked = full.gather(0, target)[0]
     total = full.exp_().sum(dim=0)
-    loss = (total.log() - picked).where(valid, 0).sum()
-    error = full.mul_(valid / total)
-    return loss, error.scatter_add_(0, target, -valid.to(full.dtype)[None])
+    loss = (total.log() - picked).where(valid, 0)
+    scale = valid.to(full.dtype)
+    if by_class is not None:
+        scale = scale * by_class[target[0]]
+        loss = loss * scale
+    error = full.mul_(scale / total)
+    return loss.sum(), error.scatter_add_(0, target, -scale[None])
 
 
 def _row_bands(

@@ -68,6 +68,7 @@ class ImagesCrossEntropy(torch.autograd.Function):
         size: Size,
         steps: tuple[tuple[Size, Size], ...],
         ignore_index: int,
+        by_class: Tensor | None,
         work: Work,
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
@@ -84,7 +85,8 @@ class ImagesCrossEntropy(torch.autograd.Function):
             parts = zip(
                 before.split(count), label.split(count), slope.split(count), strict=True)
             for some, its, place in parts:
-                loss, by_logits = work(some, its, last[1], ignore_index, rows, columns)
+                loss, by_logits = work(
+                    some, its, last[1], ignore_index, rows, columns, by_class)
                 place.copy_(by_logits)
                 found.append(loss)
         ctx.save_for_backward(slope)
@@ -94,7 +96,7 @@ class ImagesCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return slope * upstream.to(slope.dtype), None, None, None, None, None
+        return slope * upstream.to(slope.dtype), None, None, None, None, None, None
 
 
 def images_at_a_time(batch: int, values: int) -> int:
@@ -110,6 +112,7 @@ def images_loss(
     ignore_index: int,
     rows: Tensor,
     columns: Tensor,
+    by_class: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of some images, and its gradient by the head's scores.
 
@@ -119,6 +122,7 @@ def images_loss(
         resized: (H', W') of the last resize, which the label may cut off below and on the right.
         rows: (H, h) and
         columns: (W, w), all resizes of each axis as matrices.
+        by_class: (K,), what a pixel of each class counts; None counts all alike.
 
     Returns:
         A scalar, and (B, K, h, w), both in the type of the matrices.
@@ -128,10 +132,13 @@ def images_loss(
     valid = (label != ignore_index)[:, None]
     target = label[:, None].where(valid, 0)
     norm = full.logsumexp(dim=1, keepdim=True)
-    loss = (norm - full.gather(1, target)).where(valid, 0).sum()
+    loss = (norm - full.gather(1, target)).where(valid, 0)
     classes = torch.arange(full.shape[1], device=full.device)[:, None, None]
     error = ((full - norm).exp() - (classes == target).to(full.dtype)) * valid
-    return loss, rows.T @ (error @ columns)
+    if by_class is not None:
+        weight = by_class[target]
+        loss, error = loss * weight, error * weight
+    return loss.sum(), rows.T @ (error @ columns)
 
 
 def _matrix(lazy: LazyLogits, axis: int, dtype: torch.dtype) -> Tensor:

@@ -133,6 +133,49 @@ def camvid_dinov2_mla() -> RunConfig:
     return _camvid_dinov2("mla")
 
 
+def _finetune(head: Head) -> RunConfig:
+    """What the encoder knows is kept: a low rate for it, twenty times that for what is new.
+
+    A crop of 224 pixels is a whole number of patches of 8, 14, 16, 28 and 32.
+    """
+    return RunConfig(
+        recipe=f"finetune_{head}",
+        model=ModelConfig(
+            encoder="timm:vit_small_patch14_dinov2.lvd142m", pretrained="", head=head,
+            num_classes=2, img_size=(224, 224), channels=64, aux=head != "linear",
+            drop_path=0.1),
+        data=DataConfig(
+            name="folder", base_size=(360, 1440), crop_size=(224, 224), ratio_range=(0.5, 2.0)),
+        loss=LossConfig(normalize="valid"),
+        optim=OptimConfig(
+            name="adamw", lr=5e-5, head_multiplier=20, neck_multiplier=20, weight_decay=0.05,
+            warmup=100, min_lr=1e-6, clip_norm=1.0),
+        train=TrainConfig(
+            steps=1200, batch_size=8, eval_every=300, save_every=100, log_every=20),
+        eval=EvalConfig(mode="whole"),
+    )
+
+
+def finetune_linear() -> RunConfig:
+    """A 1x1 classifier on your own images, a pretrained encoder learning slowly: the yardstick."""
+    return _finetune("linear")
+
+
+def finetune_naive() -> RunConfig:
+    """SETR-Naive on your own images, a pretrained encoder learning slowly."""
+    return _finetune("naive")
+
+
+def finetune_pup() -> RunConfig:
+    """SETR-PUP on your own images, a pretrained encoder learning slowly."""
+    return _finetune("pup")
+
+
+def finetune_mla() -> RunConfig:
+    """SETR-MLA on your own images, a pretrained encoder learning slowly."""
+    return _finetune("mla")
+
+
 TAPS = {
     ("naive", "vit_large_patch16"): (9, 14, 19, 23),
     ("pup", "vit_large_patch16"): (9, 14, 19, 23),
@@ -195,6 +238,8 @@ def commands(config: RunConfig) -> list[str]:
     if not config.model.pretrained:
         source = PUBLISHED[name].pretrained if name in PUBLISHED else config.model.encoder
         settings += f" model.pretrained={source}"
+    if config.data.name == "folder":
+        settings += " model.num_classes=K"
     lines = [f"setr-lite train {settings}"]
     if config.train.batch_size % 8 == 0:
         lines.append(f"torchrun --standalone --nproc_per_node=8 -m setr_lite train {settings}")
@@ -206,6 +251,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     for f in (
         toytown_naive, toytown_pup, toytown_mla, camvid_naive, camvid_pup, camvid_mla,
         camvid_dinov2_linear, camvid_dinov2_naive, camvid_dinov2_pup, camvid_dinov2_mla,
+        finetune_linear, finetune_naive, finetune_pup, finetune_mla,
         *map(_recipe, PUBLISHED.values()),
     )
 }  # fmt: skip

@@ -116,6 +116,49 @@ def test_equals_plain_pytorch(dtype, strip, factors, monkeypatch):
         torch.testing.assert_close(gradient, logits.grad, rtol=1e-11, atol=1e-15)
 
 
+WEIGHTS = (0.25, 3.0, 0.0, 1.7)
+
+
+@pytest.mark.parametrize("strip", [1, 1 << 20])
+@pytest.mark.parametrize("normalize", ["valid", "all"])
+def test_class_weights_equal_plain_pytorch(normalize, strip, monkeypatch):
+    monkeypatch.setitem(resize.STRIP, "cpu", strip)
+    output, label = random_output(heads=1)
+    heads = (output.scores, *output.aux_scores)
+    loss = segmentation_loss(output, label, normalize=normalize, class_weights=WEIGHTS)
+    mine = torch.autograd.grad(loss, heads)
+    rule = "mean" if normalize == "valid" else "sum"  # PyTorch's mean is over the weights
+    full = (F.interpolate(x, output.padded, mode="bilinear")[..., :11, :17] for x in heads)
+    weight = torch.tensor(WEIGHTS, dtype=torch.float64)
+    main, aux = (
+        F.cross_entropy(x, label, weight, ignore_index=255, reduction=rule) for x in full)
+    plain = (main + 0.4 * aux) / (1 if normalize == "valid" else label.numel())
+    torch.testing.assert_close(loss, plain, rtol=1e-12, atol=0)
+    plains = torch.autograd.grad(plain, heads)
+    torch.testing.assert_close(mine, plains, rtol=1e-11, atol=1e-15)
+    alike = segmentation_loss(output, label, normalize=normalize, class_weights=(1.0,) * 4)
+    torch.testing.assert_close(
+        alike, segmentation_loss(output, label, normalize=normalize), rtol=1e-12, atol=0)
+
+
+def test_class_weights_by_hand_also_below_one_pixel():
+    output, label = half_and_half()
+    # weights 0.1 and 0.3 of the labels 0 and 1, whose losses are log 4 and log 4/3
+    by_hand = (0.1 * math.log(4) + 0.3 * math.log(4 / 3)) / 0.4
+    loss = segmentation_loss(output, label, normalize="valid", class_weights=(0.1, 0.3))
+    assert loss.item() == pytest.approx(by_hand, abs=1e-12)
+
+
+@pytest.mark.parametrize(("weights", "said"), [
+    ((1.0, 2.0), "2 of them for 4 classes"), ((1.0, -1.0, 1.0, 1.0), "finite numbers, none of"),
+    ((1.0, math.inf, 1.0, 1.0), "finite numbers"), ((0.0,) * 4, "not all of them 0"),
+])  # fmt: skip
+def test_class_weights_that_cannot_be_used(weights, said):
+    output, label = random_output(classes=4)
+    with pytest.raises(UserError, match=said):
+        segmentation_loss(output, label, class_weights=weights)
+
+
 @pytest.mark.parametrize(("strip", "factor"), [(1, 1), (1 << 20, 2)])
 def test_gradcheck(strip, factor, monkeypatch):
     monkeypatch.setitem(resize.STRIP, "cpu", strip)
@@ -204,25 +247,31 @@ def print_global_results():
     logits = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3).clone().requires_grad_()
     label = torch.tensor([[[1, 255, 255]], [[0, 1, 0]]])[rank : rank + 1]  # 1 and 3 valid pixels
     output = output_of(logits, size=(1, 3))
+    weighted = segmentation_loss(output, label, normalize="valid", class_weights=(3, 1)).detach()
     loss = segmentation_loss(output, label, normalize="valid")
     loss.backward()
     gradient = logits.grad.sum(dim=(0, 2, 3))
-    for value in (loss := loss.detach(), gradient):  # what DistributedDataParallel does: the mean
+    loss = loss.detach()
+    for value in (loss, gradient, weighted):  # what DistributedDataParallel does: the mean
         torch.distributed.all_reduce(value)
         value /= 2
     matrix = ConfusionMatrix(2)
     matrix.update(torch.ones_like(label), label)
     matrix.all_reduce()
-    print(json.dumps([loss.item(), gradient.tolist(), matrix.matrix.tolist()]))
+    found = [loss.item(), gradient.tolist(), matrix.matrix.tolist(), weighted.item()]
+    print(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_average_over_the_global_count(tmp_path):
     first, second = run_ranks(2, print_global_results, logs=tmp_path)
     assert first == second
-    loss, gradient, matrix = json.loads(first)
+    loss, gradient, matrix, weighted = json.loads(first)
     p = 1 / (1 + math.exp(-1))  # probability of class 1 at each of the 4 valid pixels, two of each
     assert loss == pytest.approx((-2 * math.log(p) - 2 * math.log(1 - p)) / 4, rel=1e-6)
+    # two pixels of weight 3 and two of weight 1, wherever they are
+    by_weight = (-2 * math.log(p) - 3 * 2 * math.log(1 - p)) / 8
+    assert weighted == pytest.approx(by_weight, rel=1e-6)
     assert gradient == pytest.approx([0.5 - p, p - 0.5], rel=1e-5)
     assert matrix == [[0, 2], [0, 2]]
 

@@ -20,24 +20,26 @@ SIZES = [
 ]
 
 
-def both(lazy: LazyLogits, label: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+def both(lazy: LazyLogits, label: torch.Tensor, weights=None) -> list[tuple[torch.Tensor, ...]]:
     """Loss and gradient by strips, and by images."""
-    strips = resize_cross_entropy(lazy, label)
+    strips = resize_cross_entropy(lazy, label, class_weights=weights)
+    by_class = None if weights is None else torch.tensor(weights, dtype=strips.dtype)
     images = ImagesCrossEntropy.apply(
-        lazy.logits, label, lazy.size, lazy.steps, 255, images_loss)
+        lazy.logits, label, lazy.size, lazy.steps, 255, by_class, images_loss)
     return [(loss, *torch.autograd.grad(loss * 3, lazy.logits)) for loss in (strips, images)]
 
 
 @pytest.mark.parametrize(("grid", "resize"), SIZES)
 @pytest.mark.parametrize("at_a_time", [1, 1 << 27])
-def test_equal_to_the_strips_in_float64(grid, resize, at_a_time, monkeypatch) -> None:
+@pytest.mark.parametrize("weights", [None, (0.3, 2, 1, 0, 7, 1, 0.5)])
+def test_equal_to_the_strips_in_float64(grid, resize, at_a_time, weights, monkeypatch) -> None:
     monkeypatch.setattr(on_gpu, "AT_A_TIME", at_a_time)
     logits = torch.randn(4, 7, *grid, dtype=torch.float64).mul(9).requires_grad_()
     lazy = resize(LazyLogits.of(logits))
     label = torch.randint(7, (4, *lazy.size))
     label[:, : lazy.size[0] // 3] = 255
     label[1] = 255  # an image without a class
-    strips, images = both(lazy, label)
+    strips, images = both(lazy, label, weights)
     torch.testing.assert_close(images, strips, rtol=1e-12, atol=1e-12)
 
 
@@ -56,8 +58,9 @@ def test_it_is_one_graph() -> None:
     found = torch.compile(images_loss, backend="eager", fullgraph=True)
     logits, label = torch.randn(2, 5, 4, 4), torch.randint(5, (2, 16, 16))
     rows = torch.rand(16, 4)
-    arguments = (logits, label, (16, 16), 255, rows, rows)
-    torch.testing.assert_close(found(*arguments), images_loss(*arguments))
+    for weights in (None, torch.rand(5)):
+        arguments = (logits, label, (16, 16), 255, rows, rows, weights)
+        torch.testing.assert_close(found(*arguments), images_loss(*arguments))
 
 
 @pytest.mark.parametrize(("batch", "values", "count"), [
