@@ -1,15 +1,19 @@
-"""What the tests do in processes that have the pretended card: ``on_card.py NAME FOLDER``.
+"""What the tests do where the pretended card is: ``on_card.py FOLDER [NAME ...]``.
 
-Every function returns what it counted; nothing here looks at a number that a kernel computes.
+Every function returns what it counted; nothing here looks at a number that a kernel computes. To
+import PyTorch and its compiler takes longer than most of them, so that is done once: what needs a
+process of its own is forked from there, before anything has asked for the card.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import io
 import json
 import os
+import socket
 import sys
 import traceback
 from collections import Counter
@@ -18,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 from card import LAUNCHES, Listen
 
 from setr_lite import distributed, step, train
+from setr_lite.bench import ours, rows, turns
 from setr_lite.cli import main
 from setr_lite.config import RunConfig
 from setr_lite.datasets import load_dataset
@@ -45,9 +51,9 @@ def commands(folder: Path) -> dict[str, tuple[int, str]]:
     run = (*QUICK, f"train.out={folder}/run")
     last, pictures = f"{folder}/run/last", f"{SAMPLE}/leftImg8bit/val"
     lines = {
-        "dry run": ["train", "toytown_pup", "--dry-run", *run],
-        "train": ["train", "toytown_pup", *run, "train.steps=2"],
-        "resume": ["train", "toytown_pup", "--resume", *run, "train.steps=4"],
+        "dry run": ["train", "toytown_naive", "--dry-run", *run],
+        "train": ["train", "toytown_naive", *run, "train.steps=2"],
+        "resume": ["train", "toytown_naive", "--resume", *run, "train.steps=4"],
         "eval": ["eval", last, "eval.protocol=mmseg-1.x+ms"],
         "predict": ["predict", last, pictures, "--out", f"{folder}/pictures"],
         "export": ["export", last, "--format", "torch", "--out", f"{folder}/model.pt2"],
@@ -329,9 +335,27 @@ def _made_numbers(step: int, model: torch.nn.Module, optimizer: Any = None) -> N
             tensor.copy_(torch.zeros(tensor.shape))
 
 
+PARTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    # what Inductor and Triton have to compile, down to the card's machine code
+    "kernels": ({}, ("published_step", "compiled")),
+    "one": ({"TORCH_COMPILE_DISABLE": "1"}, (
+        "commands", "live_cells", "evaluation", "toy_steps", "planted", "default_device",
+        "second_card", "memory")),
+} | {
+    f"rank{rank}": ({
+        "TORCH_COMPILE_DISABLE": "1", "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+    }, ("ranks",)) for rank in range(2)
+}  # fmt: skip
+"""Process -> its environment and what it does."""
+
+
 def several(folder: Path, *names: str) -> dict[str, Any]:
-    """Some of the above in one process: to import PyTorch takes longer than most of them."""
+    """Some of the above in one process."""
     train.check_saved = _made_numbers
+    # a benchmark's side would be a process that imports all again
+    rows.bench = functools.partial(
+        rows.bench, start=lambda command, task: turns.Side(ours.make_work, task))
     found = {}
     for name in names:
         torch.set_grad_enabled(True)  # pages do without
@@ -342,6 +366,35 @@ def several(folder: Path, *names: str) -> dict[str, Any]:
     return found
 
 
+def part(folder: Path, name: str) -> None:
+    """Be one of the `PARTS`; what it prints and what it counted is in files of its name."""
+    said = os.open(folder / f"{name}.txt", os.O_WRONLY | os.O_CREAT, 0o644)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    environment, works = PARTS[name]
+    os.environ.update(environment)
+    torch._dynamo.config.disable = "TORCH_COMPILE_DISABLE" in environment
+    (folder / name).mkdir()
+    (folder / f"{name}.json").write_text(json.dumps(several(folder / name, *works)))
+
+
+def all_parts(folder: Path, *names: str) -> None:
+    """Fork the parts and wait for them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    gc.freeze()  # else collecting garbage copies all that was imported, page by page
+    for name in names or PARTS:
+        if os.fork() == 0:
+            try:
+                part(folder, name)
+            finally:
+                os._exit(0)
+    with contextlib.suppress(ChildProcessError):
+        while os.wait():
+            pass
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.write_text(json.dumps(several(target.parent, *sys.argv[2:])))
+    all_parts(Path(sys.argv[1]), *sys.argv[2:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import card
@@ -23,50 +23,40 @@ PUBLISHED, OF_THE_LOSS = 2300, 370
 """The same of SETR-PUP with ViT-Large, batch 16, and of its loss alone, for all five heads."""
 
 
-UNCOMPILED = {"TORCH_COMPILE_DISABLE": "1"}
-"""Kernels of Inductor's own take seconds each to make; they have their process."""
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Callable[[str], dict[str, Any]]:
+    """What a process with the card has counted, see `on_card.PARTS`; all are run at once."""
+    folder = tmp_path_factory.mktemp("card")
+    environment = card.environment(card.build(card.cache_folder()), cards=2)
+    done = subprocess.run(
+        [sys.executable, str(card.HERE / "on_card.py"), str(folder)], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
 
+    def found(name: str) -> dict[str, Any]:
+        file = folder / f"{name}.json"
+        assert file.exists(), (folder / f"{name}.txt").read_text()[-4000:]
+        return json.loads(file.read_text())
 
-def start(folder: Path, name: str, *works: str, cards: int = 1, **more: str) -> tuple[Any, Path]:
-    """A process with the card that does `works` of `on_card`."""
-    result = folder / f"{name}.json"
-    process = subprocess.Popen(
-        [sys.executable, str(card.HERE / "on_card.py"), str(result), *works],
-        env=card.environment(card.build(card.cache_folder()), cards) | more,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    return process, result
-
-
-def finish(process: Any, result: Path) -> dict[str, Any]:
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said[-4000:]
-    return json.loads(result.read_text())
+    return found
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory) -> dict[str, Any]:
+def one(parts) -> dict[str, Any]:
     """All that needs one card."""
-    return finish(*start(
-        tmp_path_factory.mktemp("one"), "one", "commands", "live_cells", "evaluation", "toy_steps",
-        "planted", "default_device", "second_card", "memory", cards=2,
-        **UNCOMPILED))  # fmt: skip
+    return parts("one")
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory) -> dict[str, Any]:
-    """What Inductor and Triton have to compile, down to the card's machine code."""
-    return finish(*start(tmp_path_factory.mktemp("kernels"), "all", "published_step", "compiled"))
+def kernels(parts) -> dict[str, Any]:
+    """What is compiled."""
+    return parts("kernels")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> list[dict[str, Any]]:
+def two(parts) -> list[dict[str, Any]]:
     """Two processes with a card each."""
-    folder = tmp_path_factory.mktemp("two")
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": "2",
-              "LOCAL_WORLD_SIZE": "2"}  # fmt: skip
-    both = [start(folder, f"rank{rank}", "ranks", cards=2, RANK=str(rank), LOCAL_RANK=str(rank),
-                  **common, **UNCOMPILED) for rank in range(2)]  # fmt: skip
-    return [checked(finish(*process), "ranks") for process in both]
+    return [checked(parts(f"rank{rank}"), "ranks") for rank in range(2)]
 
 
 def checked(found: dict[str, Any], name: str) -> Any:
