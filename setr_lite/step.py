@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from .config import RunConfig
 from .distributed.parallel import gradients_sync_when
+from .errors import UserError
+from .logits import SETROutput
 from .losses import loss_and_terms, loss_divisor
 from .precision import autocast
 
@@ -79,7 +81,7 @@ def add_gradients(
     for i, (images, labels) in enumerate(parts, 1):
         with gradients_sync_when(model, i == count), autocast(image.device, bf16):
             loss, terms = loss_and_terms(
-                model(images), labels,
+                _scores(model, images), labels,
                 aux_weight=config.loss.aux_weight, normalize=config.loss.normalize,
                 divisor=divisor, class_weights=weights,
             )
@@ -89,6 +91,24 @@ def add_gradients(
     for loss, terms in found[1:]:
         total, summed = total + loss, summed + terms
     return Losses(total, summed)
+
+
+def _scores(model: nn.Module, images: Tensor) -> SETROutput:
+    """Forward pass.
+
+    Raises:
+        UserError: one image, of one patch, has no variance for BatchNorm to divide by.
+    """
+    try:
+        return model(images)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"{len(images)} image of {images.shape[-2]} x {images.shape[-1]} pixels gives BatchNorm "
+            "one value a channel, and those have no variance; take a larger data.crop_size or "
+            "train.batch_size, or fewer parts in train.accumulate"
+        ) from error
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:

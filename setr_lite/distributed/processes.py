@@ -54,9 +54,10 @@ def start(device: str = "auto") -> torch.device:
             ``auto`` and ``cuda`` mean the card of this process's local rank.
 
     Raises:
-        UserError: CUDA asked for and not there, a name that is no device, or one card for several
-            processes.
+        UserError: CUDA asked for and not there, a name that is no device, one card for several
+            processes, or an environment that is only part of what torchrun sets.
     """
+    _check_environment()
     chosen = choose_device(device)
     if chosen.type == "cuda":  # streams and events are those of the current card
         torch.cuda.set_device(chosen)
@@ -64,6 +65,20 @@ def start(device: str = "auto") -> torch.device:
         # gloo beside NCCL: what hosts tell one another never waits for a card
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     return chosen
+
+
+def _check_environment() -> None:
+    """RANK makes this process one of several; it takes the rest of the variables to find them."""
+    numbers = ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    for name in (*numbers, "MASTER_ADDR") if "RANK" in os.environ else ():
+        value = os.environ.get(name)
+        if value is None and name.startswith("LOCAL"):
+            continue  # needed for cards only, and there they have their defaults
+        if not value or (name in numbers and not re.fullmatch("[0-9]{1,9}", value)):
+            raise UserError(
+                f"the environment has RANK, and {name}={value or ''}: torchrun sets them all; "
+                "start with it, or unset RANK to train in one process"
+            )
 
 
 def choose_device(device: str = "auto") -> torch.device:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def score_checkpoint(
     dataset = load_dataset(config.data, split)
     checkpoint.check_classes(folder, dataset.classes, config.data.name)
     if save_predictions:
-        refuse_inputs(save_predictions, [*_own_folders(Path(folder)), *_folders_of(dataset)])
+        _refuse_folder(Path(save_predictions), Path(folder), dataset)
     indices = _chosen(min(len(dataset), config.eval.limit or len(dataset)), images)
     seen = _Seen(dataset, indices, model.device, save_predictions, count=bool(images))
     started = time.perf_counter()
@@ -91,6 +92,27 @@ def score_checkpoint(
         "processes": distributed.world_size(), "names": list(dataset.classes),
         **confusion.to_dict(dataset.classes),
     }  # fmt: skip
+
+
+def _refuse_folder(place: Path, folder: Path, dataset: SegmentationDataset) -> None:
+    """Keep predictions away from what is read: out of its folders, and out of those that hold them.
+
+    The folder of the run, and the root of the data set, may hold new folders; what lies above them
+    is not theirs.
+
+    Raises:
+        UserError: `place` is none to write to.
+    """
+    inputs = [*_own_folders(folder), *_folders_of(dataset)]
+    refuse_inputs(place, inputs)
+    here, tops = os.path.realpath(place), (dataset.root, folder.resolve().parent)
+    above = {str(p) for top in tops for p in Path(os.path.realpath(top)).parents}
+    for one in inputs:
+        if here not in above and Path(here) in Path(os.path.realpath(one)).parents:
+            raise UserError(
+                f"{place}: holds {one}, which is read here; predictions would lie among its files, "
+                f"choose another place, such as {place / 'predictions'}"
+            )
 
 
 def _own_folders(folder: Path) -> list[Path]:

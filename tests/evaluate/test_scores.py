@@ -230,19 +230,24 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("place", [
-    "data/labels/val", "data/labels/val/new", "data/images/val", "link/val",
-    "run/last", "run/last/new", "run/best",
+    "data/labels/val", "data/labels/val/new", "data/images/val", "link/val", "link", "data",
+    "data/labels", "data/images", "data/x/..", "run", "run/last", "run/last/new", "run/best",
 ])  # fmt: skip
 def test_predictions_stay_away_from_data_and_checkpoints(tmp_path, small, place):
     """Named like the images, they once took the place of the ground truth."""
     data, run = small
     (tmp_path / "link").symlink_to(data / "labels")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"(is|lies in|holds) .*; writing there would spoil it, ch"):
+    with pytest.raises(UserError, match=r"(is|lies in|holds) .*, which is read here; .* choose"):
         score_checkpoint(run / "last", save_predictions=tmp_path / place)
     assert contents(tmp_path) == before
-    score_checkpoint(run / "last", save_predictions=run / "predictions")
-    assert (run / "predictions" / "a.png").exists()
+
+
+def test_predictions_may_lie_beside_them(tmp_path, small):
+    data, run = small
+    for place in (run / "predictions", data / "predictions", tmp_path):
+        score_checkpoint(run / "last", save_predictions=place)
+        assert (place / "a.png").exists()
 
 
 @pytest.mark.parametrize("name", [
