@@ -305,8 +305,8 @@ def test_other_heads_and_sizes(tmp_path):
     with pytest.raises(UserError, match=r"x.pth: a SETR \(official\) with none of the heads Naive"):
         identify(save({k: v for k, v in state.items() if "decode_head" not in k}, path))
     shallow = {k: v for k, v in state.items() if "blocks.3." not in k}
-    with pytest.raises(UserError, match=r"no encoder of width 32, depth 3 and patch size 16; known "
-                                        r"are .*vit_base_patch16 \(768, 12, 16\), .*timm:NAME"):
+    with pytest.raises(UserError, match=r"an encoder of width 32, depth 3 and patch size 16 is no "
+                                        r"preset.*--num-heads N .*timm:NAME"):
         identify(save(shallow, path))
 
 
