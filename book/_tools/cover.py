@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from records import ROOT, STREET_MODEL, STREETS, options
 
-from setr_lite import SETR, Cityscapes, overlay, predict
+from setr_lite import SETR, Cityscapes, overlay
 
 ZOOM = 3
 
@@ -16,7 +16,7 @@ def main(words=None):
     options(__doc__).parse_args(words)
     model, streets = SETR.from_pretrained(STREET_MODEL), Cityscapes(STREETS, "val")
     street = streets[3]
-    label = predict(model.logits, model.preprocess(street.image), size=street.label.shape)
+    label = model.predict(street.image)
     painted = np.asarray(overlay(street.image, label, streets.palette, alpha=0.65))
     save(street.image.permute(1, 2, 0).numpy(), painted)
 
