@@ -256,6 +256,8 @@ class SETR(nn.Module):
         found = list(predict_images(
             self, image if several or batch else [image], probabilities=probabilities,
             config=config))
+        if batch and not found:
+            raise UserError("a batch of no images: give at least one")
         if batch:
             return torch.stack(found)
         return found if several else found[0]

@@ -128,7 +128,8 @@ def complete(folder):
     """Every file of the program's below `folder` can be read to its end."""
     for path in Path(folder).rglob("*"):
         assert not path.name.endswith(".part"), path
-        if path.name.endswith(("_labels.png", "_overlay.png", "histogram.png", "samples.png")):
+        if path.name.endswith((
+            "_ids.png", "_labels.png", "_overlay.png", "histogram.png", "samples.png")):
             with Image.open(path) as picture:
                 picture.load()
         if path.name in ("scores.json", "toytown.json"):
@@ -233,7 +234,8 @@ def test_a_bad_picture_among_good_ones_spares_what_is_written(house, tmp_path):
     (photos / "folder.png").mkdir()
     (photos / "nowhere.png").symlink_to("nowhere")
     assert run("predict", tmp_path, "predict", house / "run/last", photos, "--out", out) == 2
-    assert sorted(p.name for p in out.iterdir()) == ["a_labels.png", "a_overlay.png"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a_ids.png", "a_labels.png", "a_overlay.png"]
 
 
 def test_a_bad_picture_in_a_loader_process_is_one_line_too(house, tmp_path, capsys):
@@ -615,7 +617,7 @@ def test_paths_of_any_characters(house, tmp_path_factory, name):
         (town / "images" / "val" / "0.png").rename(folder / f"{name}.png")
         words = ("predict", last, folder / f"{name}.png", "--out", folder / "öut")
         assert run("path", folder, *words) == 0
-        assert len(list((folder / "öut").iterdir())) == 2
+        assert len(list((folder / "öut").iterdir())) == 3
         assert run("path", folder, "eval", last, root) == 2  # its picture is gone
     finally:
         shutil.rmtree(base)

@@ -89,8 +89,8 @@ def test_predict_keeps_size_and_folders(trained, tmp_path):
     assert main(["predict", str(trained), str(photos), "--out", str(out)]) == 0
     written = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
     assert written == [
-        "deep/a photo_labels.png", "deep/a photo_overlay.png",
-        "grey_labels.png", "grey_overlay.png",
+        "deep/a photo_ids.png", "deep/a photo_labels.png", "deep/a photo_overlay.png",
+        "grey_ids.png", "grey_labels.png", "grey_overlay.png",
     ]  # fmt: skip
     with Image.open(out / "grey_labels.png") as labels:
         assert labels.size == (70, 50)

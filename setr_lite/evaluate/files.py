@@ -223,7 +223,8 @@ def find_images(paths: Sequence[str | Path], out: str | Path) -> Found:
         out: where predictions go, which are no images to predict from.
 
     Raises:
-        UserError: nothing there, no image in a folder, or `out` is one of the folders.
+        UserError: nothing there, no image in a folder, only outputs, or `out` is one of the
+            folders.
     """
     found: dict[Path, None] = {}  # each once, in order
     left_out: Counter[str] = Counter()
@@ -234,8 +235,10 @@ def find_images(paths: Sequence[str | Path], out: str | Path) -> Found:
             raise UserError(f"{path}: no such file or folder")
         elif not is_output(path):
             found[path] = None
+    if not paths:
+        raise UserError("no image to segment: give images, or folders of them")
     if not found:
-        raise UserError(f"{', '.join(map(str, paths))}: outputs of an earlier run only")
+        raise UserError(f"{paths[0]}: outputs of an earlier run only; give images")
     return Found(list(found), _names(list(found), [Path(path) for path in paths]), left_out)
 
 

@@ -133,7 +133,7 @@ def with_legend(
     shown = sorted(k for k in map(int, present) if k < len(classes))
     size = max(12, picture.width // 64)  # pixels; a name is as legible as the picture is large
     font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-    cell = math.ceil(max((font.getlength(classes[k]) for k in shown), default=0)) + 3 * size
+    cell = math.ceil(max((font.getlength(classes[k]) for k in shown), default=0)) + 5 * size // 2
     columns = max(picture.width // cell, 1)
     rows, line = math.ceil(len(shown) / columns), 3 * size // 2
     sheet = Image.new(

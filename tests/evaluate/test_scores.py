@@ -286,9 +286,10 @@ def test_pictures_that_differ_in_their_endings_only(tmp_path, small, capsys):
             picture.save(photos / name)
     for _ in range(2):  # what was written is no image the second time
         assert main(["predict", str(run / "last"), str(photos), "--out", str(out)]) == 0
-        assert "3 pictures in" in capsys.readouterr().out
+        assert "3 images in" in capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {
-        f"{name}_{kind}.png" for name in ("a.png", "a.jpg", "b") for kind in ("labels", "overlay")}
+        f"{name}_{kind}.png"
+        for name in ("a.png", "a.jpg", "b") for kind in ("ids", "labels", "overlay")}
     assert main(["predict", str(run / "last"), str(photos), "--out", str(photos)]) == 2
     assert "holds the images to segment; choose another folder" in capsys.readouterr().err
     for alpha in ("-0.1", "1.5", "nan"):
