@@ -5,10 +5,11 @@ Shape legend: H, W  size of a picture in pixels.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError, in_short
 
+T = TypeVar("T")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 """Of the names of image files, in small or capital letters."""
 
@@ -34,6 +36,25 @@ def read_image(path: str | Path) -> Tensor:
             (89 million, which take up to 1 GiB while they are read).
     """
     return torch.from_numpy(_decode(path, _rgb_of_file)).permute(2, 0, 1)
+
+
+def image_of_bytes(data: bytes, where: str) -> Tensor:
+    """(3,H,W) uint8 RGB of an image that lies inside another file; `where` names it in messages.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    pixels = _open(where, lambda file: _decoded(file, _rgb), io.BytesIO(data))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def mode_of(path: str | Path) -> str:
+    """Pillow's name of the kind of pixels in a file: ``L``, ``P``, ``RGB``, ``RGBA``, ``I;16``...
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    return _open(path, lambda file: file.mode)
 
 
 def as_image(image: Any) -> Tensor:
@@ -223,12 +244,15 @@ def _opened(stream: IO[bytes]) -> ImageFile.ImageFile:
         return Image.open(stream)
 
 
-def _open(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    """`to_array` of the opened file. Pillow, not OpenCV: it does not keep silent about half a
-    file, and leaves the indices of palette images as they are."""
+def _open(
+    path: str | Path, to_array: Callable[[Image.Image], T], data: IO[bytes] | None = None
+) -> T:
+    """`to_array` of the opened file, or of the `data` that are given in its place. Pillow, not
+    OpenCV: it does not keep silent about half a file, and leaves the indices of palette images as
+    they are."""
     try:
         # given a name, Pillow 13 maps uncompressed TIFF into memory and turns it wrongly
-        with open(path, "rb") as stream, _opened(stream) as file:
+        with data or open(path, "rb") as stream, _opened(stream) as file:
             return to_array(file)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -684,7 +684,7 @@ def test_names_and_folders_as_people_have_them(tmp_path: Path) -> None:
         (tmp_path / kind).mkdir()
         save(tmp_path / kind / "a.png", gradient() if kind == "images" else gradient()[:, :, 0])
     (tmp_path / "classes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"images: holds the pictures themselves; put those to l"):
+    with pytest.raises(UserError, match=r"images: holds the images themselves; `setr-lite split"):
         Folder(tmp_path, "train")
     for kind in ("images", "labels"):
         (tmp_path / kind / "train").mkdir()
