@@ -157,18 +157,19 @@ def refuse_inputs(path: str | Path, inputs: Iterable[str | Path]) -> None:
 # ---- one reader ----------------------------------------------------------------------------------
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, remedy: str, most: int = LARGEST_JSON) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
         path: the file.
         remedy: what to do if it cannot be used, for the message.
+        most: bytes that are read.
 
     Raises:
-        UserError: no such file, one of more than `LARGEST_JSON`, no JSON, or no object.
+        UserError: no such file, one of more than `most` bytes, no JSON, or no object.
     """
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        if path.stat().st_size > most:
             raise ValueError(f"{path.stat().st_size >> 20} MiB")
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
