@@ -7,6 +7,8 @@ and resumed takes the same steps as one that was not: on a CPU, the same bits.
 from __future__ import annotations
 
 import functools
+import hashlib
+import math
 import random
 import sys
 import time
@@ -23,10 +25,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from . import checkpoint, distributed
+from . import __version__, checkpoint, distributed
 from .config import RunConfig
 from .datasets.base import SegmentationDataset
-from .datasets.feed import Batch, Feed
+from .datasets.feed import Batch, Feed, loader_processes
 from .datasets.layouts import load_dataset
 from .distributed import parallel
 from .errors import UserError, file_name
@@ -47,6 +49,7 @@ from .running.progress import Progress
 from .running.recompute import recompute_encoder
 from .running.validation import pictures, whole_model
 from .step import Losses, take_step
+from .transforms import Normalize
 from .weights.first import load_first_weights, require_source
 
 
@@ -73,6 +76,8 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     """
     started = time.perf_counter()
     device = distributed.start(config.train.device)
+    if distributed.came_back():  # and nobody is there to say --resume
+        resume = resume or checkpoint.exists(run_folder(config) / "last")
     with ExitStack() as held:
         result = _train(_locked_run(config, device, resume, held), progress)
     return result | {"seconds": time.perf_counter() - started}
@@ -99,6 +104,8 @@ def _train(run: Run, progress: bool) -> dict[str, Any]:
     loud, device = progress and distributed.rank() == 0, run.device
     say: Callable[..., None] = functools.partial(print, flush=True) if loud else lambda *_: None
     train, done = run.config.train, run.progress
+    distributed.require_same(run.facts)
+    distributed.find_writers(run.folder)
     # a second on a CPU: not for nothing
     speed = measure_speed(run.config, device) if progress or device.type == "cuda" else None
     say(run.describe(speed))
@@ -175,12 +182,17 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         losses.append(distributed.mean_over_ranks(run.take_step(batch).total.clone()).item())
         times.append(time.perf_counter())
     read, first, step = (b - a for a, b in pairwise(times))
+    crop = run.feed.seconds_per_crop()
+    loaders = math.ceil(len(batch.image) * crop / step)
+    started = loader_processes(config.train.workers, len(run.train_set))
     left, memory = run.config.train.steps - run.progress.step + 2, peak_memory(device)
     mfu = speed.text(run.config.train.batch_size / step, distributed.world_size())
     say(
         f"one batch read in {format_seconds(read)}, first step {format_seconds(first)}, second "
         f"{format_seconds(step)} ({mfu}), loss {losses[0]:.3f} and {losses[1]:.3f}\n"
         f"{left} steps would take {format_seconds(left * step)}, evaluation and saving not counted"
+        f"\na crop takes {format_seconds(crop)} to make: {loaders} loader processes would keep up, "
+        f"train.workers={config.train.workers} starts {started}"
         f"\n{format_bytes(memory)} taken at the highest, "
         + ("reserved on the card" if device.type == "cuda" else "by the whole process")
         + f"; nothing was written into {run.folder}"
@@ -240,6 +252,7 @@ class Run:
         plain = not parallel.is_cut_up(self.model)
         self.optimizer = build_optimizer(self.model, config.optim, fused=plain)
         self.guard = Guard(self.optimizer, device.type == "cuda" and plain)
+        self.normalize = Normalize(config.data, device)
         self.recent: deque[tuple[int, Batch]] = deque(maxlen=2)
         self.progress = self._resumed() if resume else Progress()
         self.confusion: ConfusionMatrix | None = None
@@ -259,6 +272,22 @@ class Run:
                 "train.steps to go on"
             )
         return progress
+
+    def facts(self) -> dict[str, str]:
+        """What all processes of a run have to agree in, as words."""
+        settings = {f"{section}.{key}": str(value)
+                    for section, values in self.config.to_dict().items()
+                    if isinstance(values, dict)
+                    for key, value in values.items()}  # fmt: skip
+        own = ("train.out", "train.device", "train.workers", "train.feature_cache", "data.root",
+               "data.classes", "model.pretrained")  # fmt: skip
+        return {
+            "the library": __version__, "PyTorch": torch.__version__,
+            **{name: value for name, value in settings.items() if name not in own},
+            "the training images": _digest(self.train_set),
+            "the validation images": _digest(self.val_set),
+            "the step to begin with": str(self.progress.step),
+        }  # fmt: skip
 
     def describe(self, speed: Speed | None = None) -> str:
         """What is trained from what, with which rates; with `speed` what it costs."""
@@ -284,8 +313,8 @@ class Run:
         self.recent.append((step + 1, batch))
         seed_everything(train.seed, step + 1, distributed.rank())
         set_lr(self.optimizer, step, train.steps, self.config.optim)
-        # PyTorch's default type, so that a script can train in float64
-        image = batch.image.to(self.device, torch.get_default_dtype(), non_blocking=True)
+        image = self.normalize(batch.image.to(self.device, non_blocking=True), batch.inside)
+        image = image.to(torch.get_default_dtype())  # so that a script can train in float64
         label = batch.label.to(self.device, non_blocking=True)
         with self._stopping():
             losses = take_step(
@@ -318,7 +347,7 @@ class Run:
         with self._stopping():
             self.guard.settle()
         self._write("last")
-        if distributed.rank() == 0:
+        if distributed.writes():
             checkpoint.keep_numbered(
                 self.folder / "last", self.progress.step, self.config.train.keep_last)
 
@@ -405,6 +434,21 @@ def _on_device(model: SETR, config: RunConfig, device: torch.device) -> nn.Modul
     return parallel.wrap(
         model, device, parallel=train.parallel, sync_bn=train.sync_bn,
         bf16=uses_bf16(train.amp, device))
+
+
+SIZES = 50
+"""Images of which machines compare the sizes in bytes; a network disk takes its time for each."""
+
+
+def _digest(dataset: SegmentationDataset) -> str:
+    """Number of the images, and a hash of their names and of some of their sizes."""
+    state = hashlib.blake2b(digest_size=6)
+    every = len(dataset) // SIZES + 1
+    for number, pair in enumerate(dataset.files):
+        for file in pair:
+            size = file.stat().st_size if number % every == 0 else ""
+            state.update(f"{file.name} {size}\n".encode())
+    return f"{len(dataset)} of hash {state.hexdigest()}"
 
 
 def seed_everything(*numbers: int) -> None:

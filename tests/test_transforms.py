@@ -14,7 +14,7 @@ import torch
 
 from setr_lite import transforms
 from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
-from setr_lite.transforms import Sample, TestTransform, TrainTransform
+from setr_lite.transforms import Normalize, Sample, TestTransform, TrainTransform
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "transforms.npz"))
 pytestmark = pytest.mark.smoke
@@ -255,3 +255,19 @@ def test_test_transform_fits_and_never_pads() -> None:
     assert TestTransform(large)(sample.image).shape == (3, 54, 72)
     # 36 * 0.51 = 18.36 is cut to 18 before the fit: 48 * 18 / 36 = 24
     assert transforms.fit_size((36, 48), transforms.scale_base(data.base_size, 0.51)) == (18, 24)
+
+
+@pytest.mark.parametrize("distort", [True, False])
+def test_bytes_are_normalised_on_the_device_to_the_same_bits(distort):
+    """Also where a small image is padded, and for an encoder's own constants."""
+    data = DataConfig(
+        base_size=(40, 60), crop_size=(32, 48), ratio_range=(0.4, 1.2), distort=distort,
+        mean=(127.5, 100.0, 3.0), std=(127.5, 60.0, 7.0))  # fmt: skip
+    transform, sample = TrainTransform(data, seed=2), photo(50, 70)
+    expected, labels = zip(*(transform(sample, i) for i in range(8)), strict=True)
+    images, again, inside = zip(*(transform.as_bytes(sample, i) for i in range(8)), strict=True)
+    assert {image.dtype for image in images} == {torch.uint8}
+    assert len({*inside}) > 2
+    found = Normalize(data, torch.device("cpu"))(torch.stack(images), inside)
+    assert torch.equal(found, torch.stack(expected))
+    assert torch.equal(torch.stack(again), torch.stack(labels))

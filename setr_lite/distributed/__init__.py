@@ -1,5 +1,6 @@
 """One process or many: start and stop, DDP and FSDP2, BatchNorm over ranks. Imports errors."""
 
+from .machines import came_back, find_writers, require_same, writes
 from .processes import (
     StopSignals,
     barrier,
@@ -19,15 +20,19 @@ from .processes import (
 __all__ = [
     "StopSignals",
     "barrier",
+    "came_back",
     "choose_device",
+    "find_writers",
     "mean_over_ranks",
     "name_lost_process",
     "one_thread",
     "rank",
+    "require_same",
     "smallest_over_ranks",
     "start",
     "start_loader",
     "stop",
     "sum_over_ranks",
     "world_size",
+    "writes",
 ]

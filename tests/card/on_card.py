@@ -108,8 +108,9 @@ def a_run(recipe: str, *settings: str, device: str = "cuda") -> train.Run:
 def a_batch(config: RunConfig) -> Batch:
     """As the loader hands it over: pinned."""
     count, size = config.train.batch_size // distributed.world_size(), config.data.crop_size
-    image = torch.zeros(count, 3, *size).pin_memory()
-    return Batch(image, image[:, 0].to(torch.uint8).pin_memory(), ("",) * count, ())
+    image = torch.zeros(count, 3, *size, dtype=torch.uint8).pin_memory()
+    label = torch.zeros(count, *size, dtype=torch.uint8).pin_memory()
+    return Batch(image, label, ("",) * count, (), (size,) * count)
 
 
 @contextlib.contextmanager
