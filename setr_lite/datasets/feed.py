@@ -227,4 +227,5 @@ def _collate(crops: Sequence[_Crop]) -> Batch | _Failed:
         return _Failed(bad)
     images, labels, inside = zip(*found, strict=True)
     names = tuple(crop.name for crop in crops)
-    return Batch(default_collate(images), default_collate(labels), names, bad, inside)
+    batch = default_collate(list(images)), default_collate(list(labels))
+    return Batch(*batch, names, bad, inside)

@@ -275,6 +275,7 @@ def measured(work: Step) -> dict[str, Any]:
     work()
     host = time.perf_counter() - begin
     phases, taken = work.phases(), seconds(work, turns=7, warm=0)
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     bf16 = config.train.amp == "bf16"
     speed = config.train.batch_size / taken
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -285,8 +286,7 @@ def measured(work: Step) -> dict[str, Any]:
     return {
         "ms": 1e3 * taken, "host_ms": 1e3 * host, "phases_ms": phases, "images_per_s": speed,
         "MFU": work_done / rate, "MFU_by_data_sheet": work_done / sheet if sheet else None,
-        "allocated_GiB": torch.cuda.max_memory_allocated() / 2**30,
-        "reserved_GiB": torch.cuda.max_memory_reserved() / 2**30,
+        "allocated_GiB": allocated / 2**30, "reserved_GiB": reserved / 2**30,
         "estimate_GiB": estimate_memory(config).peak / 2**30,
     }  # fmt: skip
 

@@ -237,6 +237,7 @@ def test_cuda_equals_cpu_without_waiting_for_the_device(no_waiting):
         size=output.size, padded=output.padded,
     )  # fmt: skip
     label = label.cuda()
+    segmentation_loss(there, label, normalize="valid").backward()  # where it is compiled
     with no_waiting():
         loss = segmentation_loss(there, label, normalize="valid")
         loss.backward()
