@@ -26,7 +26,7 @@ PAGES := _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .PHONY: all setup book train test test-book test-faults test-input test-versions test-links \
-        test-audit notebooks clean help changed
+        test-audit bench-gpu notebooks clean help changed
 .SHELLFLAGS := -eu -c
 
 # Announce a step, with the seconds since make began.
@@ -51,6 +51,7 @@ help:
 	@echo 'make test-versions  the tests with the oldest and the newest packages; half an hour'
 	@echo 'make test-links  whether the pages of others that the book links to are still there'
 	@echo 'make test-audit  whether a package in constraints.txt has a known security hole'
+	@echo 'make bench-gpu  all that needs a GPU, in at most ten minutes, into runs/gpu'
 	@echo 'make notebooks  run all notebooks again and write their outputs'
 	@echo 'make clean      remove everything that was made, .venv excepted'
 	@echo 'PYTHON=python3.12   the Python, 3.11 or later, that makes .venv'
@@ -113,6 +114,11 @@ $(DONE)/book: $(PAGES) $(DONE)/browser-files $(DONE)/environment
 	@$(BUILD) >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
 	@grep 'WARNING:' _build/build.log || true
 	@touch $@
+
+# What can only be measured on a card; tests/card/rehearse.py tries it out without one.
+bench-gpu: $(DONE)/environment
+	$(call say,measuring on the GPU)
+	@$(BIN)/python tests/benchmarks/gpu.py
 
 notebooks: $(DONE)/environment
 	$(call say,running the notebooks)
