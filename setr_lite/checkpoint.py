@@ -41,6 +41,7 @@ from .files import (
     read_json,
     remove,
     require,
+    require_utf8,
 )
 from .optim import checked_state
 
@@ -89,6 +90,7 @@ def save_checkpoint(
     if not writes():
         return folder
     _refuse_other_folders(folder)
+    require_utf8(folder)
     bad = "" if spoilt else not_finite(tensors) or (moments and not_finite_moments(moments))
     if bad:
         raise UserError(f"could not save {folder}: {bad}; what was saved there before is untouched")

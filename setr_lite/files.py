@@ -154,6 +154,21 @@ def refuse_inputs(path: str | Path, inputs: Iterable[str | Path]) -> None:
             )
 
 
+def require_utf8(path: str | Path) -> None:
+    """Refuse a name that libraries written in C++ or Rust cannot write to, or end the process at.
+
+    Raises:
+        UserError: it holds bytes that are no UTF-8.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path}: its name is not UTF-8, and PyTorch, safetensors and TensorBoard cannot write "
+            "there; choose another one"
+        ) from error
+
+
 # ---- one reader ----------------------------------------------------------------------------------
 
 

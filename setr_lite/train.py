@@ -33,6 +33,7 @@ from .datasets.layouts import load_dataset
 from .distributed import parallel
 from .errors import UserError, file_name, printable
 from .evaluate.loop import check_settings, check_views, evaluate
+from .files import require_utf8
 from .losses import check_class_weights
 from .metrics import ConfusionMatrix
 from .model import SETR, count_parameters
@@ -486,8 +487,14 @@ def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
 
 
 def run_folder(config: RunConfig) -> Path:
-    """Where a run writes: ``train.out``, or ``runs/`` and the name of its recipe."""
-    return Path(config.train.out or f"runs/{file_name(config.recipe or 'run')}")
+    """Where a run writes: ``train.out``, or ``runs/`` and the name of its recipe.
+
+    Raises:
+        UserError: what `files.require_utf8` raises.
+    """
+    folder = config.train.out or f"runs/{file_name(config.recipe or 'run')}"
+    require_utf8(folder)
+    return Path(folder)
 
 
 def _refuse_another_run(folder: Path) -> None:

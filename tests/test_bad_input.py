@@ -623,6 +623,36 @@ def test_paths_of_any_characters(house, tmp_path_factory, name):
         shutil.rmtree(base)
 
 
+def test_names_that_are_no_utf8(house, tmp_path):
+    """Read wherever they are; written where the libraries below can, and else refused in a line."""
+    odd = os.fsdecode(b"a\xff")
+    try:
+        town = bad_files.folder_data(tmp_path / odd)
+    except OSError:
+        pytest.skip("a disk that takes UTF-8 only")
+    for kind in ("images", "labels"):
+        for split in ("train", "val"):
+            path = town / kind / split / "0.png"
+            path.rename(path.with_name(f"{odd}.png"))
+    root, out, last = f"data.root={town}", tmp_path / "out", house / "run" / "last"
+    assert run("path", tmp_path, "check-data", "folder", town, "--out", tmp_path / f"{odd}r") == 0
+    words = ("train", "toytown_naive", *SHORT, root)
+    assert run("path", tmp_path, *words, f"train.out={out / 'run'}") == 0
+    assert run("path", tmp_path, *words, f"train.out={out / odd}") == 2
+    files = ("--json", out / f"{odd}.json", "--csv", out / f"{odd}.csv")
+    assert run("path", tmp_path, "eval", last, root, *files, "--save-predictions", out / odd) == 0
+    assert json.loads((out / f"{odd}.json").read_text())["images"] == 1
+    assert (out / odd / f"{odd}.png").exists()
+    picture = town / "images" / "val" / f"{odd}.png"
+    assert run("path", tmp_path, "predict", last, picture, "--out", out / f"{odd}p") == 0
+    assert (out / f"{odd}p" / f"{odd}_labels.png").exists()
+    for kind in ("torch", "onnx"):
+        words = ("export", last, "--format", kind, "--out", out / f"{odd}.bin")
+        assert run("path", tmp_path, *words) == 2
+    shutil.copytree(last, out / f"{odd}c")
+    assert run("path", tmp_path, "eval", out / f"{odd}c", root) == 2
+
+
 def test_what_cannot_be_written_is_one_line(house, tmp_path):
     wall, last, root = tmp_path / "wall", house / "run" / "last", f"data.root={house / 'data'}"
     wall.write_text("a file where a folder is wanted")

@@ -259,3 +259,24 @@ def test_preprocess_takes_an_image_in_any_form_and_nothing_else(tmp_path):
                 tensor.to(torch.int8), [array], None, "nowhere.png"):  # fmt: skip
         with pytest.raises(UserError):
             model.preprocess(bad)
+
+
+@pytest.mark.parametrize("head", ["pup", "mla"])
+def test_mmsegs_dialect_starts_with_its_weights(head):
+    """Kaiming over the fan-out, classifier 0.01 and 0; auxiliary classifiers keep PyTorch's."""
+    model = SETR(5, head, "toy", dialect="mmseg", img_size=(16, 16), channels=64)
+    units = [m for part in (model.neck, model.head, model.aux_heads) for m in part.modules()
+             if isinstance(m, torch.nn.Conv2d) and m.out_channels != 5]  # fmt: skip
+    assert len(units) >= 8
+    for conv in units:
+        wanted = (2 / (conv.out_channels * conv.kernel_size[0] ** 2)) ** 0.5
+        assert conv.weight.std().item() == pytest.approx(wanted, rel=0.1)
+    assert model.head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    assert not model.head.classifier.bias.any()
+    aux = model.aux_heads[0].classifier
+    bound = aux.in_channels**-0.5
+    assert 0.9 * bound < aux.weight.abs().max() <= bound
+    assert aux.bias.any()
+    official = SETR(5, head, "toy", img_size=(16, 16), channels=64).head.classifier
+    bound = (official.in_channels * official.kernel_size[0] ** 2) ** -0.5
+    assert 0.9 * bound < official.weight.abs().max() <= bound
