@@ -201,7 +201,8 @@ class SETR(nn.Module):
 
         A path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB; the result is
         on the model's device. A model loaded from a checkpoint also resizes to the size it was
-        evaluated at; `predict` brings the labels back with ``size=image.shape[-2:]``.
+        evaluated at. `predict` does this, and all that follows; `inference.predict` brings labels
+        back with ``size=image.shape[-2:]``.
 
         Raises:
             UserError: anything else, such as a batch or an image that is normalised already.
