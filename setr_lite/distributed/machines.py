@@ -7,7 +7,7 @@ cannot know of a training. The collective functions do nothing in a single proce
 from __future__ import annotations
 
 import os
-import socket
+import platform
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ def require_same(gather: Callable[[], Mapping[str, str]]) -> None:
     if world_size() == 1:
         return
     found: list[tuple[str, dict[str, str]]] = [("", {})] * world_size()
-    dist.all_gather_object(found, (socket.gethostname(), dict(gather())))
+    dist.all_gather_object(found, (platform.node(), dict(gather())))
     first = found[0][1]
     for number, (host, theirs) in enumerate(found):
         for name, value in first.items():
