@@ -32,9 +32,9 @@ DATA_SHEETS: dict[str, tuple[float | None, float]] = {
     "T4": (None, 8.1e12), "V100-SXM2": (None, 15.7e12),
 }  # fmt: skip
 """FLOP a second of matrix products in bfloat16, adding up in float32, and in float32 without TF32:
-NVIDIA's data sheets (half of what they give with sparsity), and for the GeForce cards the white
-papers of their architectures, GA102 and Ada, Appendix A. None: not made for it. The first key that
-is a word of a card's name counts, if no word of `OTHERS` follows. Cards reach 60 to 80 % of it."""
+as NVIDIA states them, without sparsity, read in tables that quote its data sheets (of the GeForce
+cards, cores times clock). None: not made for it. The first key that is a word of a card's name
+counts, if no word of `OTHERS` follows."""
 
 OTHERS = "NVL|Ti|D|SUPER|Laptop|MIG"
 """Words in the names of cards that are slower or faster than those of `DATA_SHEETS`."""
