@@ -25,8 +25,8 @@ PAGES := _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all setup book train test test-book test-faults test-input test-versions test-links \
-        test-audit notebooks clean help changed
+.PHONY: all setup book train test test-book test-faults test-input test-mutants test-versions \
+        test-links test-audit bench-gpu notebooks clean help changed
 .SHELLFLAGS := -eu -c
 
 # Announce a step, with the seconds since make began.
@@ -48,9 +48,11 @@ help:
 	@echo 'make test-book  of that, the checks of the built pages, in Chromium where it is installed'
 	@echo 'make test-faults  the full fault drill: kills, full disks, dead processes'
 	@echo 'make test-input  2,000 cases and more of bad input, of which make test has a part'
+	@echo 'make test-mutants  plants 200 mistakes in the library; the tests have to notice; an hour'
 	@echo 'make test-versions  the tests with the oldest and the newest packages; half an hour'
 	@echo 'make test-links  whether the pages of others that the book links to are still there'
 	@echo 'make test-audit  whether a package in constraints.txt has a known security hole'
+	@echo 'make bench-gpu  all that needs a GPU, in at most ten minutes, into runs/gpu'
 	@echo 'make notebooks  run all notebooks again and write their outputs'
 	@echo 'make clean      remove everything that was made, .venv excepted'
 	@echo 'PYTHON=python3.12   the Python, 3.11 or later, that makes .venv'
@@ -114,6 +116,11 @@ $(DONE)/book: $(PAGES) $(DONE)/browser-files $(DONE)/environment
 	@grep 'WARNING:' _build/build.log || true
 	@touch $@
 
+# What can only be measured on a card; tests/card/rehearse.py tries it out without one.
+bench-gpu: $(DONE)/environment
+	$(call say,measuring on the GPU)
+	@$(BIN)/python tests/benchmarks/gpu.py
+
 notebooks: $(DONE)/environment
 	$(call say,running the notebooks)
 	@$(BIN)/python book/_tools/execute.py
@@ -154,6 +161,9 @@ test-faults: $(DONE)/environment
 
 test-input: $(DONE)/environment
 	@$(ONE_THREAD) DRILL=full $(PYTEST) tests/test_bad_input.py
+
+test-mutants: $(DONE)/environment
+	@$(ONE_THREAD) $(BIN)/python tests/mutants.py
 
 test-versions: $(DONE)/environment
 	@$(BIN)/python tests/versions.py

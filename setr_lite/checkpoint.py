@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .config import RunConfig
+from .distributed.machines import writes
 from .distributed.parallel import is_cut_up, load_optimizer, whole_state
-from .distributed.processes import rank
 from .errors import UserError, controls, in_short
 from .files import (
     find_folder,
@@ -41,6 +41,7 @@ from .files import (
     read_json,
     remove,
     require,
+    require_utf8,
 )
 from .optim import checked_state
 
@@ -66,7 +67,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, replacing the one of that name only when the new one is complete.
 
-    In a run of several processes all of them call it and the first one writes.
+    In a run of several processes all of them call it, and those write for which
+    `distributed.writes` says so: the first one, on disks of their own one a machine.
 
     Args:
         folder: new, or a checkpoint.
@@ -81,13 +83,14 @@ def save_checkpoint(
             written (full disk, no permission). What was there stays.
     """
     folder = Path(folder)
-    if rank() > 0 and not is_cut_up(model):
+    if not writes() and not is_cut_up(model):
         return folder
     tensors = whole_state(model.state_dict())
     moments = None if optimizer is None else whole_state(optimizer.state_dict())
-    if rank() > 0:
+    if not writes():
         return folder
     _refuse_other_folders(folder)
+    require_utf8(folder)
     bad = "" if spoilt else not_finite(tensors) or (moments and not_finite_moments(moments))
     if bad:
         raise UserError(f"could not save {folder}: {bad}; what was saved there before is untouched")

@@ -126,6 +126,26 @@ def run_check_data(options: argparse.Namespace) -> int:
     return 0 if health.healthy else 1
 
 
+def run_make_masks(options: argparse.Namespace) -> None:
+    """Annotations of other programs to a folder data set."""
+    from .datasets.make_masks import make_masks
+
+    print(printable(make_masks(
+        options.source, options.out, images=options.images, classes=options.classes,
+        background=options.background, split=options.split,
+    )))  # fmt: skip
+
+
+def run_split(options: argparse.Namespace) -> None:
+    """Deal the images of a folder data set to train, val and test."""
+    from .datasets.split import split_data
+
+    print(split_data(
+        options.root, val=options.val, test=options.test, group=options.group, seed=options.seed,
+        classes=options.classes,
+    ))  # fmt: skip
+
+
 def run_train(options: argparse.Namespace) -> int:
     """Train a recipe; under torchrun, on all its processes."""
     from . import distributed
@@ -314,6 +334,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--out", metavar="FOLDER", help="report and pictures go there (default runs/check_NAME)")
 
+    _add_own_data(verbs)
+
     verb = _verb(verbs, "train", run_train, "train a recipe")
     verb.add_argument("recipe", help="a name that `setr-lite recipes` lists")
     _add_settings(verb)
@@ -388,6 +410,38 @@ def _parser() -> argparse.ArgumentParser:
         "--bits", type=int, default=0, metavar="8|16|32",
         help="web: of a weight in the page (default 16)")
     return parser
+
+
+def _add_own_data(verbs: Verbs) -> None:
+    verb = _verb(
+        verbs, "make-masks", run_make_masks,
+        "turn labelme or COCO annotations, or masks in colours, into a folder data set")
+    verb.add_argument(
+        "source", help="folder of labelme's JSON files, COCO's JSON file, or a folder of masks")
+    verb.add_argument("out", help="folder to make: images/, labels/, classes.txt")
+    verb.add_argument(
+        "--images", default="", metavar="DIR", help="where the images are (default: by the JSON)")
+    verb.add_argument(
+        "--classes", default="", metavar="FILE",
+        help="list of classes; for RGB masks NAME #rrggbb (default: the names that occur)")
+    verb.add_argument(
+        "--background", default="background", metavar="NAME",
+        help="class of pixels in no region (default background); ignore leaves them out")
+    verb.add_argument(
+        "--split", default="", metavar="train|val|test", help="if the annotations are one of these")
+
+    verb = _verb(
+        verbs, "split", run_split,
+        "write lists of the images of a folder data set to learn from and to score on")
+    verb.add_argument("root", help="folder with images/, labels/ and classes.txt")
+    verb.add_argument("--val", type=float, default=0.2, help="share of val (default 0.2)")
+    verb.add_argument("--test", type=float, default=0.0, help="share of test (default 0)")
+    verb.add_argument(
+        "--group", default="", metavar="folder|EXPRESSION",
+        help="keep together what lies in one folder of images/, or shares what a regular "
+        "expression finds in the name: a scene, a patient, a drive")
+    verb.add_argument("--seed", type=int, default=0, help="another seed is another split")
+    verb.add_argument("--classes", default="", metavar="FILE", help="list of classes")
 
 
 def _add_convert(verbs: Verbs) -> None:

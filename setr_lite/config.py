@@ -303,8 +303,9 @@ class TrainConfig:
     feature_cache: str = ""
     """Folder that keeps a frozen encoder's tokens of every image and its mirror image, so that
     they are computed once, also for later runs. Needs `data` settings that leave only the flip."""
-    workers: int = 2
-    """Loader processes; the result does not depend on it."""
+    workers: int = -1
+    """Loader processes of each process that trains; -1 takes what the machine has for it, see
+    `distributed.processes.loader_processes`. The result does not depend on it."""
     eval_every: int = 16_000
     """Steps between evaluations; 0 evaluates only at the end."""
     save_every: int = 2_000
@@ -327,7 +328,8 @@ class TrainConfig:
             )
         for key in ("steps", "batch_size", "accumulate", "save_every", "keep_last", "log_every"):
             _at_least(f"train.{key}", getattr(self, key), 1)
-        for key in ("workers", "eval_every", "seed", "micro_batch"):
+        _at_least("train.workers", self.workers, -1)
+        for key in ("eval_every", "seed", "micro_batch"):
             _at_least(f"train.{key}", getattr(self, key), 0)
 
     def local_batch(self, processes: int) -> int:

@@ -2,7 +2,7 @@
 
 The library raises :class:`UserError`, a ``ValueError``; the command line prints its message as
 one line and exits with code 2. A message says what is wrong, where, and what to do. Names out of
-files may hold anything: `printable`, `csv_cell` and `file_name` make them fit.
+files may hold anything: `printable`, `csv_cell`, `drawable` and `file_name` make them fit.
 """
 
 from __future__ import annotations
@@ -68,6 +68,12 @@ def csv_cell(value: Any) -> Any:
         return value
     text = printable(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def drawable(text: Any) -> str:
+    """A text for a figure, whose dollars are dollars: Matplotlib takes two of them for a formula,
+    and fails where it is none."""
+    return printable(text).replace("$", r"\$")
 
 
 def file_name(text: str) -> str:

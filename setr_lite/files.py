@@ -154,21 +154,37 @@ def refuse_inputs(path: str | Path, inputs: Iterable[str | Path]) -> None:
             )
 
 
+def require_utf8(path: str | Path) -> None:
+    """Refuse a name that libraries written in C++ or Rust cannot write to, or end the process at.
+
+    Raises:
+        UserError: it holds bytes that are no UTF-8.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path}: its name is not UTF-8, and PyTorch, safetensors and TensorBoard cannot write "
+            "there; choose another one"
+        ) from error
+
+
 # ---- one reader ----------------------------------------------------------------------------------
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, remedy: str, most: int = LARGEST_JSON) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
         path: the file.
         remedy: what to do if it cannot be used, for the message.
+        most: bytes that are read.
 
     Raises:
-        UserError: no such file, one of more than `LARGEST_JSON`, no JSON, or no object.
+        UserError: no such file, one of more than `most` bytes, no JSON, or no object.
     """
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        if path.stat().st_size > most:
             raise ValueError(f"{path.stat().st_size >> 20} MiB")
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

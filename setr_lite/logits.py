@@ -228,8 +228,9 @@ class SETROutput(NamedTuple):
     def lazy(self, odd: Odd | None = None) -> LazyLogits:
         """The main logits with the resizes that `full` does, not done yet."""
         odd = odd or self.odd
-        twice = odd == "squeeze" and self.main.size[0] * 2 == self.padded[0]
-        # mmsegmentation's PUP, too, takes its last 2x step on the padded grid
+        # mmsegmentation's PUP, too, takes its last 2x step, not done here, on the padded grid
+        half = not self.main.steps and self.main.size[0] * 2 == self.padded[0]
+        twice = odd == "squeeze" and half
         return self._to_image(self.main.resized(self.padded) if twice else self.main, odd)
 
     def heads(self) -> tuple[LazyLogits, ...]:

@@ -201,7 +201,8 @@ class SETR(nn.Module):
 
         A path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB; the result is
         on the model's device. A model loaded from a checkpoint also resizes to the size it was
-        evaluated at; `predict` brings the labels back with ``size=image.shape[-2:]``.
+        evaluated at. `predict` does this, and all that follows; `inference.predict` brings labels
+        back with ``size=image.shape[-2:]``.
 
         Raises:
             UserError: anything else, such as a batch or an image that is normalised already.
@@ -256,6 +257,8 @@ class SETR(nn.Module):
         found = list(predict_images(
             self, image if several or batch else [image], probabilities=probabilities,
             config=config))
+        if batch and not found:
+            raise UserError("a batch of no images: give at least one")
         if batch:
             return torch.stack(found)
         return found if several else found[0]

@@ -105,8 +105,8 @@ def _scores(model: nn.Module, images: Tensor) -> SETROutput:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            f"{len(images)} image of {images.shape[-2]} x {images.shape[-1]} pixels gives BatchNorm "
-            "one value a channel, and those have no variance; take a larger data.crop_size or "
+            f"one image of {images.shape[-2]} x {images.shape[-1]} pixels gives BatchNorm one "
+            "value a channel, which has no variance; take a larger data.crop_size or "
             "train.batch_size, or fewer parts in train.accumulate"
         ) from error
 

@@ -7,6 +7,7 @@ and resumed takes the same steps as one that was not: on a CPU, the same bits.
 from __future__ import annotations
 
 import functools
+import math
 import random
 import sys
 import time
@@ -27,17 +28,19 @@ from . import checkpoint, distributed
 from .config import RunConfig
 from .datasets.balance import settle_weights
 from .datasets.base import SegmentationDataset
-from .datasets.feed import Batch, Feed
+from .datasets.feed import Batch, Feed, loader_processes
 from .datasets.layouts import load_dataset
 from .distributed import parallel
 from .errors import UserError, file_name, printable
 from .evaluate.loop import check_settings, check_views, evaluate
+from .files import require_utf8
 from .losses import check_class_weights
 from .metrics import ConfusionMatrix
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
 from .precision import uses_bf16
 from .recipes.describe import start_table
+from .running.agreement import facts
 from .running.fit import fit_to_device
 from .running.frozen import freeze_encoder, refuse_random_crops
 from .running.guard import Guard, NonFinite, check_saved, keep_evidence
@@ -49,6 +52,7 @@ from .running.progress import Progress
 from .running.recompute import recompute_encoder
 from .running.validation import pictures, whole_model
 from .step import Losses, take_step
+from .transforms import Normalize
 from .weights.first import load_first_weights, require_source
 
 
@@ -75,6 +79,8 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     """
     started = time.perf_counter()
     device = distributed.start(config.train.device)
+    if distributed.starts_again():
+        resume = resume or checkpoint.exists(run_folder(config) / "last")
     with ExitStack() as held:
         result = _train(_locked_run(config, device, resume, held), progress)
     return result | {"seconds": time.perf_counter() - started}
@@ -101,6 +107,7 @@ def _train(run: Run, progress: bool) -> dict[str, Any]:
     loud, device = progress and distributed.rank() == 0, run.device
     say: Callable[..., None] = functools.partial(print, flush=True) if loud else lambda *_: None
     train, done = run.config.train, run.progress
+    distributed.find_writers(run.folder)
     # a second on a CPU: not for nothing
     speed = measure_speed(run.config, device) if progress or device.type == "cuda" else None
     say(run.describe(speed))
@@ -177,12 +184,17 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         losses.append(distributed.mean_over_ranks(run.take_step(batch).total.clone()).item())
         times.append(time.perf_counter())
     read, first, step = (b - a for a, b in pairwise(times))
+    crop = run.feed.seconds_per_crop()
+    loaders = math.ceil(len(batch.image) * crop / step)
+    started = loader_processes(config.train.workers, len(run.train_set))
     left, memory = run.config.train.steps - run.progress.step + 2, peak_memory(device)
     mfu = speed.text(run.config.train.batch_size / step, distributed.world_size())
     say(
         f"one batch read in {format_seconds(read)}, first step {format_seconds(first)}, second "
         f"{format_seconds(step)} ({mfu}), loss {losses[0]:.3f} and {losses[1]:.3f}\n"
         f"{left} steps would take {format_seconds(left * step)}, evaluation and saving not counted"
+        f"\na crop takes {format_seconds(crop)} to make: {loaders} loader processes would keep up, "
+        f"train.workers={config.train.workers} starts {started}"
         f"\n{format_bytes(memory)} taken at the highest, "
         + ("reserved on the card" if device.type == "cuda" else "by the whole process")
         + f"; nothing was written into {run.folder}"
@@ -229,6 +241,10 @@ class Run:
         check_settings(config)
         self.folder = run_folder(config)
         self.train_set, self.val_set = _data_sets(config)
+        # before anything that all processes do together: it would not end where they differ
+        distributed.require_same(lambda: facts(
+            config, self.train_set, self.val_set,
+            Progress.read(self.folder / "last").step if resume else 0))  # fmt: skip
         before = checkpoint.read_config(self.folder / "last").loss if resume else None
         config = replace(config, loss=settle_weights(config.loss, self.train_set, device, before))
         self.fitted = fit_to_device(config, device) if config.train.fit else None
@@ -244,6 +260,7 @@ class Run:
         plain = not parallel.is_cut_up(self.model)
         self.optimizer = build_optimizer(self.model, config.optim, fused=plain)
         self.guard = Guard(self.optimizer, device.type == "cuda" and plain)
+        self.normalize = Normalize(config.data, device)
         self.recent: deque[tuple[int, Batch]] = deque(maxlen=2)
         self.progress = self._resumed() if resume else Progress()
         self.confusion: ConfusionMatrix | None = None
@@ -290,8 +307,8 @@ class Run:
         self.recent.append((step + 1, batch))
         seed_everything(train.seed, step + 1, distributed.rank())
         set_lr(self.optimizer, step, train.steps, self.config.optim)
-        # PyTorch's default type, so that a script can train in float64
-        image = batch.image.to(self.device, torch.get_default_dtype(), non_blocking=True)
+        image = self.normalize(batch.image.to(self.device, non_blocking=True), batch.inside)
+        image = image.to(torch.get_default_dtype())  # so that a script can train in float64
         label = batch.label.to(self.device, non_blocking=True)
         with self._stopping():
             losses = take_step(
@@ -324,7 +341,7 @@ class Run:
         with self._stopping():
             self.guard.settle()
         self._write("last")
-        if distributed.rank() == 0:
+        if distributed.writes():
             checkpoint.keep_numbered(
                 self.folder / "last", self.progress.step, self.config.train.keep_last)
 
@@ -470,8 +487,14 @@ def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
 
 
 def run_folder(config: RunConfig) -> Path:
-    """Where a run writes: ``train.out``, or ``runs/`` and the name of its recipe."""
-    return Path(config.train.out or f"runs/{file_name(config.recipe or 'run')}")
+    """Where a run writes: ``train.out``, or ``runs/`` and the name of its recipe.
+
+    Raises:
+        UserError: what `files.require_utf8` raises.
+    """
+    folder = config.train.out or f"runs/{file_name(config.recipe or 'run')}"
+    require_utf8(folder)
+    return Path(folder)
 
 
 def _refuse_another_run(folder: Path) -> None:

@@ -35,6 +35,9 @@ FORMATS = {
     ".bmp": encoded(RGB, "BMP"), ".gif": encoded(RGB, "GIF"), ".tif": encoded(RGB, "TIFF"),
 }  # fmt: skip
 
+PICTURES = {"train": FORMATS[".png"], "val": encoded(RGB.rotate(180), "PNG")}
+"""Of a data set; a picture in both splits would be a fault."""
+
 
 def png_chunk(kind, body):
     """One piece of a PNG file, with its length and check sum."""
@@ -167,7 +170,7 @@ def folder_data(root, mask=None):
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            (root / "images" / split / f"{i}.png").write_bytes(FORMATS[".png"])
+            (root / "images" / split / f"{i}.png").write_bytes(PICTURES[split])
             (root / "labels" / split / f"{i}.png").write_bytes(mask if mask is not None else good)
     (root / "classes.txt").write_text("sky\nroad\ntree\n")
     return root

@@ -1,7 +1,9 @@
 """What several tests share."""
 
+import contextlib
 import os
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -33,6 +35,26 @@ def _fresh():
     torch.manual_seed(0)
     with torch.enable_grad():
         yield
+
+
+@pytest.fixture
+def no_waiting():
+    """A context in which whatever makes the host wait for a card is an error.
+
+    PyTorch warns that this way to find out is young, and warnings are errors here.
+    """
+
+    @contextlib.contextmanager
+    def entered():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return entered
 
 
 @pytest.fixture

@@ -128,7 +128,8 @@ def complete(folder):
     """Every file of the program's below `folder` can be read to its end."""
     for path in Path(folder).rglob("*"):
         assert not path.name.endswith(".part"), path
-        if path.name.endswith(("_labels.png", "_overlay.png", "histogram.png", "samples.png")):
+        if path.name.endswith((
+            "_ids.png", "_labels.png", "_overlay.png", "histogram.png", "samples.png")):
             with Image.open(path) as picture:
                 picture.load()
         if path.name in ("scores.json", "toytown.json"):
@@ -233,7 +234,8 @@ def test_a_bad_picture_among_good_ones_spares_what_is_written(house, tmp_path):
     (photos / "folder.png").mkdir()
     (photos / "nowhere.png").symlink_to("nowhere")
     assert run("predict", tmp_path, "predict", house / "run/last", photos, "--out", out) == 2
-    assert sorted(p.name for p in out.iterdir()) == ["a_labels.png", "a_overlay.png"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a_ids.png", "a_labels.png", "a_overlay.png"]
 
 
 def test_a_bad_picture_in_a_loader_process_is_one_line_too(house, tmp_path, capsys):
@@ -615,10 +617,40 @@ def test_paths_of_any_characters(house, tmp_path_factory, name):
         (town / "images" / "val" / "0.png").rename(folder / f"{name}.png")
         words = ("predict", last, folder / f"{name}.png", "--out", folder / "öut")
         assert run("path", folder, *words) == 0
-        assert len(list((folder / "öut").iterdir())) == 2
+        assert len(list((folder / "öut").iterdir())) == 3
         assert run("path", folder, "eval", last, root) == 2  # its picture is gone
     finally:
         shutil.rmtree(base)
+
+
+def test_names_that_are_no_utf8(house, tmp_path):
+    """Read wherever they are; written where the libraries below can, and else refused in a line."""
+    odd = os.fsdecode(b"a\xff")
+    try:
+        town = bad_files.folder_data(tmp_path / odd)
+    except OSError:
+        pytest.skip("a disk that takes UTF-8 only")
+    for kind in ("images", "labels"):
+        for split in ("train", "val"):
+            path = town / kind / split / "0.png"
+            path.rename(path.with_name(f"{odd}.png"))
+    root, out, last = f"data.root={town}", tmp_path / "out", house / "run" / "last"
+    assert run("path", tmp_path, "check-data", "folder", town, "--out", tmp_path / f"{odd}r") == 0
+    words = ("train", "toytown_naive", *SHORT, root)
+    assert run("path", tmp_path, *words, f"train.out={out / 'run'}") == 0
+    assert run("path", tmp_path, *words, f"train.out={out / odd}") == 2
+    files = ("--json", out / f"{odd}.json", "--csv", out / f"{odd}.csv")
+    assert run("path", tmp_path, "eval", last, root, *files, "--save-predictions", out / odd) == 0
+    assert json.loads((out / f"{odd}.json").read_text())["images"] == 1
+    assert (out / odd / f"{odd}.png").exists()
+    picture = town / "images" / "val" / f"{odd}.png"
+    assert run("path", tmp_path, "predict", last, picture, "--out", out / f"{odd}p") == 0
+    assert (out / f"{odd}p" / f"{odd}_labels.png").exists()
+    for kind in ("torch", "onnx"):
+        words = ("export", last, "--format", kind, "--out", out / f"{odd}.bin")
+        assert run("path", tmp_path, *words) == 2
+    shutil.copytree(last, out / f"{odd}c")
+    assert run("path", tmp_path, "eval", out / f"{odd}c", root) == 2
 
 
 def test_what_cannot_be_written_is_one_line(house, tmp_path):

@@ -274,6 +274,7 @@ SETTINGS = (
     ({"classes": ["a", "b", 3]}, r"one of 'classes' is 3, expected a name"),
     ({"classes": "abc"}, r"'classes' is 'abc', expected a JSON list"),
     ({"palette": [[1, 2, 256]] * 3}, r"a row of 'palette' is a list of 3, expected a colour"),
+    ({"palette": [[1, -1, 3]] * 3}, r"a row of 'palette' is a list of 3, expected a colour"),
     ({"palette": [[True, 2, 3]] * 3}, r"a row of 'palette' is a list of 3, expected a colour"),
     ({"palette": [7]}, r"a row of 'palette' is 7, expected a colour"),
     ({"config": []}, r"'config' is a list of 0, expected a JSON object"),
@@ -286,6 +287,8 @@ def test_settings_are_checked_by_key(tmp_path, model):
     folder = checkpoint.save_checkpoint(
         tmp_path / "last", model, CONFIG, classes="abc", palette=[[1, 2, 3]] * 3)
     info = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(info | {"palette": [[0, 1, 255]] * 3}))
+    assert checkpoint.read_info(folder)["palette"] == [[0, 1, 255]] * 3
     for change, message in SETTINGS:
         (folder / "config.json").write_text(json.dumps(info | change))
         with pytest.raises(UserError, match=message) as caught:

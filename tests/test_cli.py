@@ -49,6 +49,8 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, capsys, m
     for line in (
         r"^toytown_mla: \d+\.\d\d M parameters, 24 training and 12 validation images, 100 steps of",
         r"^train.batch_size=auto: 2 images a step, as they are: \d+ MiB estimated, .* free$",
+        r"^precision   float32",
+        r"^a crop takes .* to make: \d+ loader processes would keep up, train.workers=0 starts 0$",
         r"^parameters  encoder \d+\.\d\d M, neck \d+\.\d\d M, head \d+\.\d\d M, auxiliary heads ",
         r"^memory      \d+ MiB estimated; most of it .* % of the peak$",
         r"^arithmetic  [\d.e-]+ TFLOP a step; matrix products on cpu run at [\d.]+ TFLOP/s$",
@@ -89,8 +91,8 @@ def test_predict_keeps_size_and_folders(trained, tmp_path):
     assert main(["predict", str(trained), str(photos), "--out", str(out)]) == 0
     written = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
     assert written == [
-        "deep/a photo_labels.png", "deep/a photo_overlay.png",
-        "grey_labels.png", "grey_overlay.png",
+        "deep/a photo_ids.png", "deep/a photo_labels.png", "deep/a photo_overlay.png",
+        "grey_ids.png", "grey_labels.png", "grey_overlay.png",
     ]  # fmt: skip
     with Image.open(out / "grey_labels.png") as labels:
         assert labels.size == (70, 50)

@@ -1,8 +1,18 @@
 """Names out of files fit where they are shown."""
 
+import numpy as np
 import pytest
 
-from setr_lite.errors import UserError, csv_cell, file_name, one_line, printable, shortly
+from setr_lite.errors import (
+    UserError,
+    csv_cell,
+    drawable,
+    file_name,
+    one_line,
+    printable,
+    shortly,
+)
+from setr_lite.visualize import panel
 
 
 @pytest.mark.parametrize(("text", "shown"), [
@@ -44,3 +54,13 @@ def test_what_was_found_is_short():
     assert shortly(10**5000) == "a number of 16610 bits"
     assert shortly("\x1b") == r"'\x1b'"
     assert shortly(True) == "True"
+
+
+@pytest.mark.parametrize("text", ["a$b$", r"$\foo$", "one $", "a\udcff", r"\$", "_^{"])
+def test_a_figure_takes_any_name(text):
+    """Matplotlib made a formula of the dollars, and failed at bytes that are no UTF-8."""
+    figure = panel([np.zeros((3, 4, 3), np.uint8)], [text])
+    figure.canvas.draw()
+    title = figure.axes[0].title
+    assert title._preprocess_math(title.get_text()) == (printable(text), False)
+    assert drawable("a$b") == r"a\$b"

@@ -137,7 +137,7 @@ def test_errors():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda_equals_cpu_without_waiting_for_the_device():
+def test_cuda_equals_cpu_without_waiting_for_the_device(no_waiting):
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(0, 4, (2, 33, 57), generator=generator)
     label[:, 3] = 255
@@ -145,9 +145,6 @@ def test_cuda_equals_cpu_without_waiting_for_the_device():
     here, there = ConfusionMatrix(4), ConfusionMatrix(4, device="cuda")
     here.update(prediction, label)
     prediction, label = prediction.cuda(), label.cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         there.update(prediction, label)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(there.matrix.cpu(), here.matrix)

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD
+from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, RunConfig
+from setr_lite.encoder import VisionTransformer, default_taps
 from setr_lite.errors import UserError
 from setr_lite.heads import UpsampleHead, upsample
+from setr_lite.losses import segmentation_loss
 from setr_lite.model import SETR, count_parameters
 
 COUNTS = {  # neck, main head, one auxiliary head for 19 / 60 / 150 classes, by arithmetic
@@ -68,6 +70,75 @@ def test_any_size_in_the_same_size_out(head, dialect):
     assert (output.size, output.padded) == ((33, 50), (40, 56))
     assert len(output.aux_logits) == len(model.aux_heads)
     assert model.eval()(image).aux_logits == ()
+
+
+@pytest.mark.parametrize("head", ["naive", "pup", "mla"])
+def test_auxiliary_scores_and_the_necks_maps_in_eval_mode(head, spread):
+    """Those of training mode need a batch and move BatchNorm's statistics."""
+    model, image = spread(tiny(head)).eval(), torch.randn(1, 3, 33, 50)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    maps, output = model.features(image), model(image, aux=True)
+    assert [tuple(m.shape) for m in maps] == [(1, 8 if head == "mla" else 144, 5, 7)] * 4
+    for i, lazy, aux in zip(model.aux_streams, output.aux, model.aux_heads, strict=True):
+        assert torch.equal(lazy.logits, aux.lazy([maps[i]]).logits)
+    assert torch.equal(output.full(), model(image).full())
+    assert torch.equal(output.scores, model.head.lazy(maps).logits)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.train()(image.repeat(2, 1, 1, 1), aux=False).aux == ()
+    assert tiny(head, aux=False).eval()(image, aux=True).aux == ()
+
+
+def test_an_encoder_of_any_size_by_settings():
+    """As `VisionTransformer` builds it with these sizes; no preset is touched."""
+    sizes = {"patch_size": 4, "embed_dim": 24, "depth": 6, "num_heads": 4, "mlp_ratio": 1.5}
+    words = [f"model.{key}={value}" for key, value in sizes.items()]
+    config = RunConfig().override(*words, "model.img_size=12x20", "model.encoder=toy").model
+    model = SETR.from_config(config)
+    torch.manual_seed(0)
+    wanted = VisionTransformer((12, 20), **sizes, taps=model.encoder.taps)
+    shapes = {name: value.shape for name, value in model.encoder.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in wanted.state_dict().items()}
+    assert model.encoder.blocks[0].attn.num_heads == 4
+    assert model.encoder.taps == default_taps(6, "pup")
+    assert model.eval()(torch.randn(1, 3, 13, 20)).full().shape == (1, 150, 13, 20)
+    assert tiny(embed_dim=96).encoder.embed_dim == 96  # the rest is the preset's
+    assert RunConfig.from_dict(RunConfig(model=config).to_dict()).model == config
+
+
+def test_sizes_that_cannot_be_are_named():
+    for changes, said in (
+        ({"embed_dim": 10, "num_heads": 3}, "embed_dim 10 is not a multiple of num_heads 3"),
+        ({"depth": 3}, "an encoder of depth 3 has no four blocks"),
+        ({"patch_size": 0}, "patch_size 0, .*give numbers above 0"),
+        ({"encoder": "hybrid_base", "patch_size": 8}, "patch_size=8: encoder hybrid_base has a"),
+        ({"encoder": "hybrid_base", "patch_bias": False}, "patch_bias=False: encoder hybrid_base"),
+        ({"odd": "squash"}, "no odd 'squash'; choose from crop, squeeze"),
+    ):
+        with pytest.raises(UserError, match=said):
+            tiny(**changes)
+    for word in ("patch_size=0", "embed_dim=-8", "depth=99999", "num_heads=0", "mlp_ratio=0.0"):
+        with pytest.raises(UserError, match=f"model.{word}: must lie in 1.."):
+            RunConfig().override(f"model.{word}")
+
+
+@pytest.mark.parametrize("head", ["naive", "pup", "mla"])
+def test_squeezing_by_setting_reaches_every_map_and_the_loss(head, spread):
+    """mmsegmentation resizes the logits of the padded grid to the label, main and auxiliary."""
+    torch.manual_seed(1)
+    model = spread(tiny(head, dialect="mmseg", odd="squeeze", patch_bias=False)).eval().double()
+    assert model.encoder.patch_embed.proj.bias is None
+    image, label = torch.randn(1, 3, 33, 50).double(), torch.randint(0, 5, (1, 33, 50))
+    output, total = model(image, aux=True), 0.0
+    assert torch.equal(output.full(), output.full("squeeze"))
+    assert (output.full() - output.full("crop")).abs().max() > 1e-3
+    for i, lazy in enumerate((output.main, *output.aux)):
+        whole = lazy.interpolated()
+        if head == "pup" and i == 0:  # its last 2x step comes first
+            whole = F.interpolate(whole, (40, 56), mode="bilinear")
+        squeezed = F.interpolate(whole, (33, 50), mode="bilinear")
+        total += (0.4 if i else 1.0) * F.cross_entropy(squeezed, label)
+    loss = segmentation_loss(output, label, aux_weight=0.4)
+    torch.testing.assert_close(loss, total, rtol=1e-9, atol=0)
 
 
 def test_classifying_before_the_resize_changes_nothing(spread):
@@ -188,3 +259,24 @@ def test_preprocess_takes_an_image_in_any_form_and_nothing_else(tmp_path):
                 tensor.to(torch.int8), [array], None, "nowhere.png"):  # fmt: skip
         with pytest.raises(UserError):
             model.preprocess(bad)
+
+
+@pytest.mark.parametrize("head", ["pup", "mla"])
+def test_mmsegs_dialect_starts_with_its_weights(head):
+    """Kaiming over the fan-out, classifier 0.01 and 0; auxiliary classifiers keep PyTorch's."""
+    model = SETR(5, head, "toy", dialect="mmseg", img_size=(16, 16), channels=64)
+    units = [m for part in (model.neck, model.head, model.aux_heads) for m in part.modules()
+             if isinstance(m, torch.nn.Conv2d) and m.out_channels != 5]  # fmt: skip
+    assert len(units) >= 8
+    for conv in units:
+        wanted = (2 / (conv.out_channels * conv.kernel_size[0] ** 2)) ** 0.5
+        assert conv.weight.std().item() == pytest.approx(wanted, rel=0.1)
+    assert model.head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    assert not model.head.classifier.bias.any()
+    aux = model.aux_heads[0].classifier
+    bound = aux.in_channels**-0.5
+    assert 0.9 * bound < aux.weight.abs().max() <= bound
+    assert aux.bias.any()
+    official = SETR(5, head, "toy", img_size=(16, 16), channels=64).head.classifier
+    bound = (official.in_channels * official.kernel_size[0] ** 2) ** -0.5
+    assert 0.9 * bound < official.weight.abs().max() <= bound

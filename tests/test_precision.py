@@ -5,7 +5,7 @@ import torch
 
 from setr_lite import precision
 from setr_lite.datasets.layouts import load_dataset
-from setr_lite.evaluate.loop import evaluate, predictor
+from setr_lite.evaluate import evaluate, predictor
 from setr_lite.model import SETR
 from setr_lite.precision import in_words, uses_bf16
 from setr_lite.recipes import get_recipe

@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+import mutants
 import mutations
 import pytest
 
@@ -62,3 +63,20 @@ def test_every_change_to_the_library_can_be_made():
         assert (ROOT / "setr_lite" / file).read_text("utf-8").count(old) == 1, old
         assert old != new
         assert (ROOT / "book" / f"{chapter}.ipynb").exists()
+
+
+def test_random_mutants_can_be_planted():
+    """Every one leaves a module that Python can read and that is another; all have their tests."""
+    for file in mutants.SEEN_BY:
+        assert all((ROOT / path).exists() for path in mutants.tests_of(file)), file
+    order = mutants.draw(seed=1)
+    assert len({mutant.key for mutant in order}) == len(order) > 1000
+    kinds = {mutant.kind for mutant in order[:6]}
+    assert kinds == {
+        "arguments", "comparison", "constant", "off by one", "operator", "statement"}
+    assert [m.key for m in mutants.draw(seed=2)[:6]] != [m.key for m in order[:6]]
+    for mutant in order[:30]:
+        text = (ROOT / "setr_lite" / mutant.file).read_text("utf-8")
+        wrong = ast.unparse(ast.parse(mutants.planted(text, mutant)))
+        assert wrong != ast.unparse(ast.parse(text)), mutant.key
+    assert set(mutants.equivalent()) <= {mutant.key for mutant in order}

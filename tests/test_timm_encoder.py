@@ -188,6 +188,19 @@ def test_attention_maps_of_plain_attention_only(spread, small):
             attention_maps(model, image)
 
 
+def test_timms_models_take_sizes_from_settings():
+    words = ("encoder=timm:vit_tiny_patch16_224", "depth=5", "embed_dim=48", "patch_size=8",
+             "img_size=32x48", "channels=8")  # fmt: skip
+    config = RunConfig().override(*(f"model.{word}" for word in words)).model
+    encoder = SETR.from_config(config).encoder
+    assert (len(encoder.blocks), encoder.embed_dim, encoder.patch_size) == (5, 48, 8)
+    assert encoder.grid == (4, 6)
+    with pytest.raises(UserError, match=r"timm cannot build it with embed_dim=50.*divisible"):
+        SETR(5, encoder="timm:vit_tiny_patch16_224", embed_dim=50)
+    with pytest.raises(UserError, match="patch_bias=False: encoder timm:vit_tiny_patch16_224 has"):
+        SETR(5, encoder="timm:vit_tiny_patch16_224", patch_bias=False)
+
+
 # ---- normalisation -----------------------------------------------------------------------------
 
 HALF = (127.5, 127.5, 127.5)

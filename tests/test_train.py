@@ -419,3 +419,10 @@ def test_a_run_of_warm_up_alone_is_told(tmp_path, capsys):
     assert "all 30 steps are warm-up (optim.warmup=30), the rate never reaches optim.lr;" in said
     assert "optim.warmup=3" in said.splitlines()[-1]
     assert "warm-up" not in loop.Run(config.override("optim.warmup=29"), device).describe()
+
+
+def test_one_patch_under_batchnorm_is_one_line(tmp_path):
+    """It has no variance; PyTorch's own words for it came with a traceback."""
+    one = ("data.crop_size=8x8", "train.batch_size=2", "train.accumulate=2", "train.steps=1")
+    with pytest.raises(UserError, match=r"one image of 8 x 8 pixels gives BatchNorm one value a"):
+        run(tmp_path / "run", *one)

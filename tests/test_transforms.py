@@ -15,7 +15,7 @@ import torch
 from setr_lite import transforms
 from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from setr_lite.errors import UserError
-from setr_lite.transforms import Sample, TestTransform, TrainTransform, normalize
+from setr_lite.transforms import Normalize, Sample, TestTransform, TrainTransform, normalize
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "transforms.npz"))
 pytestmark = pytest.mark.smoke
@@ -266,3 +266,19 @@ def test_normalize_takes_bytes_of_three_channels(array):
     """Of fewer it once left the others as memory that nobody had written."""
     with pytest.raises(UserError, match=r"give \(H, W, 3\) uint8, RGB"):
         normalize(array)
+
+
+@pytest.mark.parametrize("distort", [True, False])
+def test_bytes_are_normalised_on_the_device_to_the_same_bits(distort):
+    """Also where a small image is padded, and for an encoder's own constants."""
+    data = DataConfig(
+        base_size=(40, 60), crop_size=(32, 48), ratio_range=(0.4, 1.2), distort=distort,
+        mean=(127.5, 100.0, 3.0), std=(127.5, 60.0, 7.0))  # fmt: skip
+    transform, sample = TrainTransform(data, seed=2), photo(50, 70)
+    expected, labels = zip(*(transform(sample, i) for i in range(8)), strict=True)
+    images, again, inside = zip(*(transform.as_bytes(sample, i) for i in range(8)), strict=True)
+    assert {image.dtype for image in images} == {torch.uint8}
+    assert len({*inside}) > 2
+    found = Normalize(data, torch.device("cpu"))(torch.stack(images), inside)
+    assert torch.equal(found, torch.stack(expected))
+    assert torch.equal(torch.stack(again), torch.stack(labels))

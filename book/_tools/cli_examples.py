@@ -26,11 +26,14 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "book" / "examples"
 MODEL = "data/runs/toytown_pup/model"
 TOWN = "data/sample/toytown_cityscapes"
-STREET = f"{TOWN}/leftImg8bit/val/toytown/toytown_000000_000000_leftImg8bit.png"
+STREETS = f"{TOWN}/leftImg8bit/val/toytown"
+STREET = f"{STREETS}/toytown_000000_000000_leftImg8bit.png"
 EXAMPLES = {
     "recipes": ("toytown_pup", 14),
     "toytown": ("town --train 4 --val 2", 0),
     "check-data": ("cityscapes town --out checked", 40),
+    "make-masks": (f"data/sample/labelme streets --images {STREETS}", 10),
+    "split": ("streets --val 0.34", 12),
     "train": ("toytown_pup data.root=town train.batch_size=4 train.device=cpu --dry-run", 40),
     "eval": (f"{MODEL} data.root={TOWN} --images 2", 40),
     "predict": (f"{MODEL} {STREET}", 10),

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from records import ROOT, RUNS, STREETS, options
 
@@ -52,8 +51,7 @@ def frames() -> Iterator[tuple[Image.Image, int]]:
         picture, seen = place(street, car, x, y)
         tiles = [tile(picture, "what you draw")]
         for head, model in models.items():
-            with torch.no_grad():
-                label = model(model.preprocess(picture)).label()[0].numpy()
+            label = model.predict(picture).numpy()
             share = (label[seen] == streets.classes.index("car")).mean()
             tiles.append(tile(streets.palette[label], f"SETR-{HEADS[head]}: {share:.0%} car"))
         yield sheet(tiles), wait

@@ -19,7 +19,7 @@ from ..config import IGNORE, DataConfig
 from ..errors import UserError
 from .base import BAD, SegmentationDataset, check_size, not_read, same_label, tag_of
 from .folder import COUNTED_FROM_1, Folder
-from .images import IMAGE_ENDINGS, read_image
+from .images import IMAGE_ENDINGS, not_all_read, read_image
 from .layouts import DATASETS, Cityscapes, data_root, load_dataset
 from .report import Fault, Health
 
@@ -139,6 +139,8 @@ class _Seen(NamedTuple):
     """A hash of the image, empty if it could not be read."""
     tag: int
     """EXIF's orientation of the image."""
+    lost: str
+    """What of the image is not read, see `images.not_all_read`."""
 
 
 def _run(
@@ -178,10 +180,11 @@ def _look(reader: SegmentationDataset, index: int) -> _Seen:
             faults.append(Fault("size mismatch", label_path, str(error)))
     counts = None if ids is None else np.bincount(ids.ravel(), minlength=256)
     if image is None:
-        return _Seen(faults, counts, b"", 1)
+        return _Seen(faults, counts, b"", 1, "")
     pixels = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
     pixels.update(image.permute(1, 2, 0).numpy().data)
-    return _Seen(faults, counts, pixels.digest(), tag_of(image_path))
+    return _Seen(
+        faults, counts, pixels.digest(), tag_of(image_path), not_all_read(image_path))
 
 
 def _label_fault(path: Path, ids: np.ndarray | None) -> str:
@@ -209,6 +212,8 @@ class _Pictures:
         self.first: dict[bytes, tuple[str, Path]] = {}
         self.twice: list[Fault] = []
         """An image of one split that is in another, too."""
+        self.lost: dict[str, list[Path]] = {}
+        """Images that are not read as they are, by what is lost."""
         self.turned: list[tuple[SegmentationDataset, int]] = []
         """Those whose masks do not tell whether they were drawn before."""
 
@@ -223,11 +228,15 @@ class _Pictures:
                     " that were learned says little, leave it out of one of them"
                 )
                 self.twice.append(Fault("image in two splits", path, text))
+        if seen.lost:
+            self.lost.setdefault(seen.lost, []).append(path)
         if seen.tag in (2, 3, 4) and not seen.faults:
             self.turned.append((reader, index))
 
     def notes(self) -> Iterator[str]:
-        """One on images whose orientation and that of their masks may differ."""
+        """On images whose orientation and that of their masks may differ, and on what is lost."""
+        for lost, paths in self.lost.items():
+            yield f"{len(paths)} images {lost}; the first is {paths[0]}"
         if self.turned:
             reader, index = self.turned[0]
             yield (
@@ -275,6 +284,13 @@ class _Masks:
         if self.listed:
             reader, sums = self.listed
             most = np.flatnonzero(sums[:IGNORE]).max(initial=0)
+            if sums[IGNORE] and sums[0] and not most and len(reader.classes) > 1:
+                yield Fault(
+                    "masks of 0 and 255", reader.root,
+                    f"{reader.root}: the masks hold 0 and 255 alone, and 255 is ignored. If that is"
+                    " black and white, `setr-lite make-masks LABELS OUT --images IMAGES --classes"
+                    " FILE` writes ids, with `NAME #000000` and `NAME #ffffff` in FILE",
+                )  # fmt: skip
             if not sums[0] and most == len(reader.classes):
                 yield Fault(
                     "ids that begin with 1", reader.root,

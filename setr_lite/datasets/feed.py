@@ -10,7 +10,9 @@ Shapes: B images of this process, S x S crops.
 from __future__ import annotations
 
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,10 +36,16 @@ WORKER_DIED = "DataLoader worker"  # how PyTorch's messages begin
 def loader_processes(asked: int, images: int) -> int:
     """How many loader processes to start: those asked for, and no more than there are images.
 
+    -1 asks for this process's share of the cores: those that the system lets it use, divided among
+    the processes that torchrun has started here, less the one that trains; `BY_ITSELF` at most.
+
     Raises:
         UserError: more than `CORE_SHARE` for each core, which would only take memory.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if asked < 0:
+        mine = (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        asked = min(max(mine - 1, 0), BY_ITSELF)
     most = max(CORE_SHARE * (cores or 1), LEAST)
     if asked > most:
         raise UserError(
@@ -47,6 +55,8 @@ def loader_processes(asked: int, images: int) -> int:
     return min(asked, images)
 
 
+BY_ITSELF = 8
+"""Loader processes that are started for one card where nobody has said how many."""
 CORE_SHARE = 4
 """Loader processes that a core may have to serve: they wait for disks half of the time."""
 LEAST = 16
@@ -57,13 +67,16 @@ class Batch(NamedTuple):
     """What one process takes a step on."""
 
     image: Tensor
-    """(B, 3, S, S) float32."""
+    """(B, 3, S, S) uint8, with any values in the padding; `transforms.Normalize` makes of it what
+    a model reads."""
     label: Tensor
     """(B, S, S) uint8."""
     names: tuple[str, ...]
     """Of the B images."""
     bad: tuple[str, ...]
     """A line for each file that could not be read."""
+    inside: tuple[tuple[int, int], ...]
+    """Height and width of each image without its padding."""
 
 
 class _Failed(NamedTuple):
@@ -130,6 +143,15 @@ class Feed:
                 self.faults.workers += 1
                 self._restart(step, deaths)
 
+    def seconds_per_crop(self, crops: int = 4) -> float:
+        """How long this process takes to read an image and cut a crop from it, the median."""
+        found = []
+        for counter in range(crops):
+            begin = time.perf_counter()
+            self.crops[counter]
+            found.append(time.perf_counter() - begin)
+        return statistics.median(found)
+
     def _load(self, step: int) -> Iterator[Batch | _Failed]:
         train, world = self.config.train, distributed.world_size()
         counters = rank_counters(
@@ -167,7 +189,8 @@ class Feed:
 
 
 class _Crop(NamedTuple):
-    pair: tuple[Tensor, Tensor] | None
+    found: tuple[Tensor, Tensor, tuple[int, int]] | None
+    """Image, label, and the size of what is no padding."""
     name: str
     bad: tuple[str, ...]
 
@@ -188,7 +211,7 @@ class _Crops(Dataset[_Crop]):
             except UserError as error:
                 bad += (str(error),)
             else:
-                return _Crop(stream.transform(sample, counter), sample.name, bad)
+                return _Crop(stream.transform.as_bytes(sample, counter), sample.name, bad)
         return _Crop(None, "", bad)
 
     def _other(self, counter: int, attempt: int) -> int:
@@ -199,7 +222,10 @@ class _Crops(Dataset[_Crop]):
 
 def _collate(crops: Sequence[_Crop]) -> Batch | _Failed:
     bad = tuple(text for crop in crops for text in crop.bad)
-    if any(crop.pair is None for crop in crops):
+    found = [crop.found for crop in crops if crop.found is not None]
+    if len(found) < len(crops):
         return _Failed(bad)
-    image, label = default_collate([crop.pair for crop in crops])
-    return Batch(image, label, tuple(crop.name for crop in crops), bad)
+    images, labels, inside = zip(*found, strict=True)
+    names = tuple(crop.name for crop in crops)
+    batch = default_collate(list(images)), default_collate(list(labels))
+    return Batch(*batch, names, bad, inside)

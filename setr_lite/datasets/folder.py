@@ -16,8 +16,10 @@ from .base import BAD, Listing, SegmentationDataset, is_image, label_table, pair
 class Folder(SegmentationDataset):
     """``images/{train,val,test}`` beside ``labels/`` (or ``annotations/``) of the same names.
 
-    Masks are PNG, one channel of 8 bits: 0 is the first class of the list, 1 the next, 255 is
-    ignored. A list with ids, ``7 road``, says which values stand for which class.
+    Or ``images/`` and ``labels/`` without these folders, and lists ``splits/{train,val,test}.txt``
+    of names without ending, as `split.split_data` writes them. Masks are PNG, one channel of 8
+    bits: 0 is the first class of the list, 1 the next, 255 is ignored. A list with ids,
+    ``7 road``, says which values stand for which class.
 
     Args:
         root: the folder that holds ``images``.
@@ -31,7 +33,7 @@ class Folder(SegmentationDataset):
 
     name = "folder"
     splits: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "test"}
-    markers = ("images/{}",)
+    markers = ("images/{}", "splits/{}.txt")
 
     def __init__(
         self, root: str | Path, split: str = "train", classes: str | Path = "",
@@ -46,9 +48,13 @@ class Folder(SegmentationDataset):
     @classmethod
     def list_files(cls, root: Path, split: str) -> Listing:
         """Pairs by name; ``labels`` is looked for before ``annotations``."""
-        places = [root / name / cls.splits[split] for name in ("labels", "annotations")]
+        part = cls.splits[split]
+        listed = root / "splits" / f"{part}.txt"
+        if listed.is_file() and not (root / "images" / part).is_dir():
+            return _listed(root, listed)
+        places = [root / name / part for name in LABELS]
         masks = next((place for place in places if place.is_dir()), places[0])
-        return pair_by_stem(root / "images" / cls.splits[split], masks)
+        return pair_by_stem(root / "images" / part, masks)
 
     @classmethod
     def find_root(cls, root: str | Path, split: str) -> Path:
@@ -60,8 +66,9 @@ class Folder(SegmentationDataset):
             if split not in cls.splits or not any(map(is_image, flat.glob("*"))):
                 raise
             raise UserError(
-                f"{flat}: holds the pictures themselves; put those to learn from into {flat}/train"
-                f" and those to score on into {flat}/val, and their masks likewise"
+                f"{flat}: holds the images themselves; `setr-lite split {root}` writes lists of"
+                f" those to learn from and those to score on, or put them into {flat}/train and"
+                f" {flat}/val, and their masks likewise"
             ) from error
 
     def _id_hint(self, path: Path) -> str:
@@ -72,6 +79,49 @@ class Folder(SegmentationDataset):
             f"the list of classes has {count}, so masks hold 0..{count - 1}, and 255 to ignore;"
             f" {COUNTED_FROM_1}, else correct the masks or complete the list"
         )
+
+
+LABELS = ("labels", "annotations")
+"""Folders that the masks may lie in."""
+
+
+def pairs_below(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Every image below ``images/`` and the mask of its name, by its path without ending.
+
+    Raises:
+        UserError: two images of one name.
+    """
+    images = root / "images"
+    masks = next((root / name for name in LABELS if (root / name).is_dir()), root / LABELS[0])
+    pairs: dict[str, tuple[Path, Path]] = {}
+    for image in sorted(path for path in images.rglob("*") if is_image(path)):
+        name = image.relative_to(images).with_suffix("").as_posix()
+        if name in pairs:
+            raise UserError(
+                f"{image}: has the name of {pairs[name][0]}, and both would have one label; rename"
+                " one of them"
+            )
+        pairs[name] = image, masks / f"{name}.png"
+    return pairs
+
+
+def _listed(root: Path, listed: Path) -> Listing:
+    """The pairs that a list names."""
+    pairs = pairs_below(root)
+    try:
+        names = listed.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{listed}: no list of names ({type(error).__name__})") from None
+    names = [name for name in names if name.strip()]
+    unknown = next((name for name in names if name not in pairs), None)
+    if unknown is not None:
+        raise UserError(
+            f"{listed}: no image {shortly(unknown)} in {root / 'images'}; write paths from there,"
+            " without ending"
+        )
+    chosen = [pairs[name] for name in names]
+    labels = {label for _, label in chosen if label.is_file()}
+    return Listing(chosen, labels, listed, "names of images")
 
 
 COUNTED_FROM_1 = (
@@ -91,6 +141,8 @@ class ClassList(NamedTuple):
     """(256,) uint8: the label of each id in a mask."""
     explicit: bool
     """Whether the ids stand in the list; else they are those of the lines, from 0."""
+    coloured: bool
+    """Whether the list says the colours of all classes."""
 
 
 class _Line(NamedTuple):
@@ -138,7 +190,7 @@ def read_class_list(path: str | Path) -> ClassList:
     colours = [row.colour or voc for row, voc in zip(kept, voc_palette(len(kept)), strict=True)]
     return ClassList(
         tuple(row.name for row in kept), np.array(colours, dtype=np.uint8),
-        label_table(table), explicit,
+        label_table(table), explicit, all(row.colour for row in kept),
     )  # fmt: skip
 
 

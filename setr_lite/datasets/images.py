@@ -5,10 +5,12 @@ Shape legend: H, W  size of a picture in pixels.
 
 from __future__ import annotations
 
+import io
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -18,13 +20,15 @@ from torch import Tensor
 
 from ..errors import UserError, in_short
 
+T = TypeVar("T")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 """Of the names of image files, in small or capital letters."""
 
 def read_image(path: str | Path) -> Tensor:
     """(3,H,W) uint8 RGB of an image file, whatever its mode.
 
-    Grey and palette images become RGB, transparency is dropped, 16 bits are cut to the upper 8.
+    Grey and palette images become RGB, a fourth channel is dropped, 16 bits are cut to the upper 8;
+    `not_all_read` says of which files.
     An image that its EXIF tag turns is turned, as programs show it and as the published pipelines
     read it. The tensor is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it
     back.
@@ -34,6 +38,53 @@ def read_image(path: str | Path) -> Tensor:
             (89 million, which take up to 1 GiB while they are read).
     """
     return torch.from_numpy(_decode(path, _rgb_of_file)).permute(2, 0, 1)
+
+
+def image_of_bytes(data: bytes, where: str) -> Tensor:
+    """(3,H,W) uint8 RGB of an image that lies inside another file; `where` names it in messages.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    pixels = _open(where, lambda file: _decoded(file, _rgb), io.BytesIO(data))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def mode_of(path: str | Path) -> str:
+    """Pillow's name of the kind of pixels in a file: ``L``, ``P``, ``RGB``, ``RGBA``, ``I;16``...
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    return _open(path, lambda file: file.mode)
+
+
+def not_all_read(path: str | Path) -> str:
+    """What of an image `read_image` leaves out, in words; empty where it is nothing that counts.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    return _open(path, _left_out)
+
+
+def _left_out(file: Image.Image) -> str:
+    tiles = getattr(file, "tile", [])  # the form of the pixels in the file, such as RGB;16B
+    form = f"{file.mode} {tiles[0].args if tiles else ''}"
+    eight = "save them as 8 bits, scaled to 0..255"
+    if file.mode == "F":
+        return f"have fractions for values, cut to whole numbers of 0..255: {eight}"
+    if file.mode.startswith("I") or ";16" in form:
+        dark = _rgb(file).max() < DARK
+        return "have 16 bits, cut to the upper 8" + (
+            f", which leaves them nearly black: {eight}" if dark else "")
+    if len(file.getbands()) == 4 and file.mode != "CMYK" and np.asarray(file)[..., 3].min() < 255:
+        return "have a fourth channel, such as transparency or infrared, which is not read"
+    return ""
+
+
+DARK = 64
+"""Sensors of 10 to 14 bits in files of 16 fill less than so many of the upper 8 bits' values."""
 
 
 def as_image(image: Any) -> Tensor:
@@ -170,26 +221,45 @@ def read_label(path: str | Path) -> Tensor:
             colour, of three equal channels, of 16 bits and of 1 bit are told apart, because each
             has another remedy.
     """
-    return torch.from_numpy(_decode(path, _ids))
+    name = Path(path).name
+    return torch.from_numpy(_decode(path, lambda file: _ids(file, name)))
 
 
-def _ids(file: Image.Image) -> np.ndarray:
+def _ids(file: Image.Image, name: str) -> np.ndarray:
     if file.mode not in ("L", "P"):
         raise UserError(
             f"mask of mode {file.mode}, expected 8-bit grey or palette (L or P) whose values are "
-            f"class ids; {_remedy(file)}"
+            f"class ids; {_remedy(file, name)}"
         )
     return np.array(file)
 
 
-def _remedy(file: Image.Image) -> str:
+def is_full_ade20k(name: str) -> bool:
+    """Whether a file's name is that of a mask in ADE20K's full form, with objects and parts."""
+    return bool(re.fullmatch(r"ADE_.*_(seg|parts_\d+)\.png", name))
+
+
+CHALLENGE = (
+    "SETR's 150 classes are those of the challenge edition, which has masks of one channel:"
+    " http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+)
+"""What to do about ADE20K's full form."""
+
+
+def _remedy(file: Image.Image, name: str) -> str:
+    if is_full_ade20k(name):
+        return f"it is of ADE20K's full form, thousands of names in red and green; {CHALLENGE}"
     values = np.asarray(file)
     if values.ndim == 3:
         rgb = values[:, :, :3]
-        if values.shape[2] > 2 and (rgb == rgb[:, :, :1]).all():
+        equal = values.shape[2] > 2 and (rgb == rgb[:, :, :1]).all()
+        if equal and not np.isin(rgb, (0, 255)).all():  # ids, not black and white
             return "its three channels are equal: save one of them"
         colours = len(np.unique(rgb.reshape(-1, rgb.shape[2]), axis=0))
-        return f"it is colour-coded ({colours} colours): save the class id of each colour instead"
+        return (
+            f"it is colour-coded ({colours} colours): `setr-lite make-masks LABELS OUT --images"
+            " IMAGES --classes FILE` writes ids, with `NAME #rrggbb` of every class in FILE"
+        )
     if file.mode == "1":
         return "save it as 8-bit grey with 0 and 1"
     if values.max(initial=0) <= 255:
@@ -223,12 +293,15 @@ def _opened(stream: IO[bytes]) -> ImageFile.ImageFile:
         return Image.open(stream)
 
 
-def _open(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    """`to_array` of the opened file. Pillow, not OpenCV: it does not keep silent about half a
-    file, and leaves the indices of palette images as they are."""
+def _open(
+    path: str | Path, to_array: Callable[[Image.Image], T], data: IO[bytes] | None = None
+) -> T:
+    """`to_array` of the opened file, or of the `data` that are given in its place. Pillow, not
+    OpenCV: it does not keep silent about half a file, and leaves the indices of palette images as
+    they are."""
     try:
         # given a name, Pillow 13 maps uncompressed TIFF into memory and turns it wrongly
-        with open(path, "rb") as stream, _opened(stream) as file:
+        with data or open(path, "rb") as stream, _opened(stream) as file:
             return to_array(file)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -240,6 +313,9 @@ def _open(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> np
             " into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in a script"
         ) from None
     except Exception as error:  # OSError, SyntaxError, ValueError, ...: Pillow has many
+        remedy = "replace the file"
+        if Path(path).suffix.lower() in (".tif", ".tiff"):
+            remedy = "save it as RGB of 8 bits, scaled to 0..255, or replace the file"
         raise UserError(
-            f"{path}: cannot be read as an image ({in_short(error)}); replace the file"
+            f"{path}: cannot be read as an image ({in_short(error)}); {remedy}"
         ) from error

@@ -22,6 +22,7 @@ from ..transforms import TrainTransform
 from . import pascal_json
 from .base import Listing, SegmentationDataset, label_table, pair_by_stem
 from .folder import Folder
+from .images import CHALLENGE
 from .images import read_image as read_image  # re-exported: readers are looked for here
 from .images import read_label as read_label
 
@@ -101,6 +102,14 @@ class ADE20K(SegmentationDataset):
     layout = "ade20k"
     never_255 = True
     table = label_table({0: IGNORE} | {k + 1: k for k in range(150)})
+
+    @classmethod
+    def find_root(cls, root: str | Path, split: str) -> Path:
+        """As for every data set; knows the full form, which another page of theirs offers."""
+        for place in (Path(root), Path(root) / "ADE20K_2021_17_01"):
+            if (place / "images" / "ADE").is_dir():
+                raise UserError(f"{place}: ADE20K in its full form; {CHALLENGE}")
+        return super().find_root(root, split)
 
     @classmethod
     def list_files(cls, root: Path, split: str) -> Listing:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError, shortly
+from ..files import is_whole
 
 FILE_NAME = "trainval_merged.json"
 CATEGORY_IDS = (
@@ -89,8 +90,8 @@ def draw(annotation: Regions, where: str | Path) -> np.ndarray:
     return label
 
 
-def decode_rle(counts: str, height: int, width: int) -> np.ndarray:
-    """(H,W) bool of a region in COCO's compressed run lengths.
+def decode_rle(counts: str | list[int], height: int, width: int) -> np.ndarray:
+    """(H,W) bool of a region in COCO's run lengths, a list of them or compressed.
 
     Runs of outside and inside take turns down the columns. A run is written in digits of 5 bits,
     low ones first, each as the character 48 + digit, plus 32 unless it is the last; the fifth bit
@@ -100,8 +101,14 @@ def decode_rle(counts: str, height: int, width: int) -> np.ndarray:
     Raises:
         UserError: the runs do not add up to H * W.
     """
-    digits = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
-    runs = _runs(digits) if digits.size and not digits[-1] & 32 else np.zeros(0, dtype=np.int64)
+    if isinstance(counts, str):
+        letters = np.frombuffer(counts.encode("ascii", "replace"), dtype=np.uint8)
+        digits = letters.astype(np.int64) - 48
+        ends = digits.size and not digits[-1] & 32
+        runs = _runs(digits) if ends else np.zeros(0, dtype=np.int64)
+    else:
+        fits = isinstance(counts, list) and all(is_whole(n, 0, height * width) for n in counts)
+        runs = np.array(counts if fits else [], dtype=np.int64)
     if runs.sum() != height * width or (runs < 0).any():
         raise UserError(f"run lengths do not add up to {height}x{width} pixels")
     inside = np.arange(runs.size) % 2 == 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..config import IGNORE
-from ..errors import UserError, printable
+from ..errors import UserError, drawable, printable
 from ..files import written_beside
 from ..visualize import STYLE, overlay, panel
 from .base import SegmentationDataset
@@ -125,7 +125,7 @@ def _histogram(health: Health) -> Figure:
     import matplotlib.pyplot as plt
 
     count, share = len(health.classes), _share(health)
-    names = [*health.classes, "ignored"]
+    names = [*map(drawable, health.classes), "ignored"]
     shown = [*share[:count], share[IGNORE]]
     colours = [*(health.palette / 255).tolist(), (1, 1, 1)]
     with plt.rc_context(STYLE):

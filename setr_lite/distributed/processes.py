@@ -13,9 +13,13 @@ it under SLURM)::
         --rdzv_endpoint=FIRST_MACHINE:29500 -m setr_lite train RECIPE ...
 
 ``train.batch_size`` is that of all processes together, so it does not change with their number, and
-neither does what is learned. All machines read the same files and the first one writes. Where a
-process dies, torchrun ends the others, and ``--resume`` goes on with any number of processes that
-divides the batch.
+neither does what is learned. All machines read the same files, and the first one writes; where
+each has a disk of its own, each does. Where a process dies, torchrun ends the others, and
+``--resume`` goes on with any number of processes that divides the batch. With ``--max-restarts=3``
+torchrun itself starts them again, also when a machine is lost and comes back, and they go on
+without that word. Only the machine where all meet must stay, and torchrun's environment has to say
+``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1``: else a machine that comes back is never told where to meet
+(https://github.com/pytorch/pytorch/issues/135712).
 """
 
 from __future__ import annotations
@@ -211,6 +215,14 @@ class StopSignals:
             return False
         arrived[0].wait()
         return bool(arrived[1])
+
+
+def starts_again() -> bool:
+    """Whether torchrun starts this process again after a loss: ``--max-restarts`` is above 0.
+
+    Its command is the same then, and nobody is there to add ``--resume``.
+    """
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import distributed
-from ..checkpoint import steady
 from ..datasets.base import is_image
 from ..datasets.folder import voc_palette
 from ..datasets.images import IMAGE_ENDINGS
@@ -97,9 +96,10 @@ def predict_files(
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha={alpha}: an opacity lies in 0..1")
     out, several = Path(out), [images] if isinstance(images, str | Path) else images
+    _require(several)
+    model = SETR.from_pretrained(checkpoint)
     found = find_images(several, out)
     _refuse_others_files(found, out)
-    model = steady(checkpoint, SETR.from_pretrained)
     assert model.config is not None
     config = model.config.override(*settings)
     model.to(distributed.choose_device(config.train.device))
@@ -223,20 +223,28 @@ def find_images(paths: Sequence[str | Path], out: str | Path) -> Found:
         out: where predictions go, which are no images to predict from.
 
     Raises:
-        UserError: nothing there, no image in a folder, or `out` is one of the folders.
+        UserError: nothing there, no image in a folder, only outputs, or `out` is one of the
+            folders.
     """
+    _require(paths)
     found: dict[Path, None] = {}  # each once, in order
     left_out: Counter[str] = Counter()
     for path in map(Path, paths):
         if path.is_dir():
             found |= dict.fromkeys(_below(path, Path(os.path.realpath(out)), left_out))
-        elif not path.exists():
-            raise UserError(f"{path}: no such file or folder")
         elif not is_output(path):
             found[path] = None
     if not found:
-        raise UserError(f"{', '.join(map(str, paths))}: outputs of an earlier run only")
+        raise UserError(f"{paths[0]}: outputs of an earlier run only; give images")
     return Found(list(found), _names(list(found), [Path(path) for path in paths]), left_out)
+
+
+def _require(paths: Sequence[str | Path]) -> None:
+    if not paths:
+        raise UserError("no image to segment: give images, or folders of them")
+    for path in paths:
+        if not str(path) or not os.path.exists(path):
+            raise UserError(f"{path}: no such file or folder")
 
 
 def _below(folder: Path, out: Path, left_out: Counter[str]) -> list[Path]:

@@ -105,16 +105,20 @@ class FeatureCache:
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> one (B, N, C) for each tap, shallow first, as the encoder gives them."""
-        files = [self.folder / f"{self._key(one)}.safetensors" for one in image]
+        here = image.cpu()  # from a card once, not image by image
+        files = [self.folder / f"{self._key(one, image.device)}.safetensors" for one in here]
         for file, one in zip(files, image, strict=True):
             if not file.exists():
                 with torch.no_grad():
                     self._write(file, [tokens[0] for tokens in self._compute(one[None])])
-        rows = [self._read(file, image.device) for file in files]
-        return [torch.stack(tap) for tap in zip(*rows, strict=True)]
+        rows = [self._read(file) for file in files]
+        taps = [torch.stack(tap) for tap in zip(*rows, strict=True)]
+        if image.device.type == "cuda":
+            taps = [tap.pin_memory() for tap in taps]
+        return [tap.to(image.device, non_blocking=True) for tap in taps]
 
-    def _key(self, image: Tensor) -> str:
-        kind = image.device.type
+    def _key(self, image: Tensor, device: torch.device) -> str:
+        kind = device.type
         amp = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else image.dtype
         state = hashlib.blake2b(self._weights, digest_size=20)
         state.update(f"{tuple(image.shape)} {image.dtype} {amp}".encode() + _bytes(image))
@@ -130,11 +134,11 @@ class FeatureCache:
         except Exception as error:  # a full disk: safetensors raises its own kind
             raise UserError(f"{file}: cannot be written ({in_short(error)})") from error
 
-    def _read(self, file: Path, device: torch.device) -> list[Tensor]:
+    def _read(self, file: Path) -> list[Tensor]:
         from safetensors import safe_open
 
         try:
-            with safe_open(str(file), "pt", device=str(device)) as content:
+            with safe_open(str(file), "pt") as content:
                 taps = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
                 said = (content.metadata() or {}).get(SUM)
         except Exception as error:

@@ -150,7 +150,7 @@ def keep_evidence(
         error: what was found.
         folder: of the run.
         save: writes a checkpoint of the name given; collective.
-        batch: image and label tensors.
+        batch: image, in bytes as it was loaded, and label tensors.
         names: of the images.
 
     Raises:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .. import distributed
-from ..errors import UserError, in_short, written_in
+from ..errors import UserError, in_short, printable, written_in
 from ..files import is_whole, require, written_beside
 from ..metrics import ConfusionMatrix
 from ..step import Losses
@@ -132,7 +132,7 @@ class RunLog:
             self._write({"step": step, "miou": float(confusion.miou()), **ious})
             for name, picture in pictures:
                 with written_in(self.folder):
-                    self.board.add_image(name, picture, step, dataformats="HWC")
+                    self.board.add_image(printable(name), picture, step, dataformats="HWC")
             self._draw()
         self.restart_clock(step)  # an evaluation is not the loop's time
 
@@ -144,7 +144,7 @@ class RunLog:
             self.file.flush()  # a killed run keeps its log
             for key, value in row.items():
                 if key != "step" and value is not None:
-                    self.board.add_scalar(key, value, row["step"])
+                    self.board.add_scalar(printable(key), value, row["step"])
 
     def rows(self) -> list[dict[str, str]]:
         """The lines of ``log.csv``."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,19 @@ from ..model import SETR
 from ..precision import uses_bf16
 from ..step import add_gradients
 
-DATA_SHEETS = {
+DATA_SHEETS: dict[str, tuple[float | None, float]] = {
     "H200": (989e12, 67e12), "H100 PCIe": (756e12, 51e12), "H100": (989e12, 67e12),
     "A100": (312e12, 19.5e12), "L40S": (362e12, 91.6e12), "L4": (121e12, 30.3e12),
     "A10": (125e12, 31.2e12), "RTX 4090": (165e12, 82.6e12), "RTX 3090": (71e12, 35.6e12),
+    "T4": (None, 8.1e12), "V100-SXM2": (None, 15.7e12),
 }  # fmt: skip
-"""FLOP a second of matrix products in bfloat16 and in float32 by the makers' data sheets, without
-sparsity; the first key that is part of a GPU's name counts. GPUs reach 60 to 80 % of it."""
+"""FLOP a second of matrix products in bfloat16, adding up in float32, and in float32 without TF32:
+as NVIDIA states them, without sparsity, read in tables that quote its data sheets (of the GeForce
+cards, cores times clock). None: not made for it. The first key that is a word of a card's name
+counts, if no word of `OTHERS` follows."""
+
+OTHERS = "NVL|Ti|D|SUPER|Laptop|MIG"
+"""Words in the names of cards that are slower or faster than those of `DATA_SHEETS`."""
 
 WARM_UP = 0.3
 """Seconds of work before a GPU's rate is measured: its clock rises under load."""
@@ -78,7 +85,8 @@ def sheet_rate(device: torch.device, dtype: torch.dtype) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    rates = next((rates for part, rates in DATA_SHEETS.items() if part in name), None)
+    rates = next((rates for words, rates in DATA_SHEETS.items()
+                  if re.search(rf"\b{words}\b(?!.*\b({OTHERS})\b)", name)), None)  # fmt: skip
     return rates[dtype != torch.bfloat16] if rates else None
 
 

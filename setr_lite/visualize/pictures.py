@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from ..config import IGNORE
-from ..errors import UserError
+from ..errors import UserError, drawable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,7 +133,7 @@ def with_legend(
     shown = sorted(k for k in map(int, present) if k < len(classes))
     size = max(12, picture.width // 64)  # pixels; a name is as legible as the picture is large
     font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-    cell = math.ceil(max((font.getlength(classes[k]) for k in shown), default=0)) + 3 * size
+    cell = math.ceil(max((font.getlength(classes[k]) for k in shown), default=0)) + 5 * size // 2
     columns = max(picture.width // cell, 1)
     rows, line = math.ceil(len(shown) / columns), 3 * size // 2
     sheet = Image.new(
@@ -176,7 +176,7 @@ def legend(
         for i, k in enumerate(shown):
             x, y = i // rows, i % rows  # down, then across
             axes.add_patch(_swatch(x, y, palette[k]))
-            axes.text(x + 0.17, y + 0.5, classes[k], va="center")
+            axes.text(x + 0.17, y + 0.5, drawable(classes[k]), va="center")
     return fig
 
 
@@ -212,7 +212,7 @@ def panel(
             axes.axis("off")
             axes.imshow(picture, cmap="cividis", interpolation="nearest")
             if titles:
-                axes.set_title(titles[i])
+                axes.set_title(drawable(titles[i]))
     return fig
 
 

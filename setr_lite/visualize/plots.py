@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UserError, nearest
+from ..errors import UserError, drawable, nearest
 from .pictures import as_array, house_figure
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def plot_curves(logs: Log | Mapping[str, Log]) -> Figure:
     several = logs if isinstance(logs, Mapping) else {"": logs}
     with house_figure(figsize=(9, 3.4)) as fig:
         left, right = fig.subplots(1, 2)
-        for i, (name, log) in enumerate(several.items()):
+        for i, (key, log) in enumerate(several.items()):
+            name = drawable(key)
             (loss, miou), color = _read_log(log), LINES[i % len(LINES)]
             left.plot(*loss, color=color, alpha=0.3, linewidth=1)
             left.plot(loss[0], _smooth(loss[1]), color=color, linewidth=2, label=name)
@@ -74,7 +75,7 @@ def plot_confusion(
     shown = np.flatnonzero(counts.sum(0) + counts.sum(1))
     if not shown.size:
         raise UserError("an empty confusion matrix: evaluate before plotting it")
-    counts, names = counts[np.ix_(shown, shown)], [classes[int(k)] for k in shown]
+    counts, names = counts[np.ix_(shown, shown)], [drawable(classes[int(k)]) for k in shown]
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
     side = min(max(0.52 * len(names) + 2.2, 4.5), 16)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import own_files, read_config, read_info
 from ..errors import UserError, nearest
-from ..files import find_folder, refuse_inputs, written_beside
+from ..files import find_folder, refuse_inputs, require_utf8, written_beside
 from ..model import SETR
 from ..running.memory import format_bytes
 from ..running.meters import free_memory
@@ -90,6 +90,7 @@ def export_checkpoint(
         _require("onnx", "onnxscript")
     path = Path(out) if out else Path(checkpoint) / f"model{SUFFIXES[format]}"
     refuse_inputs(path, own_files(checkpoint))
+    require_utf8(path)
     model = SETR.from_pretrained(checkpoint)
     size, said = _size(model, size, dynamic)
     said += f"; its check takes at least {format_bytes(_require_memory(model, size))} of memory"

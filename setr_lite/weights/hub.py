@@ -108,7 +108,8 @@ def model_card(
         f"for {size}, {model.num_classes} classes.",
         f"Trained on: {data}", f"Licence of the weights: {license}",
         "```python\nfrom setr_lite import SETR\n\n"
-        f"model = SETR.from_pretrained({name!r})\n```",
+        f"model = SETR.from_pretrained({name!r})\n"
+        'label = model.predict("photo.jpg")     # (H, W), the class of every pixel\n```',
         "## Scores", summary(dict(scores)) if scores else "None were handed on with the weights.",
         "## Classes", ", ".join(classes) or "Their names are not known.",
         "## Settings", f"```json\n{json.dumps(config.to_dict(), indent=1)}\n```",

@@ -1,11 +1,12 @@
 """Everything that a GPU is wanted for, in one command of at most ten minutes.
 
+    make bench-gpu
     .venv/bin/python tests/benchmarks/gpu.py [FOLDER] [--toy] [--only SECTION ...]
 
 Each section is written into FOLDER/gpu.json (default runs/gpu) as soon as it is done, so a run cut
 short keeps what it had; after 520 seconds none is started. A section that fails is recorded with
-its error, and the next one follows. ``--toy`` takes small sizes: a rehearsal, also for
-``tests/card/card.py``.
+its error, and the next one follows. ``--toy`` takes small sizes: a rehearsal, which
+``tests/card/rehearse.py`` holds without a card.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from setr_lite.optim import build_optimizer
 from setr_lite.recipes import get_recipe
 from setr_lite.running.guard import Guard
 from setr_lite.running.memory import estimate_memory
-from setr_lite.running.meters import image_flops, matmul_rate
+from setr_lite.running.meters import image_flops, matmul_rate, sheet_rate
 from setr_lite.running.recompute import recompute_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +116,7 @@ def same_as_cpu(toy: bool) -> dict[str, Any]:
                      zip(here.parameters(), there.parameters(), strict=True)
                      if p.grad is not None]  # fmt: skip
             found[f"{head} {dialect}"] = {
-                "loss": abs(float(cards) / float(ours) - 1),
+                "loss": abs(float(cards.detach()) / float(ours.detach()) - 1),
                 "gradient": max(float((g - f).norm() / f.norm().clamp(min=1e-9))
                                 for f, g in pairs),
             }  # fmt: skip
@@ -143,7 +144,7 @@ def resume(toy: bool) -> dict[str, Any]:
                 "train.device=cuda", "train.eval_every=0", "eval.limit=2", "train.log_every=1",
                 "train.workers=0")  # fmt: skip
             result = train(config, resume=number > 0, progress=False)
-        found[name] = [row["loss"] for row in result["history"] if row.get("loss")]
+        found[name] = [float(row["loss"]) for row in result["history"] if row.get("loss")]
     return found
 
 
@@ -274,14 +275,18 @@ def measured(work: Step) -> dict[str, Any]:
     work()
     host = time.perf_counter() - begin
     phases, taken = work.phases(), seconds(work, turns=7, warm=0)
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     bf16 = config.train.amp == "bf16"
     speed = config.train.batch_size / taken
-    rate = matmul_rate(CARD, torch.bfloat16 if bf16 else torch.float32)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    rate, sheet = matmul_rate(CARD, dtype), sheet_rate(CARD, dtype)
+    if not bf16 and torch.backends.cuda.matmul.allow_tf32:
+        sheet = None  # that of float32 itself
+    work_done = speed * image_flops(config)
     return {
         "ms": 1e3 * taken, "host_ms": 1e3 * host, "phases_ms": phases, "images_per_s": speed,
-        "MFU": speed * image_flops(config) / rate,
-        "allocated_GiB": torch.cuda.max_memory_allocated() / 2**30,
-        "reserved_GiB": torch.cuda.max_memory_reserved() / 2**30,
+        "MFU": work_done / rate, "MFU_by_data_sheet": work_done / sheet if sheet else None,
+        "allocated_GiB": allocated / 2**30, "reserved_GiB": reserved / 2**30,
         "estimate_GiB": estimate_memory(config).peak / 2**30,
     }  # fmt: skip
 

@@ -83,6 +83,7 @@ class Nothing:
         self.size = config.data.crop_size
         self.classes = tuple(map(str, range(config.model.num_classes)))
         self.palette = [(0, 0, 0)] * len(self.classes)
+        self.files: list[tuple[Path, Path]] = []
 
     def __len__(self) -> int:
         return 100
@@ -113,8 +114,9 @@ def a_run(recipe: str, *settings: str, device: str = "cuda") -> train.Run:
 def a_batch(config: RunConfig) -> Batch:
     """As the loader hands it over: pinned."""
     count, size = config.train.batch_size // distributed.world_size(), config.data.crop_size
-    image = torch.zeros(count, 3, *size).pin_memory()
-    return Batch(image, image[:, 0].to(torch.uint8).pin_memory(), ("",) * count, ())
+    image = torch.zeros(count, 3, *size, dtype=torch.uint8).pin_memory()
+    label = torch.zeros(count, *size, dtype=torch.uint8).pin_memory()
+    return Batch(image, label, ("",) * count, (), (size,) * count)
 
 
 @contextlib.contextmanager

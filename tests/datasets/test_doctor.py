@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from setr_lite import toytown
 from setr_lite.cli import main
 from setr_lite.datasets import DATASETS, doctor
 from setr_lite.datasets.doctor import check_data
+from setr_lite.datasets.images import is_full_ade20k, not_all_read, read_image, read_label
 from setr_lite.datasets.report import Health
 from setr_lite.errors import UserError
 
@@ -356,3 +359,107 @@ def test_a_split_by_drive_counts_its_own_images(tmp_path, capsys):
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["train", "2", "2", "2"] in rows
     assert ["val", "1", "1", "1"] in rows
+
+
+def own(root: Path, images: list[Image.Image], labels: list[np.ndarray], names=None) -> Path:
+    """A folder of one's own, the same images in train and val but for a pixel."""
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        for split in ("train", "val"):
+            for kind in ("images", "labels"):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+            name = (names or {}).get(i, f"{i}.png")
+            image.putpixel((0, 0), 0)
+            if split == "val":
+                image.putpixel((0, 0), image.getpixel((1, 1)))
+            image.save(root / "images" / split / name)
+            Image.fromarray(label).save(root / "labels" / split / name)
+    (root / "classes.txt").write_text("road\ncar\n")
+    return root
+
+
+RAMP = np.arange(48, dtype=np.uint16).reshape(6, 8)
+LABEL = (RAMP % 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("pixels", "said"), [
+    (np.repeat(RAMP[..., None] * 5, 4, 2).astype(np.uint8), "have a fourth channel, such as tr"),
+    (RAMP * 80, "have 16 bits, cut to the upper 8, which leaves them nearly black"),
+    (RAMP * 1300, r"have 16 bits, cut to the upper 8; the first is"),
+])  # fmt: skip
+def test_images_that_are_not_read_as_they_are(tmp_path: Path, pixels, said: str) -> None:
+    plain = Image.fromarray((RAMP * 5).astype(np.uint8))
+    root = own(tmp_path, [plain, Image.fromarray(pixels)], [LABEL, LABEL])
+    health = check("folder", root)
+    assert health.healthy, health.text()
+    (note,) = [n for n in health.notes if "fourth" in n or "16 bits" in n]
+    assert note.startswith("2 images ")
+    assert note.endswith("images/train/1.png")
+    assert said in note
+
+
+@pytest.mark.parametrize(("ending", "times", "dark"), [
+    (".png", 80, True), (".png", 1300, False), (".tif", 80, True)])  # fmt: skip
+def test_colours_of_16_bits_are_told(tmp_path: Path, ending: str, times: int, dark: bool) -> None:
+    path = tmp_path / f"a{ending}"
+    cv2.imwrite(str(path), np.repeat(RAMP[..., None] * times, 3, 2).astype(np.uint16))
+    said = not_all_read(path)
+    assert said.startswith("have 16 bits")
+    assert ("nearly black" in said) == dark
+    cv2.imwrite(str(path), np.repeat(RAMP[..., None], 3, 2).astype(np.uint8))
+    assert not_all_read(path) == ""
+    Image.fromarray(RAMP.astype(np.float32) / 50).save(tmp_path / "f.tif")
+    assert not_all_read(tmp_path / "f.tif").startswith("have fractions for values")
+
+
+def test_an_opaque_fourth_channel_is_no_news(tmp_path: Path) -> None:
+    pixels = np.dstack([np.repeat(RAMP[..., None], 3, 2), np.full_like(RAMP, 255)])
+    image = Image.fromarray(pixels.astype(np.uint8))
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        image.save(tmp_path / "images" / split / "a.png")
+        Image.fromarray(LABEL).save(tmp_path / "labels" / split / "a.png")
+        image.putpixel((3, 3), (9, 9, 9, 255))
+    (tmp_path / "classes.txt").write_text("road\ncar\n")
+    assert not any("not read" in note for note in check("folder", tmp_path).notes)
+
+
+def test_a_tiff_that_pillow_does_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    cv2.imwrite(str(path), np.zeros((6, 8, 3), np.float32))
+    with pytest.raises(UserError, match=r"a.tif: cannot be read .* save it as RGB of 8 bits"):
+        read_image(path)
+
+
+def test_full_ade20k_is_told_from_the_challenge_edition(tmp_path: Path) -> None:
+    (tmp_path / "images" / "ADE" / "training").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"full form; .*challenge edition.*Data2016.zip"):
+        check("ade20k", tmp_path)
+    mask = tmp_path / "ADE_train_00000001_seg.png"
+    Image.fromarray(np.dstack([LABEL * 70, LABEL * 5, LABEL])).save(mask)
+    with pytest.raises(UserError, match=r"_seg.png: mask of mode RGB.*ADE20K's full form"):
+        read_label(mask)
+    assert is_full_ade20k("ADE_val_00000001_parts_2.png")
+    assert not is_full_ade20k("ADE_val_00000001.png")
+
+
+def test_black_and_white_masks_and_masks_in_colours_are_mended_as_the_doctor_says(
+    tmp_path: Path, capsys
+) -> None:
+    plain = Image.fromarray((RAMP * 5).astype(np.uint8))
+    white = own(tmp_path / "white", [plain], [LABEL * 255])
+    colour = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)[LABEL]
+    rgb = own(tmp_path / "rgb", [plain], [colour])
+    classes = tmp_path / "colours.txt"
+    classes.write_text("road #000000\ncar #ffffff\n")
+    for i, root in enumerate((white, rgb)):
+        texts = [fault.text for fault in check("folder", root).faults]
+        (said,) = {re.search("`setr-lite ([^`]+)`", text)[1] for text in texts}
+        for split in ("train", "val"):
+            words = {"LABELS": root / "labels" / split, "IMAGES": root / "images" / split,
+                     "OUT": tmp_path / f"out{i}", "FILE": classes}  # fmt: skip
+            command = [str(words.get(word, word)) for word in said.split()]
+            assert main([*command, "--split", split]) == 0
+        health = check("folder", tmp_path / f"out{i}")
+        assert health.healthy, health.text()
+        assert health.pixels[:2].tolist() == [48, 48]

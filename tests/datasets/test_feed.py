@@ -148,3 +148,13 @@ def test_loader_processes_are_bounded(monkeypatch):
     assert loader_processes(16, 100) == 16
     with pytest.raises(UserError, match=r"train.workers=16 fits its 1 cores"):
         loader_processes(10_000, 2)
+
+
+@pytest.mark.parametrize(("cores", "processes", "count"), [
+    (1, 1, 0), (2, 1, 1), (8, 1, 7), (64, 1, 8), (64, 8, 7), (8, 8, 0),
+])  # fmt: skip
+def test_loader_processes_by_the_cores_and_the_cards(monkeypatch, cores, processes, count):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda who: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert loader_processes(-1, 100) == count
+    assert loader_processes(3, 100) == 3

@@ -513,7 +513,7 @@ def test_label_of_another_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "mode", "remedy"),
     [
-        (gradient(), "RGB", r"colour-coded \(24 colours\): save the class id of each colour"),
+        (gradient(), "RGB", r"colour-coded \(24 colours\): `setr-lite make-masks"),
         (np.repeat(ROWS[:, :, None], 3, 2), "RGB", "three channels are equal: save one of them"),
         (np.repeat(ROWS[:, :, None], 4, 2), "RGBA", "three channels are equal"),
         (ROWS.astype(np.uint16), "I;16", "its values fit in 8 bits: save them as uint8"),
@@ -684,7 +684,7 @@ def test_names_and_folders_as_people_have_them(tmp_path: Path) -> None:
         (tmp_path / kind).mkdir()
         save(tmp_path / kind / "a.png", gradient() if kind == "images" else gradient()[:, :, 0])
     (tmp_path / "classes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"images: holds the pictures themselves; put those to l"):
+    with pytest.raises(UserError, match=r"images: holds the images themselves; `setr-lite split"):
         Folder(tmp_path, "train")
     for kind in ("images", "labels"):
         (tmp_path / kind / "train").mkdir()

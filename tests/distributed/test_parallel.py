@@ -14,7 +14,7 @@ from processes import run_ranks
 from safetensors.torch import load_file
 from torch import nn
 
-from setr_lite import checkpoint
+from setr_lite import checkpoint, distributed
 from setr_lite.config import OptimConfig
 from setr_lite.datasets import load_dataset
 from setr_lite.datasets.feed import Faults, Feed
@@ -163,3 +163,20 @@ def test_an_optimizer_for_pieces_has_one_launch_for_many():
     assert build_optimizer(layer, OptimConfig(name="adamw"), fused=False).defaults["fused"]
     plain = build_optimizer(layer, OptimConfig(name="sgd"), fused=False).defaults
     assert (plain["fused"], plain["foreach"]) == (None, None)  # PyTorch's choice: foreach on CUDA
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("WORLD_SIZE", None), ("WORLD_SIZE", "x"), ("MASTER_ADDR", None), ("MASTER_PORT", ""),
+    ("RANK", "-1"), ("LOCAL_RANK", "one"), ("LOCAL_WORLD_SIZE", "1.5")])  # fmt: skip
+def test_half_an_environment_of_torchrun_is_one_line(monkeypatch, name, value):
+    for key, good in TORCHRUN.items():
+        monkeypatch.setenv(key, good)
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"has RANK, and {name}=.*: torchrun sets them all; start"):
+        distributed.start("cpu")

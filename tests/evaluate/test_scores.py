@@ -17,6 +17,7 @@ from setr_lite.checkpoint import save_checkpoint
 from setr_lite.cli import main
 from setr_lite.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from setr_lite.datasets import ADE20K, CamVid, Cityscapes, PascalContext
+from setr_lite.datasets.folder import voc_palette
 from setr_lite.errors import UserError
 from setr_lite.evaluate import predictor
 from setr_lite.evaluate.scores import file_ids, score_checkpoint, summary, write_prediction
@@ -286,9 +287,23 @@ def test_pictures_that_differ_in_their_endings_only(tmp_path, small, capsys):
             picture.save(photos / name)
     for _ in range(2):  # what was written is no image the second time
         assert main(["predict", str(run / "last"), str(photos), "--out", str(out)]) == 0
-        assert "3 pictures in" in capsys.readouterr().out
+        assert "3 images in" in capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {
-        f"{name}_{kind}.png" for name in ("a.png", "a.jpg", "b") for kind in ("labels", "overlay")}
+        f"{name}_{kind}.png"
+        for name in ("a.png", "a.jpg", "b") for kind in ("ids", "labels", "overlay")}
+    config = json.loads((run / "last" / "config.json").read_text())
+    (run / "last" / "config.json").write_text(json.dumps(config | {"palette": []}))
+    (photos / "folder.png").mkdir()
+    (photos / "b.png").rename(photos / "b.PNG")
+    assert main(["predict", str(run / "last"), str(photos), "--out", str(out)]) == 0
+    assert "3 images in" in capsys.readouterr().out
+    with Image.open(out / "b_labels.png") as labels, Image.open(out / "b_overlay.png") as over:
+        found = np.unique(np.array(labels.convert("RGB")).reshape(-1, 3), axis=0).tolist()
+        painted = np.array(labels.convert("RGB"), int)
+        half = np.array(over.convert("RGB"), int)[: labels.height, : labels.width]  # then a legend
+    assert {tuple(c) for c in found} <= {tuple(c) for c in voc_palette(3)}
+    with Image.open(photos / "b.PNG") as picture:
+        assert np.abs(2 * half - painted - np.array(picture, int)).max() <= 2
     assert main(["predict", str(run / "last"), str(photos), "--out", str(photos)]) == 2
     assert "holds the images to segment; choose another folder" in capsys.readouterr().err
     for alpha in ("-0.1", "1.5", "nan"):

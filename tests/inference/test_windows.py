@@ -335,3 +335,40 @@ def test_errors():
         predict(lambda y: pointwise(y)[..., ::2, ::2], x)
     with pytest.raises(UserError, match="no view"):
         predict_views(pointwise, [], (2, 2))
+
+
+class WithBatchNorm(torch.nn.Module):
+    """A model in training mode, whose statistics would move."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(3).double()
+
+    def forward(self, x):
+        return self.logits(x)
+
+    def logits(self, x):
+        return pointwise(self.norm(x))
+
+
+@pytest.mark.parametrize("name", ["forward", "logits", "itself"])
+def test_a_model_in_training_mode_is_looked_at_in_eval_mode(name):
+    model, x = WithBatchNorm(), image(20, 30)
+    function = model if name == "itself" else getattr(model, name)
+    found = [predict(function, x), sliding_window(function, x, Window(16, 8))]
+    assert model.training
+    assert model.norm.training
+    assert model.norm.num_batches_tracked == 0
+    model.eval()
+    assert torch.equal(found[0], predict(function, x))
+    assert torch.equal(found[1], sliding_window(function, x, Window(16, 8)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_pixel_that_is_no_number_is_refused(value):
+    x = image(20, 30)
+    x[0, 1, 7, 9] = value
+    for predicted in (lambda: predict(pointwise, x), lambda: sliding_window(pointwise, x,
+                                                                            Window(16, 8))):
+        with pytest.raises(UserError, match="image with 1 values that are NaN or infinity"):
+            predicted()

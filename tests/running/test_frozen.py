@@ -96,9 +96,9 @@ def test_a_file_of_zeros_is_no_features(tmp_path):
         write()
         cache = FeatureCache(encoder, tmp_path)  # that has not read it before
         with pytest.raises(UserError, match=rf"{file.name}: damaged \(.*\); delete it"):
-            cache._read(file, torch.device("cpu"))
+            cache._read(file)
     file.write_bytes(whole)
-    torch.testing.assert_close(cache._read(file, torch.device("cpu"))[0], tokens[0][0])
+    torch.testing.assert_close(cache._read(file)[0], tokens[0][0])
 
 
 def test_portraits_are_refused_where_only_landscapes_fit(tmp_path):

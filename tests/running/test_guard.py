@@ -123,3 +123,49 @@ def test_what_an_update_leaves_is_looked_at_before_it_is_saved(where, value):
     assert "not saved as a checkpoint to go on from" in caught.value.sentence()
     if where == "moment":
         nonfinite.check_saved(4, model)
+
+
+class Event:
+    """Of a card that is always ready."""
+
+    def record(self):
+        pass
+
+    synchronize = record
+
+
+def test_the_cards_side_on_a_processor(model, monkeypatch):
+    """Fused optimisers heed the flag there, too; only the events are made up."""
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9, fused=True)
+    guard = nonfinite.Guard(optimizer, on_card=True)
+
+    def step(number, value):
+        gradients(model, value)
+        guard.before_update(number, torch.tensor(1.0), gradient_norm(model.parameters()))
+        optimizer.step()
+
+    weights = [model.weight.detach().clone()]
+    for number, value in enumerate((1.0, 1.0, float("nan")), 1):
+        step(number, value)
+        weights.append(model.weight.detach().clone())
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert torch.equal(weights[2], weights[3])
+    with pytest.raises(nonfinite.NonFinite, match="gradient norm nan at step 3"):
+        step(4, 1.0)
+    optimizer.step()  # the flag is never taken back
+    assert torch.equal(weights[2], model.weight)
+
+
+def test_another_process_or_the_end_tells_of_it_too(model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1, fused=True)
+    guard = nonfinite.Guard(optimizer, on_card=True)
+    one = torch.tensor(1.0)
+    guard.before_update(1, one, one)
+    guard.settle()
+    monkeypatch.setattr(nonfinite, "mean_over_ranks", lambda value: value * float("nan"))
+    guard.before_update(2, one, one)
+    with pytest.raises(nonfinite.NonFinite, match="loss nan, gradient norm nan at step 2"):
+        guard.settle()

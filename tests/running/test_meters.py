@@ -20,6 +20,7 @@ from setr_lite.running.meters import (
     measure_speed,
     on_device,
     peak_memory,
+    sheet_rate,
 )
 
 CPU = torch.device("cpu")
@@ -59,6 +60,26 @@ def test_a_rate_counts_products():
     speed = Speed(flops=2e9, rate=1e12)
     assert speed.mfu(100) == pytest.approx(0.2)
     assert speed.mfu(100, devices=2) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("name", "bf16", "float32"), [
+    ("NVIDIA H200", 989, 67), ("NVIDIA H100 80GB HBM3", 989, 67), ("NVIDIA H100 PCIe", 756, 51),
+    ("NVIDIA H100 NVL", None, None), ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None, None),
+    ("NVIDIA GH200 480GB", None, None), ("NVIDIA A100-SXM4-40GB", 312, 19.5),
+    ("NVIDIA L4", 121, 30.3), ("NVIDIA L40", None, None), ("NVIDIA L40S", 362, 91.6),
+    ("NVIDIA A10", 125, 31.2), ("NVIDIA A10G", None, None), ("NVIDIA RTX A1000", None, None),
+    ("NVIDIA GeForce RTX 4090", 165, 82.6), ("NVIDIA GeForce RTX 4090 D", None, None),
+    ("NVIDIA GeForce RTX 4090 Laptop GPU", None, None), ("NVIDIA GeForce RTX 3090", 71, 35.6),
+    ("NVIDIA GeForce RTX 3090 Ti", None, None), ("Tesla T4", None, 8.1),
+    ("Tesla V100-SXM2-32GB", None, 15.7), ("Tesla V100-PCIE-16GB", None, None),
+])  # fmt: skip
+def test_a_data_sheet_is_that_of_the_card_and_of_no_other(monkeypatch, name, bf16, float32):
+    """Part of a name is not enough: an L40 is no L4, and an A10G is no A10."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    card = torch.device("cuda", 0)
+    found = [sheet_rate(card, dtype) for dtype in (torch.bfloat16, torch.float32)]
+    assert found == [rate and pytest.approx(rate * 1e12) for rate in (bf16, float32)]
+    assert sheet_rate(torch.device("cpu"), torch.float32) is None
 
 
 def test_amp_is_what_the_device_makes_of_it():

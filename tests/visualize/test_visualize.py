@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from setr_lite.errors import UserError
 from setr_lite.metrics import ConfusionMatrix
@@ -17,6 +18,7 @@ from setr_lite.visualize import (
     panel,
     plot_confusion,
     plot_curves,
+    with_legend,
 )
 
 mpl.use("agg")
@@ -66,6 +68,37 @@ def test_overlay_by_hand():
     assert np.array_equal(np.asarray(overlay(array, label, PALETTE, alpha=0.25)), mixed)
     borders = np.asarray(overlay(image, label, PALETTE, borders=True))
     assert (borders == 255).all(axis=2).tolist() == [[True, True, False]]
+
+
+def test_overlay_is_the_rounded_mixture_at_any_opacity():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (9, 40, 3)).astype(np.uint8)
+    label = rng.choice([0, 1, 2, 3, 255], (9, 40))
+    for alpha in (0.0, 0.3, 0.65, 1.0):
+        strength = np.where(label == 255, 0.0, alpha)[..., None]
+        mixed = image * (1 - strength) + colorize(label, PALETTE) * strength
+        assert (np.asarray(overlay(image, label, PALETTE, alpha)) == np.floor(mixed + 0.5)).all()
+
+
+def test_class_255_has_a_colour_where_there_are_so_many():
+    palette = np.full((300, 3), 7, dtype=np.uint8)
+    assert colorize(np.array([[255, 299]]), palette).tolist() == [[[7] * 3, [7] * 3]]
+    assert colorize(np.array([[255]]), palette[:255]).tolist() == [[[0] * 3]]
+
+
+@pytest.mark.parametrize(("size", "columns"), [((30, 20), 1), ((400, 30), 4)])
+def test_a_legend_below_a_picture(size, columns):
+    picture = Image.new("RGB", size, (1, 2, 3))
+    pixels = np.asarray(with_legend(picture, NAMES, PALETTE, [3, 1, 0, 2]))
+    assert (pixels[: size[1], : size[0]] == (1, 2, 3)).all()
+    assert pixels.shape[1] >= size[0]
+    below = pixels[size[1] :]
+    first = [tuple(np.argwhere((below == colour).all(2))[0]) for colour in PALETTE]
+    assert first == sorted(first)  # down, and across: in the order of the classes
+    assert len({x for _, x in first}) == columns
+    some = np.asarray(with_legend(picture, NAMES, PALETTE, [1]))[size[1] :]
+    assert [(some == colour).all(2).any() for colour in PALETTE] == [False, True, False, False]
+    assert np.asarray(with_legend(picture, NAMES, PALETTE, [])).shape[1] == size[0]
 
 
 def test_overlay_is_saved_as_a_picture(tmp_path):

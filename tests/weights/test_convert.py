@@ -305,9 +305,30 @@ def test_other_heads_and_sizes(tmp_path):
     with pytest.raises(UserError, match=r"x.pth: a SETR \(official\) with none of the heads Naive"):
         identify(save({k: v for k, v in state.items() if "decode_head" not in k}, path))
     shallow = {k: v for k, v in state.items() if "blocks.3." not in k}
-    with pytest.raises(UserError, match=r"no encoder of width 32, depth 3 and patch size 16; known "
-                                        r"are .*vit_base_patch16 \(768, 12, 16\), .*timm:NAME"):
+    with pytest.raises(UserError, match=r"an encoder of width 32, depth 3 and patch size 16 is no "
+                                        r"preset.*--num-heads N .*timm:NAME"):
         identify(save(shallow, path))
+
+
+def test_an_encoder_that_is_no_preset(tmp_path, capsys, monkeypatch):
+    path = save(published("official", "model_pup_64"), tmp_path / "x.pth")
+    assert run(capsys, path, tmp_path / "preset", "--taps", TAPS)[0] == 0
+    monkeypatch.delitem(encoder.PRESETS, "golden")
+    code, out, err = run(
+        capsys, path, tmp_path / "own", "--taps", TAPS, "--num-heads", str(HEADS))
+    assert (code, err) == (0, "")
+    with pytest.raises(UserError, match="embed_dim 32 is not a multiple of num_heads 5"):
+        convert(path, tmp_path / "out", num_heads=5, taps=(0, 1, 2, 3))
+    assert "an encoder of its own (depth 4, width 32), grid 4 x 4 for images of 64 x 64" in out
+    loaded = SETR.from_pretrained(tmp_path / "own")
+    own = loaded.config.model
+    assert (own.embed_dim, own.depth, own.num_heads, own.mlp_ratio) == (DIM, DEPTH, HEADS, 4)
+    monkeypatch.setitem(encoder.PRESETS, "golden", {
+        "patch_size": 16, "embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS})  # fmt: skip
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = SETR.from_pretrained(tmp_path / "preset").logits(image)
+        assert torch.equal(loaded.logits(image), wanted)
 
 
 def test_own_checkpoints(tmp_path, capsys):

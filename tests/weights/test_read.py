@@ -26,7 +26,9 @@ from setr_lite.errors import UserError
 from setr_lite.model import SETR
 from setr_lite.weights import write as weights_out
 from setr_lite.weights.account import resample_pos_embed
+from setr_lite.weights.convert import convert
 from setr_lite.weights.files import WeightFile, read_weight_file
+from setr_lite.weights.first import load_first_weights
 
 HEAD_NAMES = ("naive", "pup", "mla")
 DIALECTS = ("mmseg", "official")
@@ -71,6 +73,71 @@ def save(state, path: Path) -> Path:
 def assert_equal_states(ours, theirs) -> None:
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+# ---- in memory -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_state_dict_in_memory_is_as_good_as_its_file(tmp_path, dialect):
+    state = published(dialect, "model_pup_64" if dialect == "official" else "model_pup")
+    size = (64, 64) if dialect == "official" else (64, 96)
+    models = [setr("pup", dialect, img_size=size) for _ in range(3)]
+    grid = models[0].encoder.grid
+    reports = [
+        weights.load_setr(model, source, grid=grid) for model, source in zip(
+            models, (save(state, tmp_path / "x.pth"), state, {"state_dict": state}), strict=True)
+    ]  # fmt: skip
+    assert len(reports[0].used) == len(reports[1].used) > 50
+    assert str(reports[1]).startswith("state dict in memory: SETR-PUP of ")
+    for model in models[1:]:
+        assert_equal_states(model.state_dict(), models[0].state_dict())
+    options = {"taps": (0, 1, 2, 3), "img_size": size}
+    convert({"model": state}, tmp_path / "folder", **options)
+    assert_equal_states(
+        SETR.from_pretrained(tmp_path / "folder").state_dict(),
+        {name: v.to(SETR.from_pretrained(tmp_path / "folder").state_dict()[name].dtype)
+         for name, v in models[0].state_dict().items()})  # fmt: skip
+
+
+def test_a_plain_vit_in_memory(tmp_path):
+    state, (first, second, third) = jx_state(), (vit() for _ in range(3))
+    weights.load_pretrained(first, save(state, tmp_path / "x.pth"))
+    weights.load_pretrained(second, state)
+    load_first_weights(third, state)
+    assert_equal_states(second.state_dict(), first.state_dict())
+    assert_equal_states(third.state_dict(), first.state_dict())
+
+
+def test_what_is_no_state_dict_is_refused():
+    for bad, said in (
+        ({}, "state dict in memory: holds a dict, not tensors by name"),
+        ({"a": 3}, "'a' is a int, expected tensors by name"),
+        ({1: torch.zeros(2)}, "expected tensors by name"),
+        ({"a": torch.zeros(2, device="meta")}, "'a' is without numbers"),
+        ({"a": torch.full((2,), float("nan"))}, "'a' holds NaN or infinity"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read_weight_file(bad)
+
+
+def test_mmsegmentations_patches_without_bias(tmp_path):
+    """A model built without one takes the file as it is; zeros are the same function."""
+    state = published("mmseg", "model_pup")
+    state = {k: v for k, v in state.items() if k != "backbone.patch_embed.projection.bias"}
+    bare, zeros = (setr("pup", "mmseg", img_size=(64, 96), patch_bias=bias)
+                   for bias in (False, True))  # fmt: skip
+    report = weights.load_setr(bare, state, grid=bare.encoder.grid)
+    assert report.missing == {}
+    with pytest.raises(UserError, match="patch_bias=False"):
+        weights.load_setr(zeros, state, grid=bare.encoder.grid)
+    weights.load_setr(zeros, state, grid=bare.encoder.grid, allow_missing_patch_bias=True)
+    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    assert torch.equal(bare.logits(image), zeros.logits(image))
+    back = weights_out.to_mmseg(bare.state_dict(), setr_config("pup", "mmseg"))
+    assert back.keys() == state.keys()
+    full = weights_out.to_timm(bare.state_dict())
+    assert full["patch_embed.proj.bias"].abs().max() == 0
 
 
 # ---- files ---------------------------------------------------------------------------------
