@@ -76,7 +76,7 @@ def save_checkpoint(
         classes, palette: names and RGB colours, by label.
         state: for ``state.json``.
         optimizer: None leaves ``optimizer.pt`` out.
-        spoilt: write values that are no finite numbers, too, for somebody to look at.
+        spoilt: write values that are no finite numbers, too, to be looked at.
 
     Raises:
         UserError: a value is no finite number; `folder` holds something else; the files cannot be

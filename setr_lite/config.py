@@ -61,7 +61,7 @@ class ModelConfig:
     library, whose encoder goes on behind new heads; ``timm:NAME``, timm's download; for
     ``hybrid_base`` two of these files, ``RESNET,VIT``. A name that `setr-lite download` lists is
     fetched the first time.
-    Empty: the recipe needs weights and nobody has said which, so training refuses to start. Only
+    Empty: the recipe needs weights and none are named, so training refuses to start. Only
     the start of a fresh run reads it; a checkpoint has its own weights."""
     head: Head = "pup"
     """Decoder of the paper's section 3.3; ``linear`` is a yardstick, see `heads.LinearHead`."""
@@ -194,7 +194,7 @@ class LossConfig:
         """`class_weights` as numbers, or None.
 
         Raises:
-            UserError: ``auto``, where nobody has looked at the masks.
+            UserError: ``auto``, where the masks have not been looked at.
         """
         if self.class_weights == "auto":
             raise UserError(
@@ -294,7 +294,7 @@ class TrainConfig:
     """Several processes each hold the model and average gradients, or share one in pieces, see
     `distributed.parallel`. Checkpoints do not depend on it, nor on the number of processes."""
     sync_bn: bool = True
-    """With several processes BatchNorm sees the images of all, as published: one or two a card
+    """With several processes BatchNorm sees the images of all, as published: one or two a GPU
     are too few for statistics of their own."""
     compile: bool = False
     """Compile each encoder block."""

@@ -272,7 +272,7 @@ def weights(
 
     Returns:
         Which inputs are used, and (last - first, inputs) what each output takes of them. Matrices
-        are kept while they take no more than `KEPT` together; nobody may write into one.
+        are kept while they take no more than `KEPT` together; none may be written to.
     """
     key = (first, last, steps, dtype, device)
     # a compiler traces the calculation: what it would keep has no values
@@ -331,7 +331,7 @@ def _make_weights(
         if matrix is None:
             matrix = torch.eye(last - first, dtype=torch.float64, device="cpu")
         matrix = matrix.to(dtype)
-        if device.type == "cuda":  # from other memory the copy would wait for the card
+        if device.type == "cuda":  # from other memory the copy would wait for the GPU
             matrix = matrix.pin_memory()
         return slice(first, last), matrix.to(device, non_blocking=True)
 

@@ -3,7 +3,7 @@
 Under autocast the matrix products, and with them nearly all of the arithmetic, take bfloat16
 inputs and add up in float32; norms, softmax and loss stay in float32, and so do weights, gradients
 and the optimiser's state. TF32, which rounds only the inputs of float32 products, is left off: it
-needs the same cards, is half as fast and saves no memory.
+needs the same GPUs, is half as fast and saves no memory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def uses_bf16(amp: Amp, device: torch.device) -> bool:
     """What a setting means on `device`: ``auto`` is bfloat16 where that is made for it.
 
     The meta device, on which memory and arithmetic are worked out, counts as such a one, and so
-    does a card that is not here.
+    does a GPU that is not here.
     """
     return amp == "bf16" or (amp == "auto" and _made_for_bf16(device.type))
 
 
 @functools.cache
 def _made_for_bf16(kind: str) -> bool:
-    if kind == "cuda" and torch.cuda.is_available():  # older cards emulate it, slower than float32
+    if kind == "cuda" and torch.cuda.is_available():  # older GPUs emulate it, slower than float32
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return kind != "cpu" or bool(CPU_FLAGS & _cpu_flags())
 

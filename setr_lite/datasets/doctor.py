@@ -38,7 +38,7 @@ def check_data(
     Args:
         name: a key of `datasets.DATASETS`.
         root, classes: as `data.root` and `data.classes`.
-        fast: read only `FAST` images, evenly spread; the lists of files are still complete.
+        fast: read only `FAST` images, evenly spaced; the lists of files are still complete.
         progress: show a bar.
         workers: threads; 0 takes one for each core.
 
@@ -124,7 +124,7 @@ def _jobs(
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most `most` of ``range(count)``, evenly spread."""
+    """At most `most` of ``range(count)``, evenly spaced."""
     return sorted(set(np.linspace(0, count - 1, min(count, most)).astype(int).tolist()))
 
 

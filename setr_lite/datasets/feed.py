@@ -100,7 +100,7 @@ class Feed:
         config: the run; `train.on_bad_image` says whether faults end it.
         dataset: the training images.
         faults: counted on.
-        pin: in pinned memory, from which a card copies while it computes.
+        pin: in pinned memory, from which a GPU copies while it computes.
         warn: called with a line for everything that was skipped.
     """
 

@@ -2,7 +2,7 @@
 
 Everything works unchanged in a single process, where the functions do nothing.
 
-One machine with eight cards::
+One machine with eight GPUs::
 
     torchrun --standalone --nproc_per_node=8 -m setr_lite train RECIPE ...
 
@@ -55,18 +55,18 @@ def start(device: str = "auto") -> torch.device:
 
     Args:
         device: ``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:N``. Under torchrun
-            ``auto`` and ``cuda`` mean the card of this process's local rank.
+            ``auto`` and ``cuda`` mean the GPU of this process's local rank.
 
     Raises:
-        UserError: CUDA asked for and not there, a name that is no device, one card for several
+        UserError: CUDA asked for and not there, a name that is no device, one GPU for several
             processes, or an environment that is only part of what torchrun sets.
     """
     _check_environment()
     chosen = choose_device(device)
-    if chosen.type == "cuda":  # streams and events are those of the current card
+    if chosen.type == "cuda":  # streams and events are those of the current GPU
         torch.cuda.set_device(chosen)
     if "RANK" in os.environ and not dist.is_initialized():
-        # gloo beside NCCL: what hosts tell one another never waits for a card
+        # gloo beside NCCL: what hosts tell one another never waits for a GPU
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     return chosen
 
@@ -77,7 +77,7 @@ def _check_environment() -> None:
     for name in (*numbers, "MASTER_ADDR") if "RANK" in os.environ else ():
         value = os.environ.get(name)
         if value is None and name.startswith("LOCAL"):
-            continue  # needed for cards only, and there they have their defaults
+            continue  # needed for GPUs only, and there they have their defaults
         if not value or (name in numbers and not re.fullmatch("[0-9]{1,9}", value)):
             raise UserError(
                 f"the environment has RANK, and {name}={value or ''}: torchrun sets them all; "
@@ -129,7 +129,7 @@ def start_loader(loader: DataLoader) -> Iterator:
 
     PyTorch's handler of SIGCHLD would raise wherever the main process is when one of them dies: in
     the middle of an update, or of another loader's end. It is taken out, also where an earlier
-    loader of somebody else left it. A death is then noticed within seconds by the one who waits for
+    loader left it. A death is then noticed within seconds by the one who waits for
     the next batch.
     """
     before = signal.getsignal(signal.SIGCHLD)
@@ -171,7 +171,7 @@ def smallest_over_ranks(value: int, device: torch.device) -> int:
 
 
 class StopSignals:
-    """Ctrl-C and SIGTERM, to any process, as something that all of them hear of at the same step.
+    """Ctrl-C and SIGTERM, to any process, as something that all of them learn of at the same step.
 
     A context manager; inside it the signals interrupt nothing. In a single process a second
     Ctrl-C does.
@@ -204,7 +204,7 @@ class StopSignals:
         """Whether to stop now; all processes call it after each step and get the same answer.
 
         Several processes answer for the step before: the message goes round while the step is
-        computed, from host to host, so no card waits and nobody stops alone.
+        computed, from host to host, so no GPU waits and no process stops alone.
         """
         if world_size() == 1:
             return self.event.is_set()

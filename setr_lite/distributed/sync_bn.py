@@ -1,7 +1,7 @@
 """BatchNorm over the images of all processes.
 
-The published recipes put one or two images on a card and let BatchNorm see those of all cards.
-PyTorch's `nn.SyncBatchNorm` refuses CPU tensors, and on a card it waits in every layer to find out
+The published recipes put one or two images on a GPU and let BatchNorm see those of all GPUs.
+PyTorch's `nn.SyncBatchNorm` refuses CPU tensors, and on a GPU it waits in every layer to find out
 which processes had images at all. `SyncBatchNorm2d` is the same function for both, without waiting:
 here every process has at least one image.
 
@@ -62,8 +62,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 class _Normalize(torch.autograd.Function):
     """The layer itself, keeping its input and C statistics for the gradient.
 
-    A process's spread is taken about its own mean and then moved to that of all: the difference of
-    two large numbers, E[x^2] - E[x]^2, would lose digits.
+    A process's variance is taken about its own mean and then moved to that of all: the difference
+    of two large numbers, E[x^2] - E[x]^2, would lose digits.
     """
 
     @staticmethod

@@ -201,7 +201,7 @@ def _tile_label(views: Sequence[View], tile: Box, parts: Iterator[LazyLogits]) -
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode for a while; then every part has its own mode again, frozen ones too.
 
-    BatchNorm's running statistics must not move because somebody looked.
+    BatchNorm's running statistics must not move because of a look.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -1,5 +1,5 @@
-"""Attention, read from a model: its matrices, whom tokens hear through many blocks, how far heads
-look.
+"""Attention, read from a model: its matrices, what tokens attend to through many blocks, how far
+heads look.
 
 The functions on matrices read what `attention_maps` gives. The last h * w of its tokens are the
 patches in reading order; class token and other prefix tokens stand before them.
@@ -53,7 +53,7 @@ def attention_rollout(maps: Sequence[Tensor] | Tensor, stream: float = 0.5) -> T
 
 
 def attention_distance(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """How far each head looks: the mean distance from a patch to the patches that it hears.
+    """How far each head looks: the mean distance from a patch to those it attends to.
 
     Distances are Euclidean, in patches, and weighted by attention; the mean is over all asking
     patches (Dosovitskiy et al. 2021, appendix D.7, in pixels there). What goes to prefix tokens

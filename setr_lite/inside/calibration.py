@@ -69,7 +69,7 @@ class Calibration:
 def fit_temperature(logits: Tensor, label: Tensor) -> float:
     """The number to divide all logits by so that their probabilities fit the labels best.
 
-    It minimises the cross-entropy of ``logits / T``, convex in 1/T, by bisection on the slope
+    It minimises the cross-entropy of ``logits / T``, convex in 1/T, by bisection on the derivative
     (Guo et al. 2017, section 4.2). No prediction changes: the largest logit stays the largest. Fit
     it on images the model was neither trained nor is to be judged on.
 

@@ -60,7 +60,7 @@ def fit_readout(
 
     Args:
         features: (B, D, h, w), where h and w divide H and W.
-        label: (B, H, W) integers, 255 where nobody knows.
+        label: (B, H, W) integers, 255 where unknown.
         num_classes: K.
         decay: weight of the squared weights, per standardised channel.
         steps: most iterations.

@@ -5,7 +5,7 @@ windows) is in `recipes`, which makes a `RunConfig` of each row.
 
 Sources: the paper (arXiv 2012.15840), the authors' repository (github.com/fudan-zvg/SETR, its
 README and ``configs/SETR``) and mmsegmentation (``configs/setr``, the same in 0.30 and 1.2).
-mIoU in percent on the validation set. The authors trained on 8 V100 cards with 32 GB (their
+mIoU in percent on the validation set. The authors trained on 8 V100 GPUs with 32 GB (their
 issue 47), mmsegmentation on 8 V100.
 """
 
@@ -83,7 +83,7 @@ class Published:
     thousands: int
     """Optimiser steps, in thousands."""
     batch: int
-    """Images a step, over all cards."""
+    """Images per step, over all GPUs."""
     lr: float
     """Base learning rate; the heads train at ten times it."""
     miou: float
@@ -93,7 +93,7 @@ class Published:
     config: str = ""
     """Name of mmsegmentation's config (1.x); empty for the authors' experiments."""
     memory_gb: float | None = None
-    """Training memory of one card; stated by mmsegmentation only."""
+    """Training memory of one GPU; stated by mmsegmentation only."""
     fps: float | None = None
     """Images a second with sliding windows on one V100; stated by mmsegmentation only."""
     weights: str = ""

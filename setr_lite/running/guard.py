@@ -1,11 +1,11 @@
 """A loss or gradient that is no finite number stops a run before the update it would spoil.
 
-On the CPU the host looks before each update. On CUDA it must not: to look is to wait for the card.
-There the answer stays on the card, and PyTorch's fused optimisers take it from there: where their
+On the CPU the host looks before each update. On CUDA it must not: to look is to wait for the GPU.
+There the answer stays on the GPU, and PyTorch's fused optimisers take it from there: where their
 `found_inf` is not zero they leave weights and state alone. The flag is never taken back, so all
 later updates are left out, too, until the host, which reads the answer of the step before while
-the card is busy with the next one, hears of it. (FSDP's pieces have no such flag; with them the
-host waits. The CUDA side has not been run yet: no card was at hand.)
+the GPU is busy with the next one, learns of it. (FSDP's pieces have no such flag; with them the
+host waits. The CUDA side has not been run yet: no GPU was at hand.)
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Report(NamedTuple):
 
 
 class Guard:
-    """Looks at every step's loss and gradient, without making a card wait.
+    """Looks at every step's loss and gradient, without making a GPU wait.
 
     Args:
         optimizer: whose updates are left out.
@@ -106,7 +106,7 @@ class Guard:
             norm: see `step.gradient_norm`.
 
         Raises:
-            NonFinite: at this step, or on a card at the one before. No weight has changed since.
+            NonFinite: at this step, or on a GPU at the one before. No weight has changed since.
         """
         values = torch.stack([loss.detach().double(), norm.detach().double()])
         spread = mean_over_ranks(values.clone())  # a mean with one nan in it is nan

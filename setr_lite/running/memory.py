@@ -104,7 +104,7 @@ class MemoryEstimate:
 
 
 def format_bytes(size: int) -> str:
-    """``24.08 GiB``, ``614 MiB``; a binary gigabyte is what cards are sold by."""
+    """``24.08 GiB``, ``614 MiB``; a binary gigabyte is what GPUs are sold by."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 

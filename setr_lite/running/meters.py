@@ -3,7 +3,7 @@
 Model FLOPs utilisation (MFU) is the share of a device's arithmetic that reaches the model: the
 floating-point operations of forward and backward pass, times images a second, over the rate at
 which this device multiplies matrices. That rate is measured here and now instead of read off a
-table of cards, so MFU says how far a run is from what the device has been seen to do. What
+table of GPUs, so MFU says how far a run is from what the device has been seen to do. What
 `running.recompute` computes again counts as time and not as work.
 """
 
@@ -40,7 +40,7 @@ OTHERS = "NVL|Ti|D|SUPER|Laptop|MIG"
 """Words in the names of cards that are slower or faster than those of `DATA_SHEETS`."""
 
 WARM_UP = 0.3
-"""Seconds of work before a card's rate is measured: its clock rises under load."""
+"""Seconds of work before a GPU's rate is measured: its clock rises under load."""
 
 SIDES = {"cuda": 8192, "cpu": 768}
 """Of the square matrices whose product is timed: large enough that the arithmetic decides."""
@@ -81,7 +81,7 @@ def measure_speed(config: RunConfig, device: torch.device) -> Speed:
 
 
 def sheet_rate(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP a second of a card in bfloat16 or float32 by its data sheet, if it is listed."""
+    """FLOP a second of a GPU in bfloat16 or float32 by its data sheet, if it is listed."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

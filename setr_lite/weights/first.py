@@ -38,7 +38,7 @@ OURS_DROPPED = {f"{beginning}*": START_ANEW for beginning in NOT_ENCODER}
 
 
 def require_source(config: RunConfig) -> None:
-    """Refuse to start from random weights when a recipe needs others and nobody said which.
+    """Refuse to start from random weights when a recipe needs others and none are named.
 
     Raises:
         UserError: `model.pretrained` is empty.

@@ -540,7 +540,7 @@ def test_a_picture_of_ones_own(page, tmp_path):
     settled(page, "ask")
     colors = page.evaluate("[...document.querySelector('#ask .setr-live').live.base.slice(0, 3)]")
     assert np.abs(np.array(colors) - (200, 30, 60)).max() <= 2
-    assert "nobody knows" in part(page, "ask").inner_text()
+    assert "the right answer is unknown" in part(page, "ask").inner_text()
     chooser.set_input_files(tmp_path / "words.png")
     page.wait_for_function("document.querySelector('#ask').innerText.includes('no picture that')")
     part(page, "ask").get_by_role("combobox", name="Street", exact=True).select_option("0")

@@ -197,7 +197,7 @@
           make(
             "label",
             {},
-            "A picture of yours ",
+            "An image of yours ",
             make("input", {
               type: "file",
               accept: "image/*",
@@ -287,7 +287,7 @@
       return make(
         "div",
         { class: "setr-panel" },
-        make("p", { class: "setr-title" }, "Whom the patch attends to"),
+        make("p", { class: "setr-title" }, "What the patch attends to"),
         make("div", { class: "setr-stage" }, this.heat.canvas),
         this.heatSaid,
         make("div", { class: "setr-bar" }, this.layer.field, this.headChoice.field),
@@ -604,7 +604,7 @@
         : null;
       const right =
         answer.right === null
-          ? "what it should say nobody knows"
+          ? "the right answer is unknown"
           : `${percent(answer.right, 1)} of the pixels right`;
       answer.said.textContent = `${right}; ${answer.ms.toFixed(0)} ms`;
       answer.canvas.setAttribute("aria-label", `The classes that ${NAMES[head]} gives: ${right}`);
