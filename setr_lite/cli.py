@@ -389,8 +389,9 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(
         verbs, "export", run_export,
-        "write a checkpoint as one file, normalised image to full-size logits, and check it "
-        "against PyTorch; or as a folder with a page that runs it in a browser")
+        "write a checkpoint as one file, normalised image (RGB in 0..255, minus mean, over std; "
+        "both are in the file) to full-size logits, and check it against PyTorch; or as a folder "
+        "with a page that runs it in a browser")
     verb.add_argument("checkpoint", help="checkpoint folder")
     verb.add_argument(
         "--format", default="onnx", metavar="onnx|torch|web",

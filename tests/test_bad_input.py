@@ -567,7 +567,7 @@ def test_extreme_settings_of_a_checkpoint(house, tmp_path, changes):
 # ---- command lines and paths -------------------------------------------------------------------
 
 VERBS = ("recipes", "toytown", "check-data", "train", "eval", "predict", "convert", "export",
-         "bench", "tarin", "")  # fmt: skip
+         "bench", "make-masks", "split", "tarin", "")  # fmt: skip
 WORDS = (
     "toytown_pup", "toytown_pub", "folder", "camvid", "nowhere", "-1", "--resume", "--json",
     "--out", "--images", "--split", "test", "--size", "9x9", "99999x99999", "x", "--layout",

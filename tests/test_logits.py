@@ -148,3 +148,10 @@ def test_matrices_made_for_a_prediction_serve_a_gradient():
     x = lazy.logits.clone().requires_grad_()
     lazy._replace(logits=x).full().square().sum().backward()
     assert x.grad.isfinite().all()
+
+
+def test_labels_of_logits_with_a_graph():
+    """NumPy, which is faster, refuses tensors with one."""
+    logits = torch.randn(1, 3, 5, 6, requires_grad=True)
+    wanted = F.interpolate(logits, (7, 9), mode="bilinear").argmax(1)
+    assert torch.equal(LazyLogits.of(logits).resized((7, 9)).label().long(), wanted)

@@ -50,6 +50,8 @@ def split_data(
     """
     root, place = Path(root), Path(root) / "splits"
     shares = _shares(val, test)
+    if seed < 0:
+        raise UserError(f"--seed {seed}: give 0 or more")
     if place.exists():
         raise UserError(f"{place}: is there already; remove it to split anew")
     pairs = pairs_below(root)

@@ -255,6 +255,10 @@ def _encoder(file: WeightFile, table: Mapping[str, str], num_heads: int | None) 
         wanted = sizes | {"num_heads": num_heads or preset["num_heads"]}
         if wanted == {key: preset[key] for key in wanted}:
             return ModelConfig(encoder=name)
+    if min(sizes.values()) < 1:
+        raise UserError(
+            f"{file.path}: no encoder has width {width}, depth {depth} and patch size {patch}; the "
+            "file is damaged or of another model")
     if num_heads is None:
         raise UserError(
             f"{file.path}: an encoder of width {width}, depth {depth} and patch size {patch} is no "

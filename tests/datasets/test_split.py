@@ -105,7 +105,7 @@ def test_mistakes(tmp_path: Path) -> None:
     root = data(tmp_path, ["a_1", "b_1"], [[0, 1]] * 2)
     for words, said in (
         ({"val": 0}, "give shares"), ({"val": 0.7, "test": 0.3}, "give shares"),
-        ({"val": float("nan")}, "give shares"),
+        ({"val": float("nan")}, "give shares"), ({"seed": -1}, "--seed -1: give 0 or more"),
         ({"group": "folder"}, "lies in no folder"), ({"group": "("}, "no regular expression"),
         ({"group": "c"}, "does not match the image a_1"),
         ({"group": "_1"}, "1 groups cannot fill 2 parts"),

@@ -19,7 +19,7 @@ from setr_lite.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from setr_lite.datasets import ADE20K, CamVid, Cityscapes, PascalContext
 from setr_lite.datasets.folder import voc_palette
 from setr_lite.errors import UserError
-from setr_lite.evaluate import predictor
+from setr_lite.evaluate import predict_files, predictor
 from setr_lite.evaluate.scores import file_ids, score_checkpoint, summary, write_prediction
 from setr_lite.metrics import ConfusionMatrix, bootstrap_miou
 from setr_lite.model import SETR
@@ -304,6 +304,9 @@ def test_pictures_that_differ_in_their_endings_only(tmp_path, small, capsys):
     assert {tuple(c) for c in found} <= {tuple(c) for c in voc_palette(3)}
     with Image.open(photos / "b.PNG") as picture:
         assert np.abs(2 * half - painted - np.array(picture, int)).max() <= 2
+    by_command = (out / "b_overlay.png").read_bytes()
+    predict_files(run / "last", photos, out, progress=False)  # the function has the same defaults
+    assert (out / "b_overlay.png").read_bytes() == by_command
     assert main(["predict", str(run / "last"), str(photos), "--out", str(photos)]) == 2
     assert "holds the images to segment; choose another folder" in capsys.readouterr().err
     for alpha in ("-0.1", "1.5", "nan"):

@@ -11,6 +11,7 @@ from setr_lite.inference import (
     Window,
     multi_scale_probabilities,
     predict,
+    predict_each,
     predict_views,
     sliding_window,
     tiles,
@@ -372,3 +373,22 @@ def test_one_pixel_that_is_no_number_is_refused(value):
                                                                             Window(16, 8))):
         with pytest.raises(UserError, match="image with 1 values that are NaN or infinity"):
             predicted()
+
+
+def test_no_more_images_are_asked_for_than_fill_a_batch_and_one():
+    """A loader's images wait in memory, so they are taken when they are needed."""
+    asked = []
+
+    def images():
+        for i in range(9):
+            asked.append(i)
+            yield [image(16, 24, seed=i)], (16, 24)
+
+    found = predict_each(pointwise, images(), window=Window(16, 8), batch=4)  # two windows each
+    labels = [next(found)]
+    assert asked == [0, 1, 2]
+    labels += [next(found), next(found)]
+    assert asked == [0, 1, 2, 3, 4]
+    labels += list(found)
+    assert len(labels) == 9
+    assert torch.equal(labels[7], predict_views(pointwise, [image(16, 24, seed=7)], (16, 24)))
