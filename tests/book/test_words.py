@@ -60,9 +60,9 @@ PHRASES = (
     "so-manieth", "pictures look well", "for who asks", "which many people met", "in small:",
     "the doing of the neck", "how loud a block", "carry no law", "is what is made smaller",
     "asked for it, the authors", "trained from nothing", "told below", "with us, ",
-    "start anew", "masks** cannot be saved", "bytes go round", "numbers round 0",
+    "start anew", "masks cannot be saved", "bytes go round", "numbers round 0",
     "are shared out among", "does not begin at zero", "of the gpu are aims", "who ate four points",
-    "hits from nothing", "the square takes over", "that nobody needed", "half is too small for",
+    "the square takes over", "that nobody needed", "half is too small for",
 )  # fmt: skip
 
 
