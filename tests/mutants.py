@@ -249,7 +249,8 @@ def in_child(folder, tests, log):
     import pytest
 
     try:
-        code = int(pytest.main(["-x", "-q", "--tb=line", "-p", "no:cacheprovider", tests]))
+        options = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:anyio"]
+        code = int(pytest.main([*options, tests]))
     except BaseException as error:  # a mutant may break anything
         print(f"ERROR {error!r}")
         code = 1
@@ -338,7 +339,7 @@ def main():
         chosen = [m for m in order if m.key not in known
                   and tried.get(m.key, {}).get("outcome") == "survived"]
     os.nice(19)
-    for name in ("cv2", "matplotlib.pyplot", "timm", "torch"):  # once, for all children
+    for name in ("cv2", "matplotlib.pyplot", "torch"):  # once, for all children
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as place:
         folder = copied(Path(place) / "project")
