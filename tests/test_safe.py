@@ -85,8 +85,8 @@ def connections(source):
 
 def test_no_source_opens_a_connection():
     """timm downloads what ``timm:NAME`` asks for, in one place; published checkpoints and the hub's
-    come when they are named; the lock of a run, and the process that differs from the others, say
-    their host's name; setting the book up fetches files for the browser."""
+    come when they are named; the lock of a run says its host's name; setting the book up fetches
+    files for the browser."""
     found = {(path.relative_to(ROOT).as_posix(), what) for path in SOURCES
              for what in connections(path.read_text("utf-8"))}  # fmt: skip
     assert found == {
@@ -96,7 +96,6 @@ def test_no_source_opens_a_connection():
         ("setr_lite/weights/published_files.py", "imports urllib.request"),
         ("setr_lite/weights/hub.py", "imports huggingface_hub"),
         ("setr_lite/running/lock.py", "imports socket"),
-        ("setr_lite/distributed/machines.py", "imports socket"),
         ("book/_web/vendor.py", "imports http.client"),
         ("book/_web/vendor.py", "imports urllib.request"),
     }
