@@ -193,8 +193,8 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         f"one batch read in {format_seconds(read)}, first step {format_seconds(first)}, second "
         f"{format_seconds(step)} ({mfu}), loss {losses[0]:.3f} and {losses[1]:.3f}\n"
         f"{left} steps would take {format_seconds(left * step)}, evaluation and saving not counted"
-        f"\na crop takes {format_seconds(crop)} to make: {loaders} loader processes would keep up, "
-        f"train.workers={config.train.workers} starts {started}"
+        f"\na crop takes {format_seconds(crop)} to make: to keep up takes "
+        f"train.workers={loaders}, and {started} would start"
         f"\n{format_bytes(memory)} taken at the highest, "
         + ("reserved on the card" if device.type == "cuda" else "by the whole process")
         + f"; nothing was written into {run.folder}"

@@ -50,7 +50,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, capsys, m
         r"^toytown_mla: \d+\.\d\d M parameters, 24 training and 12 validation images, 100 steps of",
         r"^train.batch_size=auto: 2 images a step, as they are: \d+ MiB estimated, .* free$",
         r"^precision   float32",
-        r"^a crop takes .* to make: \d+ loader processes would keep up, train.workers=0 starts 0$",
+        r"^a crop takes .* to make: to keep up takes train.workers=\d+, and 0 would start$",
         r"^parameters  encoder \d+\.\d\d M, neck \d+\.\d\d M, head \d+\.\d\d M, auxiliary heads ",
         r"^memory      \d+ MiB estimated; most of it .* % of the peak$",
         r"^arithmetic  [\d.e-]+ TFLOP a step; matrix products on cpu run at [\d.]+ TFLOP/s$",

@@ -93,7 +93,6 @@ def page_texts():
         ]  # fmt: skip
     for path in BOOK.glob("exercises/*.yml"):
         text = yaml.dump(yaml.safe_load(path.read_text("utf-8")), width=1000)
-        text = re.sub(r"\b(numbers|choices|several|ask):", "", text)
         pages.setdefault(path.stem, []).append(text)
     for path in BOOK.glob("figures/drawn/*.svg"):
         found = re.findall(r">([^<>]+)<", path.read_text("utf-8"))
