@@ -86,7 +86,7 @@ def test_a_device_is_not_replaced(tmp_path):
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
-def test_json_is_an_object_of_a_reasonable_size(tmp_path, monkeypatch):
+def test_json_is_an_object_of_a_reasonable_size(tmp_path):
     path = tmp_path / "a.json"
     for text, message in (("[1]", "a list, not a JSON object; do so"), ("{", "not readable as"),
                           ("[" * 100_000, "not readable as"), ("9" * 6000, "not readable as")):
@@ -95,9 +95,8 @@ def test_json_is_an_object_of_a_reasonable_size(tmp_path, monkeypatch):
             files.read_json(path, "do so")
     path.write_text(json.dumps({"a": 1}))
     assert files.read_json(path, "do so") == {"a": 1}
-    monkeypatch.setattr(files, "LARGEST_JSON", 5)
     with pytest.raises(UserError, match=r"a.json: not readable as JSON \(0 MiB\); do so"):
-        files.read_json(path, "do so")
+        files.read_json(path, "do so", most=5)
 
 
 def test_numbers_out_of_files():
