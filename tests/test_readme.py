@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from setr_lite.checkpoint import read_state
 from setr_lite.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,9 +73,10 @@ def test_command_lines(tmp_path, monkeypatch, capsys):
         printed = capsys.readouterr().out
         if " recipes" in command:
             assert "toytown_pup" in printed or "train.steps=" in printed
-    run(shortened(together), tmp_path)
+    assert "mIoU" in run(shortened(together), tmp_path)
     assert len(list((tmp_path / "pictures").glob("**/*_overlay.png"))) == 2
-    assert (tmp_path / "runs" / "eight" / "last" / "model.safetensors").is_file()
+    state = read_state(tmp_path / "runs" / "eight" / "last")
+    assert (state["step"], state["samples"]) == (2, 4)  # as one process: for test_parallel to show
 
 
 def tables():

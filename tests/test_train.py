@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -274,20 +273,6 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     names = json.loads((kept / "batch_0.json").read_text())
     assert len(names) == 2
     assert load_file(kept / "batch_0.safetensors")["image"].shape == (2, 3, 32, 48)
-
-
-def test_torchrun_starts_several_processes(tmp_path):
-    """That they equal one is for test_parallel to show."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        "-m", "setr_lite", "train", "toytown_naive", *settings(tmp_path / "two", "train.steps=2"),
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "mIoU" in done.stdout
-    state = checkpoint.read_state(tmp_path / "two" / "last")
-    assert (state["step"], state["samples"]) == (2, 4)
 
 
 def test_seeds_are_the_same_everywhere():
