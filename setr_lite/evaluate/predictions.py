@@ -80,15 +80,6 @@ def predict_images(
             yield found.cpu()
 
 
-def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
-    """``image (3, H, W) uint8 RGB -> label (H, W)`` by the run's `EvalConfig`."""
-
-    def label_of(image: Tensor) -> Tensor:
-        return next(predict_images(model, [image], config=config))
-
-    return label_of
-
-
 def settings_of(model: SETR, config: RunConfig | None = None) -> RunConfig:
     """The run by whose settings `model` predicts, with the encoder's normalisation written in.
 
