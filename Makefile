@@ -11,7 +11,7 @@ DONE := .make
 TOWN := toytown
 RUN := runs/toytown_pup
 PYTEST := $(BIN)/python -m pytest -q
-TWO := -n 2 --dist loadfile
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 TEST_BOOK := $(PYTEST) -n 2 --dist loadgroup tests/book/test_site.py tests/book/test_browser.py
 ONE_THREAD := OMP_NUM_THREADS=1
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
