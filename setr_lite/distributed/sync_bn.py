@@ -92,8 +92,9 @@ class _Normalize(torch.autograd.Function):
         weight_share = (grad * centred).sum((0, 2, 3)) * scale
         sums = _sum_over_ranks(torch.stack([bias_share, weight_share])) / count
         factor = scale if weight is None else scale * weight
-        grad = grad - sums[0, :, None, None] - centred * (sums[1] * scale)[:, None, None]
-        gradient = (grad * factor[:, None, None]).to(x.dtype)
+        # in place: beside the gradient one map of the layer's size is worked with, and no third
+        gradient = centred.mul_(-(sums[1] * scale)[:, None, None]).add_(grad)
+        gradient = gradient.sub_(sums[0, :, None, None]).mul_(factor[:, None, None]).to(x.dtype)
         if weight is None:
             return gradient, None, None, None
         return gradient, weight_share.to(weight.dtype), bias_share.to(weight.dtype), None

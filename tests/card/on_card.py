@@ -31,6 +31,7 @@ from setr_lite.cli import main
 from setr_lite.config import RunConfig
 from setr_lite.datasets import load_dataset
 from setr_lite.datasets.feed import Batch
+from setr_lite.distributed.sync_bn import synchronize
 from setr_lite.evaluate import evaluate
 from setr_lite.losses import cross_entropy, segmentation_loss
 from setr_lite.model import SETR
@@ -244,8 +245,28 @@ def ranks(folder: Path) -> dict[str, Any]:
         found[way]["fused"] = any("FusedAdam" in name for name in found[way]["other"])
         found[way]["device"] = torch.cuda.current_device()
         del found[way]["other"]
+    norms = {"ours": synchronize(torch.nn.BatchNorm2d(64)), "torch": torch.nn.SyncBatchNorm(64)}
+    found["norms"] = {name: a_norm(layer.cuda()) for name, layer in norms.items()}
     distributed.stop()
     return found
+
+
+def a_norm(layer: torch.nn.Module) -> dict[str, Any]:
+    """Waits of a layer's pass to and fro, and what is kept and taken for it, in maps of its size."""
+    x = torch.zeros(2, 64, 128, 128, device="cuda", requires_grad=True)
+    upstream, found = torch.zeros_like(x), []
+    for _ in range(2):  # the communicator is made once
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with Listen() as heard:
+            out = layer(x)
+            kept = torch.cuda.memory_allocated() - before
+            out.backward(upstream)
+        peak = torch.cuda.max_memory_allocated() - before
+        found = [heard.waits, kept / x.nbytes, peak / x.nbytes]
+        del out
+        x.grad = None
+    return dict(zip(("waits", "kept", "peak"), found, strict=True))
 
 
 def second_card(folder: Path) -> dict[str, Any]:

@@ -133,6 +133,16 @@ def test_copies_send_each_gradient_once(two):
         assert step["launches"] <= 1200  # 1285 where gradients are copied into buckets
 
 
+def test_batchnorm_over_processes_never_waits_and_keeps_as_much_as_pytorchs(two):
+    """In maps of its size: the result and, on the way back, one to work with and the gradient."""
+    for rank in two:
+        ours, theirs = rank["norms"]["ours"], rank["norms"]["torch"]
+        assert ours["waits"] == []
+        assert len(theirs["waits"]) >= 1  # or ours has lost its reason
+        assert ours["kept"] == pytest.approx(theirs["kept"], rel=0.01)
+        assert ours["peak"] == pytest.approx(theirs["peak"] + 1, rel=0.01)
+
+
 def test_pieces_are_updated_by_one_kernel_for_many(two):
     for rank in two:
         step = rank["fsdp"]
