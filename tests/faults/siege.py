@@ -110,10 +110,9 @@ class Siege:
         self.ends(child, kind, -signal.SIGKILL)
 
     def signal(self, child: Child) -> None:
-        """SIGTERM or SIGINT: it saves and ends well, unless it has not begun yet."""
+        """SIGTERM or SIGINT to one that takes steps: it saves and ends well."""
         number = self.dice.choice([signal.SIGTERM, signal.SIGINT])
-        while child.process.exitcode is None and "step " not in child.text():
-            time.sleep(0.001)
+        self.wait(child, 1)
         with contextlib.suppress(ProcessLookupError):
             child.kill(number)
         code = child.wait(120)
