@@ -5,7 +5,7 @@ import torch
 
 from setr_lite import precision
 from setr_lite.datasets.layouts import load_dataset
-from setr_lite.evaluate import evaluate
+from setr_lite.evaluate import evaluate, predictor
 from setr_lite.model import SETR
 from setr_lite.precision import in_words, uses_bf16
 from setr_lite.recipes import get_recipe
@@ -68,7 +68,7 @@ def test_bf16_changes_near_ties_only():
     data, model = load_dataset(config.data, "val"), SETR.from_config(config.model).eval()
     image = data[0].image
     exact = model.predict(image, config=config)
-    rounded = model.predict(image, config=config.override("eval.amp=bf16"))
+    rounded = predictor(model, config.override("eval.amp=bf16"))(image)
     scores = model(model.preprocess(image)).full()[0].topk(2, dim=0).values
     gap, spread = scores[0] - scores[1], scores.std()
     changed = exact != rounded

@@ -3,7 +3,7 @@ model."""
 
 from .files import find_images, predict_files
 from .loop import check_settings, check_views, evaluate
-from .predictions import image_views, predict_images
+from .predictions import image_views, predict_images, predictor
 from .protocols import (
     PROTOCOLS,
     view_size,
@@ -19,6 +19,7 @@ __all__ = [
     "image_views",
     "predict_files",
     "predict_images",
+    "predictor",
     "view_size",
     "view_sizes",
 ]

@@ -80,6 +80,11 @@ def predict_images(
             yield found.cpu()
 
 
+def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
+    """``image (3, H, W) uint8 RGB -> label (H, W)``: `SETR.predict` by a run, as a function."""
+    return lambda image: model.predict(image, config=config)
+
+
 def settings_of(model: SETR, config: RunConfig | None = None) -> RunConfig:
     """The run by whose settings `model` predicts, with the encoder's normalisation written in.
 
