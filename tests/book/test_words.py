@@ -35,7 +35,6 @@ ALLOWED = {
     "may listen to all the others": "where the image is introduced ...",
     "this listening is": "... and followed at once by the term",
     "slopes of the lines": "lines of a plot",
-    "bend down": "curves of a plot",
     "spread below": "dots of a plot",
     "bicyclist spread": "dots of a plot",
     "picture a stream": "the verb",
