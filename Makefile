@@ -11,7 +11,7 @@ DONE := .make
 TOWN := toytown
 RUN := runs/toytown_pup
 PYTEST := $(BIN)/python -m pytest -q
-TWO := -n 2 --dist loadfile
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 TEST_BOOK := $(PYTEST) -n 2 --dist loadgroup tests/book/test_site.py tests/book/test_browser.py
 ONE_THREAD := OMP_NUM_THREADS=1
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
@@ -22,6 +22,10 @@ BUILD := $(BIN)/jupyter-book build . -n --keep-going
 PAGES := _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/_ext/*.py) \
          $(wildcard book/_web/static/*.* book/exercises/*.yml) \
          $(shell find setr_lite book/figures -type f -not -name '*.pyc')
+
+# A Python that may not keep what it has compiled compiles PyTorch again in every process: with it
+# the first optimiser is there after 5 seconds, without after 14.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:

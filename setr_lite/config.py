@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import UserError, nearest
+from .typed import as_object, at_least, check_types, from_json, text_of, value_of, within
 
 Head = Literal["naive", "pup", "mla", "linear"]
 """The paper's decoders, and a linear probe as a yardstick."""
@@ -43,9 +43,6 @@ MOST_RATIOS = 64
 MOST_IN_ENCODER = {
     "patch_size": 256, "embed_dim": 16_384, "depth": 1024, "num_heads": 1024, "mlp_ratio": 64}
 """Of the sizes of an encoder, far above the largest that was ever published."""
-LARGEST_NUMBER = 1 << 62
-"""Of a setting that is a whole number; PyTorch counts with 64 bits."""
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -107,16 +104,16 @@ class ModelConfig:
                 f"model.pretrained={self.pretrained}: name the weights, such as "
                 "timm:vit_base_patch16_384"
             )
-        _check_types("model", self)
-        _within("model.num_classes", self.num_classes, 1, 65_535)
-        _within("model.channels", self.channels, 2, 4096)
+        check_types("model", self)
+        within("model.num_classes", self.num_classes, 1, 65_535)
+        within("model.channels", self.channels, 2, 4096)
         for key, most in MOST_IN_ENCODER.items():
             value = getattr(self, key)
-            _within(f"model.{key}", 1 if value is None else value, 1, most)
-        _within("model.aux_units", self.aux_units or 1, 1, 64)
-        _within("model.drop_path", self.drop_path, 0, 0.99)
+            within(f"model.{key}", 1 if value is None else value, 1, most)
+        within("model.aux_units", self.aux_units or 1, 1, 64)
+        within("model.drop_path", self.drop_path, 0, 0.99)
         for side in self.img_size:
-            _within("model.img_size", side, 1, LARGEST_SIDE)
+            within("model.img_size", side, 1, LARGEST_SIDE)
         if self.taps is not None and (
             len(self.taps) != 4 or sorted(set(self.taps)) != list(self.taps) or self.taps[0] < 0
         ):
@@ -154,19 +151,19 @@ class DataConfig:
     """Divides RGB after that; None as for `mean`, `IMAGENET_STD` for the presets."""
 
     def __post_init__(self) -> None:
-        _check_types("data", self)
-        _within("data.flip", self.flip, 0, 1)
-        _within("data.cat_max_ratio", self.cat_max_ratio, 0, 1)
+        check_types("data", self)
+        within("data.flip", self.flip, 0, 1)
+        within("data.cat_max_ratio", self.cat_max_ratio, 0, 1)
         for side in (*self.crop_size, *self.base_size):
-            _within("data.crop_size and data.base_size", side, 1, LARGEST_SIDE)
-        _within("data.crop_size: height x width", math.prod(self.crop_size), 1, MOST_PIXELS)
+            within("data.crop_size and data.base_size", side, 1, LARGEST_SIDE)
+        within("data.crop_size: height x width", math.prod(self.crop_size), 1, MOST_PIXELS)
         low, high = self.ratio_range
         if not 0 < low <= high:
             raise UserError(f"data.ratio_range={self.ratio_range}: give 0 < low <= high")
         for value in self.std or ():
-            _within("data.std", value, 1e-3, 1e6)
+            within("data.std", value, 1e-3, 1e6)
         for value in self.mean or ():
-            _within("data.mean", value, -1e6, 1e6)
+            within("data.mean", value, -1e6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -184,11 +181,11 @@ class LossConfig:
     classes pay for what rare ones gain: look at the IoU of all classes, not at recall alone."""
 
     def __post_init__(self) -> None:
-        _check_types("loss", self)
-        _at_least("loss.aux_weight", self.aux_weight, 0)
+        check_types("loss", self)
+        at_least("loss.aux_weight", self.aux_weight, 0)
         if isinstance(self.class_weights, (tuple, list)):
             for weight in self.class_weights:
-                _within("loss.class_weights", weight, 0, 1e6)
+                within("loss.class_weights", weight, 0, 1e6)
 
     def weights(self) -> tuple[float, ...] | None:
         """`class_weights` as numbers, or None.
@@ -242,15 +239,15 @@ class OptimConfig:
     """Gradients are scaled down to this total norm; 0 never clips."""
 
     def __post_init__(self) -> None:
-        _check_types("optim", self)
+        check_types("optim", self)
         if self.lr <= 0:
             raise UserError(f"optim.lr={self.lr}: must be positive")
         for key in ("head_multiplier", "neck_multiplier", "weight_decay", "warmup", "power",
                     "min_lr", "clip_norm"):  # fmt: skip
-            _at_least(f"optim.{key}", getattr(self, key), 0)
-        _within("optim.layer_decay", self.layer_decay, 0.01, 1)
-        _within("optim.momentum", self.momentum, 0, 0.9999)
-        _within("optim.beta2", self.beta2, 0, 0.99999)
+            at_least(f"optim.{key}", getattr(self, key), 0)
+        within("optim.layer_decay", self.layer_decay, 0.01, 1)
+        within("optim.momentum", self.momentum, 0, 0.9999)
+        within("optim.beta2", self.beta2, 0, 0.99999)
 
 
 @dataclass(frozen=True)
@@ -320,17 +317,17 @@ class TrainConfig:
     process that dies is started again, too. Both are counted in the checkpoint."""
 
     def __post_init__(self) -> None:
-        _check_types("train", self)
+        check_types("train", self)
         if self.parallel == "fsdp" and self.feature_cache:
             raise UserError(
                 "train.feature_cache: its encoder runs for new images only, and the pieces of "
                 "train.parallel=fsdp have to run together; use train.parallel=ddp"
             )
         for key in ("steps", "batch_size", "accumulate", "save_every", "keep_last", "log_every"):
-            _at_least(f"train.{key}", getattr(self, key), 1)
-        _at_least("train.workers", self.workers, -1)
+            at_least(f"train.{key}", getattr(self, key), 1)
+        at_least("train.workers", self.workers, -1)
         for key in ("eval_every", "seed", "micro_batch"):
-            _at_least(f"train.{key}", getattr(self, key), 0)
+            at_least(f"train.{key}", getattr(self, key), 0)
 
     def local_batch(self, processes: int) -> int:
         """Images of a step that one of `processes` takes.
@@ -379,17 +376,17 @@ class EvalConfig:
     """Evaluate only the first so many images; 0 evaluates all."""
 
     def __post_init__(self) -> None:
-        _check_types("eval", self)
+        check_types("eval", self)
         for side in (*self.window, *self.stride):
-            _within("eval.window and eval.stride", side, 1, LARGEST_SIDE)
+            within("eval.window and eval.stride", side, 1, LARGEST_SIDE)
         if len(self.ratios) > MOST_RATIOS:
             raise UserError(f"eval.ratios: {len(self.ratios)} of them; give up to {MOST_RATIOS}")
         for side in self.base_size or ():
-            _within("eval.base_size", side, 1, LARGEST_SIDE)
+            within("eval.base_size", side, 1, LARGEST_SIDE)
         if not self.ratios or min(self.ratios) <= 0:
             raise UserError(f"eval.ratios={self.ratios}: give one or more positive numbers")
-        _at_least("eval.limit", self.limit, 0)
-        _within("eval.window_batch", self.window_batch, 1, 4096)
+        at_least("eval.limit", self.limit, 0)
+        within("eval.window_batch", self.window_batch, 1, 4096)
 
 
 @dataclass(frozen=True)
@@ -429,14 +426,7 @@ class RunConfig:
                 hint = nearest(section, sections)
                 raise UserError(f"no section {section!r} in {setting!r}{hint}")
             part = getattr(config, section)
-            kinds = typing.get_type_hints(type(part))
-            if key not in kinds:
-                raise UserError(f"no setting {path!r}{_nearest_setting(section, key, kinds)}")
-            try:
-                value = _parse(text.strip(), kinds[key])
-            except (ValueError, TypeError):
-                wanted = _describe(kinds[key])
-                raise UserError(f"{path}={text}: expected {wanted}") from None
+            value = value_of(path, text.strip(), typing.get_type_hints(type(part)))
             part = dataclasses.replace(part, **{key: value})
             config = dataclasses.replace(config, **{section: part})
         return config
@@ -458,134 +448,21 @@ class RunConfig:
             UserError: a key that no section has, or a value of the wrong type.
         """
         known = {f.name for f in dataclasses.fields(cls)}
-        for name in _as_object("a run's settings", values):
+        for name in as_object("a run's settings", values):
             if name not in known:
                 raise UserError(f"no section {name!r} in a run's settings{nearest(name, known)}")
         parts: dict[str, Any] = {"recipe": str(values.get("recipe", ""))}
         for name, kind in typing.get_type_hints(cls).items():
             if name != "recipe":
-                parts[name] = _from_json(name, kind, values.get(name, {}))
+                parts[name] = from_json(name, kind, values.get(name, {}))
         return cls(**parts)
 
 
 def settings_table(config: RunConfig) -> str:
     """Every setting with its value, one ``section.key=value`` a line, as `override` reads it."""
     return "\n".join(
-        f"{section}.{key}={_text(value)}"
+        f"{section}.{key}={text_of(value)}"
         for section, part in config.to_dict().items()
         if section != "recipe"
         for key, value in part.items()
     )
-
-
-def _from_json(section: str, kind: type, values: dict[str, Any]) -> Any:
-    kinds = typing.get_type_hints(kind)
-    parts = {}
-    for key, value in _as_object(section, values).items():
-        if key not in kinds:
-            raise UserError(f"no setting '{section}.{key}'{_nearest_setting(section, key, kinds)}")
-        try:
-            if kinds[key] is str and not isinstance(value, str):
-                raise ValueError(value)
-            parts[key] = _parse(_text(value), kinds[key])
-        except (ValueError, TypeError):
-            wanted = _describe(kinds[key])
-            raise UserError(f"{section}.{key}={value!r}: expected {wanted}") from None
-    return kind(**parts)
-
-
-def _as_object(what: str, values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise UserError(f"{what}: a {type(values).__name__}, expected a JSON object of settings")
-    return values
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return str(value)
-
-
-def _nearest_setting(section: str, key: str, kinds: dict[str, Any]) -> str:
-    return nearest(f"{section}.{key}", [f"{section}.{name}" for name in kinds])
-
-
-def _parse(text: str, kind: Any) -> Any:
-    """`text` as a value of the annotated type `kind`; ValueError if it is none."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):  # X | None, or X | words | None
-        if text.lower() in ("none", "null"):
-            return None
-        words = [word for arg in args[1:] for word in typing.get_args(arg)]
-        return text if text in words else _parse(text, args[0])
-    if origin is Literal:
-        if text not in args:
-            raise ValueError(text)
-        return text
-    if origin is tuple:
-        items = [item for item in text.strip("()[]").replace("x", ",").split(",") if item.strip()]
-        item_kinds = [args[0]] * len(items) if args[-1] is Ellipsis else list(args)
-        if len(items) == 1 and len(item_kinds) == 2:  # crop_size=512 is a square
-            items *= 2
-        return tuple(_parse(i.strip(), k) for i, k in zip(items, item_kinds, strict=True))
-    if kind is bool:
-        if text.lower() not in _BOOLEANS:
-            raise ValueError(text)
-        return _BOOLEANS[text.lower()]
-    if kind is float and not abs(float(text)) < float("inf"):
-        raise ValueError(text)
-    return kind(text)
-
-
-def _check_types(section: str, part: Any) -> None:
-    """Values of the annotated types, in scripts as on the command line: 5.5 steps are none.
-
-    Raises:
-        UserError: the first that is not; numbers must be finite.
-    """
-    for key, kind in typing.get_type_hints(type(part)).items():
-        value = getattr(part, key)
-        if not _fits(value, kind):
-            raise UserError(f"{section}.{key}={value!r}: expected {_describe(kind)}")
-        if kind is int:
-            _within(f"{section}.{key}", value, -LARGEST_NUMBER, LARGEST_NUMBER)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return value is None or any(_fits(value, arg) for arg in args if arg is not type(None))
-    if origin is Literal:
-        return value in args
-    if origin is tuple:
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        return (isinstance(value, (tuple, list)) and len(value) == len(kinds)
-                and all(map(_fits, value, kinds)))  # fmt: skip
-    if kind is float:
-        return type(value) in (int, float) and abs(value) < math.inf
-    if kind is int:
-        return type(value) is int
-    return isinstance(value, kind)
-
-
-def _describe(kind: Any) -> str:
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return " or ".join(args)
-    if origin in (typing.Union, types.UnionType):
-        return ", or ".join([*map(_describe, args[:-1]), "none"])
-    if origin is tuple:
-        inner = _describe(args[0]).split(" ", 1)[1]
-        count = "one or more" if args[-1] is Ellipsis else str(len(args))
-        return f"{count} {inner}s, comma-separated"
-    return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise UserError(f"{name}={value}: must be at least {low}")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{name}={value}: must lie in {low}..{high}")

@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -31,7 +31,7 @@ from .datasets.base import SegmentationDataset
 from .datasets.feed import Batch, Feed, loader_processes
 from .datasets.layouts import load_dataset
 from .distributed import parallel
-from .errors import UserError, file_name, printable
+from .errors import UserError, file_name
 from .evaluate.loop import check_settings, check_views, evaluate
 from .files import require_utf8
 from .losses import check_class_weights
@@ -39,7 +39,7 @@ from .metrics import ConfusionMatrix
 from .model import SETR, count_parameters
 from .optim import build_optimizer, describe_groups, set_lr
 from .precision import uses_bf16
-from .recipes.describe import start_table
+from .recipes.describe import class_weights_line, rate_warning, start_table, warmup_warning
 from .running.agreement import facts
 from .running.fit import fit_to_device
 from .running.frozen import freeze_encoder, refuse_random_crops
@@ -295,9 +295,9 @@ class Run:
             self.fitted,
             start_table(c, self.model, speed, self.device) if speed else None,
             describe_groups(self.optimizer.param_groups),
-            _class_weights(c, self.train_set.classes),
-            _all_warmup(c),
-            _too_fast(c) if self.sources else None,
+            class_weights_line(c, self.train_set.classes),
+            warmup_warning(c),
+            rate_warning(c) if self.sources else None,
         ]
         return "\n".join(str(line) for line in lines if line is not None)
 
@@ -371,43 +371,6 @@ class Run:
                 ) from error
             save = functools.partial(self._write, spoilt=True)
             keep_evidence(error, self.folder, save, batch[:2], batch.names)
-
-
-def _class_weights(config: RunConfig, classes: Sequence[str]) -> str | None:
-    """What a pixel of each class counts, where not all count alike."""
-    weights = config.loss.weights()
-    if weights is None:
-        return None
-    shown = (f"{printable(name)} {weight:.3g}"
-             for name, weight in zip(classes, weights, strict=True))  # fmt: skip
-    return f"class weights: {', '.join(shown)}"
-
-
-def _all_warmup(config: RunConfig) -> str | None:
-    """A warning where a run ends before its learning rate has come up, as short trials do."""
-    if config.optim.warmup < config.train.steps:
-        return None
-    return (
-        f"warning: all {config.train.steps} steps are warm-up (optim.warmup={config.optim.warmup}),"
-        f" the rate never reaches optim.lr; set optim.warmup={config.train.steps // 10}"
-    )
-
-
-FAST_ADAMW = 5e-4
-"""AdamW's rate from which `train` doubts that a pretrained ViT survives. The `finetune` recipes
-take a tenth of it; rates for fresh weights, as in `toytown_pup` and `camvid_pup`, lie above."""
-
-
-def _too_fast(config: RunConfig) -> str | None:
-    """A warning where a pretrained encoder gets the rate of fresh weights."""
-    optim = config.optim
-    if config.train.freeze_encoder or optim.name != "adamw" or optim.lr < FAST_ADAMW:
-        return None
-    return (
-        f"warning: optim.lr={optim.lr:g} is a rate for fresh weights, and the encoder's are not; "
-        "optim.lr=5e-5 optim.head_multiplier=20 optim.neck_multiplier=20 lets it learn slowly, "
-        "train.freeze_encoder=true keeps it as it is"
-    )
 
 
 def _data_sets(config: RunConfig) -> tuple[SegmentationDataset, SegmentationDataset]:

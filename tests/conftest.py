@@ -15,6 +15,18 @@ CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAM
 SLOW = int(os.environ.get("SLOW", 120_000))  # milliseconds: a busy machine is no reason to fail
 
 
+LONGEST = (
+    "test_drills", "test_parallel", "test_card", "test_published_files", "test_memory",
+    "test_untrusted_files", "test_recompute", "test_readme", "test_export", "test_live",
+    "test_machines", "test_hub", "test_cli_examples", "test_rows", "test_train",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first: of two workers none is left with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def browser():
     if not CHROMIUM:

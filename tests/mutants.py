@@ -339,7 +339,7 @@ def main():
         chosen = [m for m in order if m.key not in known
                   and tried.get(m.key, {}).get("outcome") == "survived"]
     os.nice(19)
-    for name in ("cv2", "matplotlib.pyplot", "torch"):  # once, for all children
+    for name in ("cv2", "matplotlib.pyplot", "torch._dynamo"):  # once, for all children
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as place:
         folder = copied(Path(place) / "project")

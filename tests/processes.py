@@ -16,7 +16,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([
     "setr_lite.cli", "setr_lite.train", "setr_lite.recipes", "torch.utils.tensorboard", "cv2",
     "matplotlib.pyplot", "torch.nn.parallel", "torch.distributed.fsdp",
-    "torch.distributed.launcher.api",
+    "torch.distributed.launcher.api", "torch._dynamo",  # which every optimiser imports
 ])  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import setr_lite
 
 HOUSE = Path(setr_lite.__file__).parent
 ROOMS = [
-    ["errors", "files", "config"],
+    ["errors", "files", "typed", "config"],
     ["distributed", "toytown", "transforms", "precision", "logits", "metrics", "visualize"],
     ["datasets", "encoder", "timm_encoder", "heads", "losses", "optim", "inference", "checkpoint"],
     ["model", "step"],

@@ -67,7 +67,7 @@ def test_bf16_changes_near_ties_only():
     config = get_recipe("toytown_pup").override("data.root=data/sample/toytown_cityscapes")
     data, model = load_dataset(config.data, "val"), SETR.from_config(config.model).eval()
     image = data[0].image
-    exact = predictor(model, config)(image)
+    exact = model.predict(image, config=config)
     rounded = predictor(model, config.override("eval.amp=bf16"))(image)
     scores = model(model.preprocess(image)).full()[0].topk(2, dim=0).values
     gap, spread = scores[0] - scores[1], scores.std()

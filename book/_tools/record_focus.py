@@ -19,7 +19,6 @@ import torch
 from records import RUNS, STREETS, about, options, write
 
 from setr_lite.datasets import Cityscapes
-from setr_lite.evaluate import predictor
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.recipes import get_recipe
 from setr_lite.train import Run
@@ -64,9 +63,8 @@ def record(config, steps, streets, out):
 def look(run, streets):
     """Labels uint8 (3, 96, 192) of those in KEPT, and the mIoU over all of them."""
     run.model.eval()
-    predict = predictor(run.model, run.config)
     confusion = ConfusionMatrix(run.config.model.num_classes)
-    found = [predict(sample.image) for sample in streets]
+    found = run.model.predict([sample.image for sample in streets], config=run.config)
     for label, sample in zip(found, streets, strict=True):
         confusion.update(label, sample.label)
     run.model.train()

@@ -21,7 +21,6 @@ from records import RUNS, STREETS, about, cores, options, write
 
 from setr_lite.checkpoint import read_info, save_checkpoint
 from setr_lite.datasets import Cityscapes, load_dataset
-from setr_lite.evaluate import predictor
 from setr_lite.model import SETR, count_parameters
 from setr_lite.recipes import get_recipe
 from setr_lite.train import train
@@ -84,9 +83,8 @@ def machine(config):
 
 def write_labels(model, samples, folder):
     folder.mkdir()
-    run = predictor(model, model.config)
     for sample in samples:
-        label = run(sample.image)
+        label = model.predict(sample.image)
         Image.fromarray(np.asarray(label)).save(folder / f"{sample.name}.png", optimize=True)
 
 

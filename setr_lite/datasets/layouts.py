@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..config import IGNORE, DataConfig
+from ..config import IGNORE, DataConfig, TrainConfig
 from ..errors import UserError, nearest
 from ..transforms import TrainTransform
 from . import pascal_json
@@ -300,12 +300,7 @@ def rank_counters(
     Raises:
         UserError: `batch_size` cannot be shared equally.
     """
-    if batch_size % world:
-        raise UserError(
-            f"train.batch_size={batch_size} cannot be shared equally by {world} processes;"
-            f" take a multiple of {world}"
-        )
-    share = batch_size // world
+    share = TrainConfig(batch_size=batch_size).local_batch(world)
     return (
         step * batch_size + rank * share + i
         for step in range(start_step, steps)

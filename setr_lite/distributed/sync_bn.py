@@ -87,13 +87,13 @@ class _Normalize(torch.autograd.Function):
         """Every process's loss depends on everybody's images: so do the two sums for `x`, while
         the gradients of weight and bias are this process's share, as for any layer."""
         x, weight, mean, scale, count = ctx.saved_tensors
-        centred, slope = x - mean[:, None, None], _wide(upstream)
-        bias_share = slope.sum((0, 2, 3))
-        weight_share = (slope * centred).sum((0, 2, 3)) * scale
+        centred, grad = x - mean[:, None, None], _wide(upstream)
+        bias_share = grad.sum((0, 2, 3))
+        weight_share = (grad * centred).sum((0, 2, 3)) * scale
         sums = _sum_over_ranks(torch.stack([bias_share, weight_share])) / count
         factor = scale if weight is None else scale * weight
-        slope = slope - sums[0, :, None, None] - centred * (sums[1] * scale)[:, None, None]
-        gradient = (slope * factor[:, None, None]).to(x.dtype)
+        grad = grad - sums[0, :, None, None] - centred * (sums[1] * scale)[:, None, None]
+        gradient = (grad * factor[:, None, None]).to(x.dtype)
         if weight is None:
             return gradient, None, None, None
         return gradient, weight_share.to(weight.dtype), bias_share.to(weight.dtype), None

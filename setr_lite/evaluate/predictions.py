@@ -81,12 +81,8 @@ def predict_images(
 
 
 def predictor(model: SETR, config: RunConfig) -> Callable[[Tensor], Tensor]:
-    """``image (3, H, W) uint8 RGB -> label (H, W)`` by the run's `EvalConfig`."""
-
-    def label_of(image: Tensor) -> Tensor:
-        return next(predict_images(model, [image], config=config))
-
-    return label_of
+    """``image (3, H, W) uint8 RGB -> label (H, W)``: `SETR.predict` by a run, as a function."""
+    return lambda image: model.predict(image, config=config)
 
 
 def settings_of(model: SETR, config: RunConfig | None = None) -> RunConfig:

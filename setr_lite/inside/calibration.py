@@ -92,6 +92,6 @@ def fit_temperature(logits: Tensor, label: Tensor) -> float:
     for _ in range(24):
         middle = (low + high) / 2
         share = (rows * math.exp(middle)).softmax(dim=1)
-        slope = (share * rows).sum(dim=1).double().mean() - target
-        low, high = (low, middle) if slope > 0 else (middle, high)
+        grad = (share * rows).sum(dim=1).double().mean() - target
+        low, high = (low, middle) if grad > 0 else (middle, high)
     return math.exp(-(low + high) / 2)

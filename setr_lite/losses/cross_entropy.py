@@ -235,16 +235,16 @@ class _ResizeCrossEntropy(torch.autograd.Function):
             for i in range(len(logits)):
                 for band, strips in bands:
                     rows = logits[i, :, band, used].to(wide) @ columns.T  # (K, rows, W)
-                    partial = torch.zeros_like(rows)
+                    grad = torch.zeros_like(rows)
                     for outer, inner, matrix in strips:
                         full = matrix @ rows[:, inner]  # (K, strip, W)
                         loss, error = _pixel_losses(
                             full, label[i, outer], ignore_index, by_class)
                         total += loss
                         if gradient is not None:  # back through the resize: transposed matrices
-                            partial[:, inner] += matrix.T @ error
+                            grad[:, inner] += matrix.T @ error
                     if gradient is not None:
-                        gradient[i, :, band, used] += partial @ columns
+                        gradient[i, :, band, used] += grad @ columns
         ctx.save_for_backward(None if gradient is None else gradient.to(logits.dtype))
         return total
 

@@ -72,7 +72,7 @@ class ImagesCrossEntropy(torch.autograd.Function):
         work: Work,
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
-        lazy, slope = LazyLogits(logits, size, steps), torch.empty_like(logits)
+        lazy, grad = LazyLogits(logits, size, steps), torch.empty_like(logits)
         rows, columns = (_matrix(lazy, axis, wide) for axis in (0, 1))
         # the last resize only is done where it is read: with one more before it, every pixel would
         # be worked out from sixteen values
@@ -83,20 +83,20 @@ class ImagesCrossEntropy(torch.autograd.Function):
         with no_autocast(logits.device.type):
             found = []
             parts = zip(
-                before.split(count), label.split(count), slope.split(count), strict=True)
+                before.split(count), label.split(count), grad.split(count), strict=True)
             for some, its, place in parts:
                 loss, by_logits = work(
                     some, its, last[1], ignore_index, rows, columns, by_class)
                 place.copy_(by_logits)
                 found.append(loss)
-        ctx.save_for_backward(slope)
+        ctx.save_for_backward(grad)
         return torch.stack(found).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        return slope * upstream.to(slope.dtype), None, None, None, None, None, None
+        (grad,) = ctx.saved_tensors
+        return grad * upstream.to(grad.dtype), None, None, None, None, None, None
 
 
 def images_at_a_time(batch: int, values: int) -> int:

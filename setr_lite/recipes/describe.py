@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from inspect import getdoc
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from .. import distributed
 from ..config import OptimConfig, RunConfig, settings_table
+from ..errors import printable
 from ..model import SETR, count_parameters
 from ..optim import describe_groups, parameter_groups
 from ..precision import in_words
@@ -77,6 +78,43 @@ def start_table(config: RunConfig, model: SETR, speed: Speed, device: torch.devi
                     "at that rate (MFU 100 %)",
     }  # fmt: skip
     return "\n".join(f"{name:<12}{text}" for name, text in rows.items())
+
+
+def class_weights_line(config: RunConfig, classes: Sequence[str]) -> str | None:
+    """What a pixel of each class counts, where not all count alike."""
+    weights = config.loss.weights()
+    if weights is None:
+        return None
+    shown = (f"{printable(name)} {weight:.3g}"
+             for name, weight in zip(classes, weights, strict=True))  # fmt: skip
+    return f"class weights: {', '.join(shown)}"
+
+
+def warmup_warning(config: RunConfig) -> str | None:
+    """A warning where a run ends before its learning rate has come up, as short trials do."""
+    if config.optim.warmup < config.train.steps:
+        return None
+    return (
+        f"warning: all {config.train.steps} steps are warm-up (optim.warmup={config.optim.warmup}),"
+        f" the rate never reaches optim.lr; set optim.warmup={config.train.steps // 10}"
+    )
+
+
+FAST_ADAMW = 5e-4
+"""AdamW's rate from which `train` doubts that a pretrained ViT survives. The `finetune` recipes
+take a tenth of it; rates for fresh weights, as in `toytown_pup` and `camvid_pup`, lie above."""
+
+
+def rate_warning(config: RunConfig) -> str | None:
+    """A warning where a pretrained encoder gets the rate of fresh weights."""
+    optim = config.optim
+    if config.train.freeze_encoder or optim.name != "adamw" or optim.lr < FAST_ADAMW:
+        return None
+    return (
+        f"warning: optim.lr={optim.lr:g} is a rate for fresh weights, and the encoder's are not; "
+        "optim.lr=5e-5 optim.head_multiplier=20 optim.neck_multiplier=20 lets it learn slowly, "
+        "train.freeze_encoder=true keeps it as it is"
+    )
 
 
 def group_table(model: nn.Module, optim: OptimConfig) -> str:

@@ -154,6 +154,10 @@ def peak_memory(device: torch.device) -> int:
     """Bytes taken at the highest so far: on CUDA what PyTorch has reserved, else by the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
+    status = Path("/proc/self/status")
+    highest = re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else "")
+    if highest:  # getrusage goes on from the highest of the process that started this one
+        return int(highest[1]) * 1024
     import resource  # not on Windows, where CUDA may be
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

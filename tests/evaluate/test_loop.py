@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from setr_lite import distributed
 from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, EvalConfig, RunConfig
 from setr_lite.datasets import Cityscapes
-from setr_lite.evaluate import evaluate, image_views, predictor
+from setr_lite.evaluate import evaluate, image_views
 from setr_lite.inference import Window, sliding_window
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETR
@@ -75,7 +75,7 @@ def test_prediction_by_hand(trained, streets, protocol):
                 logits = loop(lambda crop: trained(crop).full(odd), x)
                 scores = F.interpolate(logits, size=(90, 154), mode="bilinear").softmax(1)
                 total = total + (scores.flip(-1) if mirror else scores)
-    label = predictor(trained, config)(image)
+    label = trained.predict(image, config=config)
     best, second = (total / 12).topk(2, dim=1).values[0]
     sure = best - second > 1e-4  # sums in another order may turn a tie
     assert sure.float().mean() > 0.99
@@ -116,7 +116,7 @@ def test_the_setting_bounds_the_windows_of_a_pass(model, batch):
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     config = CONFIG.override("eval.protocol=none", "data.base_size=96x192")
-    predictor(model, config.override(f"eval.window_batch={batch}"))(picture(96, 192))
+    model.predict(picture(96, 192), config=config.override(f"eval.window_batch={batch}"))
     assert sum(seen) == 3 * 6
     assert max(seen) == batch
 
@@ -132,18 +132,18 @@ def test_windows_of_several_images_share_a_pass(trained, streets, batch, passes)
     trained.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     evaluate(trained, streets, config, on_image=lambda i, label, _: found.update({i: label}))
     assert (len(seen), sum(seen)) == (passes, 8)
-    alone = predictor(trained, config)
     for i, label in found.items():
-        assert (label != alone(streets[i].image)).float().mean() < 1e-3  # rounding decides ties
+        alone = trained.predict(streets[i].image, config=config)
+        assert (label != alone).float().mean() < 1e-3  # rounding decides ties
 
 
 def test_the_encoders_own_normalisation_is_used(trained, streets):
     image, config = streets[0].image, CONFIG.override("eval.protocol=none")
-    usual = predictor(trained, config)(image)
-    same = predictor(trained, config.override("data.mean=123.675,116.28,103.53"))(image)
-    assert torch.equal(usual, same)
+    usual = trained.predict(image, config=config)
+    imagenet = config.override("data.mean=123.675,116.28,103.53")
+    assert torch.equal(usual, trained.predict(image, config=imagenet))
     trained.encoder.mean = (0.0, 0.0, 0.0)
-    assert not torch.equal(predictor(trained, config)(image), usual)
+    assert not torch.equal(trained.predict(image, config=config), usual)
 
 
 def test_which_images_are_counted(model, streets):

@@ -19,7 +19,7 @@ from setr_lite.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from setr_lite.datasets import ADE20K, CamVid, Cityscapes, PascalContext
 from setr_lite.datasets.folder import voc_palette
 from setr_lite.errors import UserError
-from setr_lite.evaluate import predict_files, predictor
+from setr_lite.evaluate import predict_files
 from setr_lite.evaluate.scores import file_ids, score_checkpoint, summary, write_prediction
 from setr_lite.metrics import ConfusionMatrix, bootstrap_miou
 from setr_lite.model import SETR
@@ -133,7 +133,7 @@ def test_predictions_are_written_for_the_server(tmp_path):
             assert file.mode == "L"
             label_ids = np.array(file)
         label = torch.from_numpy(Cityscapes.table[label_ids])  # read back as a mask would be
-        assert torch.equal(label, predictor(model, model.config)(streets[index].image))
+        assert torch.equal(label, model.predict(streets[index].image))
         again.update(label, streets[index].label)
     assert again.matrix.tolist() == scores["matrix"]
 

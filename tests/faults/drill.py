@@ -139,11 +139,11 @@ def rows(out: Path) -> list[tuple[str, ...]]:
         return [(r["step"], r["loss"], r["lr"], r["miou"]) for r in csv.DictReader(file)]
 
 
-def same(out: Path, undisturbed: Path) -> None:
+def same(out: Path, undisturbed: Path, steps: int = STEPS) -> None:
     """Both finished, with the same log, weights and optimiser state, bit for bit."""
     from safetensors.torch import load_file
 
-    assert loads(out / "last") == loads(undisturbed / "last") == STEPS
+    assert loads(out / "last") == loads(undisturbed / "last") == steps
     assert rows(out) == rows(undisturbed)
     for name in ("last", "best"):
         one, other = (load_file(o / name / "model.safetensors") for o in (out, undisturbed))

@@ -237,7 +237,7 @@ def test_a_dead_loader_process_ends_the_run(tmp_path, undisturbed):
     assert "Traceback" not in text
     say(text.splitlines()[-1])
     assert 4 <= loads(out / "last") < 10
-    finish(out, tmp_path, WORKERS)
+    finish(out, tmp_path)
     same(out, undisturbed)
 
 

@@ -18,8 +18,8 @@ from setr_lite.errors import UserError
 from setr_lite.model import SETR
 from setr_lite.optim import parameter_groups
 from setr_lite.recipes import RECIPES, get_recipe
+from setr_lite.recipes.describe import FAST_ADAMW, rate_warning
 from setr_lite.timm_encoder import create_vit
-from setr_lite.train import FAST_ADAMW, _too_fast
 from setr_lite.weights.first import require_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def test_what_is_new_learns_faster_than_what_is_not(head):
     assert rates.pop("encoder") == 5e-5
     assert set(rates) == ({"head", "neck"} if head == "mla" else {"head"})
     assert list(rates.values()) == pytest.approx([1e-3] * len(rates))
-    assert _too_fast(config) is None
+    assert rate_warning(config) is None
     drops = [m.drop_prob for m in model.modules() if hasattr(m, "drop_prob")]
     assert max(drops) == pytest.approx(config.model.drop_path)
 
@@ -103,15 +103,15 @@ def test_no_documented_command_takes_an_encoder_apart(page, command):
     said = [s for s in settings if s.startswith("model.pretrained=")]
     assert config.model.pretrained != "none" or said, "starts from random weights unasked"
     if config.model.pretrained != "none":
-        assert _too_fast(config) is None
+        assert rate_warning(config) is None
 
 
 def test_the_warning_has_its_two_exits():
     fast = get_recipe("finetune_mla").override(f"optim.lr={FAST_ADAMW}")
-    assert "train.freeze_encoder=true" in _too_fast(fast)
-    assert _too_fast(fast.override("train.freeze_encoder=true")) is None
-    advised = re.findall(r"\S+\.\S+=[\d.e-]+", _too_fast(fast).partition("not; ")[2])
-    assert _too_fast(fast.override(*advised)) is None
+    assert "train.freeze_encoder=true" in rate_warning(fast)
+    assert rate_warning(fast.override("train.freeze_encoder=true")) is None
+    advised = re.findall(r"\S+\.\S+=[\d.e-]+", rate_warning(fast).partition("not; ")[2])
+    assert rate_warning(fast.override(*advised)) is None
 
 
 def test_a_linear_probe_has_nothing_but_a_classifier():
