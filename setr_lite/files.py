@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -81,6 +82,13 @@ def folder_beside(folder: Path) -> Iterator[Path]:
     except Exception:
         remove(part)
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes have left half-written in a folder that this one has locked."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and re.fullmatch(r"(\.\w{8}|last|best|step_\d+)\.part", path.name):
+            remove(path)
 
 
 def now_at(folder: Path, name: str) -> Path | None:

@@ -113,3 +113,14 @@ def test_what_is_required_is_named_with_what_was_found():
     files.require(True, "f.json: 'step'", 1, "a number", "do so")
     with pytest.raises(UserError, match=r"^f.json: 'step' is 'x', expected a number; do so$"):
         files.require(False, "f.json: 'step'", "x", "a number", "do so")
+
+
+def test_what_a_killed_process_has_left_goes_and_nothing_else(tmp_path):
+    left = [".ab_12xyz.part", "last.part", "best.part", "step_0000120.part"]
+    mine = ["notes.part", "last", "last.old", ".git"]
+    for name in [*left, *mine]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / ".ab_12abc.part").touch()  # a file is not of our making
+    files.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*mine, ".ab_12abc.part"}

@@ -16,7 +16,7 @@ import torch
 
 from .. import distributed
 from ..errors import UserError, in_short, printable, written_in
-from ..files import is_whole, require, written_beside
+from ..files import is_whole, require, sweep, written_beside
 from ..metrics import ConfusionMatrix
 from ..step import Losses
 from .meters import Speed, peak_memory
@@ -57,6 +57,7 @@ class RunLog:
 
         kept = [row for row in self.rows() if self._stays(row)] if self.step else []
         with written_in(self.folder):
+            sweep(self.folder)
             with written_beside(self.path) as part, open(part, "w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS)
                 writer.writeheader()

@@ -67,9 +67,10 @@ def test_training_crops_from_files(tmp_path) -> None:
 
 
 def test_memory_stands_beside_the_estimate() -> None:
-    row = measure("memory", against="", batch=2)
-    assert row["estimated_bytes"] > 0
-    assert "estimate_memory says" in describe(row)
+    one, two = (measure("memory", against="", batch=batch) for batch in (1, 2))
+    assert one["estimated_bytes"] < two["estimated_bytes"] < 2 * one["estimated_bytes"]
+    ratio = two["estimated_bytes"] / two["ours"]["bytes"]
+    assert f" {ratio:.3f} of it" in describe(two)
 
 
 def test_memory_of_a_recipes_step(capsys, monkeypatch) -> None:
@@ -115,14 +116,15 @@ def test_a_side_in_a_process_of_its_own(tmp_path) -> None:
         "    if task['kind'] == 'no':\n"
         "        raise UserError('not this')\n"
         "    print('libraries talk')\n"
-        "    return Work(lambda: 7, lambda value: [value], {'side': '1'})\n"
+        "    return Work(lambda: len(b'1' * 2**26), lambda n: [n], {'side': '1'})\n"
         "serve(make)\n"
     )
     task, command = {"kind": "yes", "threads": 1, "device": "cpu"}, (sys.executable, str(script))
     side = Process(command, task)
     assert side.versions["side"] == "1"
-    assert side.run()["probe"] == [7.0]
-    assert side.memory() >= 0
+    assert side.memory() < 2**24  # nothing was done yet
+    assert side.run()["probe"] == [2**26]
+    assert abs(side.memory() - 2**26) < 2**24
     side.stop()
     with pytest.raises(UserError, match="not this"):
         Process(command, task | {"kind": "no"})

@@ -168,7 +168,8 @@ class Siege:
         """Whether the run has come to its end."""
         if not checkpoint.exists(self.out / "last"):
             return False
-        return bool(checkpoint.read_state(self.out / "last")["finished"])
+        state = checkpoint.read_state(self.out / "last")
+        return state["finished"] and state["scored"] == STEPS
 
     def next_run(self) -> None:
         """Everything from the beginning."""
