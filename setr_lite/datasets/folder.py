@@ -58,7 +58,7 @@ class Folder(SegmentationDataset):
 
     @classmethod
     def find_root(cls, root: str | Path, split: str) -> Path:
-        """As for every data set; says what to do where the pictures are not in splits."""
+        """As for every data set; says what to do where the images are not in splits."""
         try:
             return super().find_root(root, split)
         except UserError as error:

@@ -31,7 +31,7 @@ CLASSIFIER = ("norm.", "fc_norm.", "head.", "head_dist.", "attn_pool.", "pre_log
 """Beginnings of the names in a timm ViT that only its classifier needs."""
 NOT_ENCODER = ("neck.", "head.", "aux_heads.")
 """The same in a SETR of this library, of what is not the encoder's."""
-START_ANEW = "neck and heads start anew"
+START_ANEW = "neck and heads start from random weights"
 OURS = {"*": "encoder.*"}
 OURS_DROPPED = {f"{beginning}*": START_ANEW for beginning in NOT_ENCODER}
 """Tables of the kind that `weights.tables` holds."""
@@ -67,8 +67,8 @@ def load_first_weights(encoder: nn.Module, source: str | Mapping[str, Any]) -> l
     ===============  ===============================================================================
     encoder          source
     ===============  ===============================================================================
-    any              FOLDER, a checkpoint of this library with the same encoder: its encoder goes
-                     on, neck and heads start anew, so classes and head may differ
+    any              FOLDER, a checkpoint of this library with the same encoder, which is taken;
+                     neck and heads start from random weights, so classes and head may differ
     any              the name of a published SETR with the same encoder, which is downloaded: as its
                      FOLDER
     a preset         FILE (timm, jx, DeiT, AugReg, mmsegmentation), ``timm:NAME``, or the name of a

@@ -58,7 +58,7 @@ def test_augmentation_of_a_picture_of_ones_own(tmp_path) -> None:
     change = ('PICTURE = ""', f'PICTURE = r"{tmp_path / "mine.png"}"')
     live = live_cell("09_data", change)
     live["stage"].value = 1
-    assert "10 refused" in live["view"].value  # nothing is labelled
+    assert "10 rejected" in live["view"].value  # nothing is labelled
 
 
 def test_augmentation_without_anything_of_ones_own() -> None:

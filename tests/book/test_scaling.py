@@ -1,4 +1,4 @@
-"""The estimate for many cards, against arithmetic by hand."""
+"""The estimate for many GPUs, against arithmetic by hand."""
 
 import pytest
 from figures.scaling import Cluster, bytes_sent, images_that_hide, outline
@@ -30,10 +30,10 @@ def test_a_step_by_hand():
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_the_bend(parallel):
+def test_the_knee(parallel):
     config = TOY.override(f"train.parallel={parallel}")
-    bend = images_that_hide(config, 8, CLUSTER)
-    assert outline(config, 8, CLUSTER, images=bend * 1.001).efficiency == 1
-    below = outline(config, 8, CLUSTER, images=bend / 2)
+    knee = images_that_hide(config, 8, CLUSTER)
+    assert outline(config, 8, CLUSTER, images=knee * 1.001).efficiency == 1
+    below = outline(config, 8, CLUSTER, images=knee / 2)
     assert 0 < below.efficiency < 1
     assert below.exposed == pytest.approx(below.network / 2)

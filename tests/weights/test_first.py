@@ -41,7 +41,7 @@ def test_the_encoder_goes_on_behind_another_head_for_other_classes(tmp_path, spr
         new.encoder.state_dict(), old.encoder.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(dict(new.head.state_dict()), head, rtol=0, atol=0)
     (why, left), = report.dropped.items()
-    assert why == "neck and heads start anew"
+    assert why == "neck and heads start from random weights"
     assert len(report.used) + len(left) == len(old.state_dict())
     assert "encoder toy of a SETR-mla with 7 classes" in str(report)
 
