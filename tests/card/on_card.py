@@ -252,7 +252,7 @@ def ranks(folder: Path) -> dict[str, Any]:
 
 
 def a_norm(layer: torch.nn.Module) -> dict[str, Any]:
-    """Waits of a layer's pass to and fro, and what is kept and taken for it, in maps."""
+    """What a layer waits for, keeps and takes, forwards and backwards, in maps of its size."""
     x = torch.zeros(2, 64, 128, 128, device="cuda", requires_grad=True)
     upstream, found = torch.zeros_like(x), []
     for _ in range(2):  # the communicator is made once
