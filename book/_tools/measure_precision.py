@@ -1,6 +1,6 @@
-"""Does bfloat16 autocast cost accuracy? Each head on ToyTown in float32 and bfloat16, three seeds.
+"""Does bfloat16 autocast cost accuracy? SETR-PUP on ToyTown in float32 and bfloat16, three seeds.
 
-    python book/_tools/measure_precision.py
+    python book/_tools/measure_precision.py [--heads pup mla naive]
 
 Both runs of a pair start from the same weights and see the same crops in the same order; what
 differs is `train.amp`. All are scored in float32. The result file is written after every run:
@@ -25,6 +25,7 @@ from setr_lite.train import train
 def main(words=None):
     parser = options(__doc__)
     parser.add_argument("--steps", type=int, help="of every head, for a trial")
+    parser.add_argument("--heads", nargs="+", default=["pup"], choices=STEPS)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--out", type=Path, default=RUNS / "precision")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/precision")
@@ -36,7 +37,7 @@ def main(words=None):
     results = about("python book/_tools/measure_precision.py") | {"runs": []}
     if file.exists():
         results = json.loads(file.read_text())
-    for head in ("pup", "mla", "naive"):
+    for head in asked.heads:
         for seed in range(asked.seeds):
             for amp in ("off", "bf16"):
                 key = {"head": head, "amp": amp, "seed": seed, "steps": asked.steps or STEPS[head]}

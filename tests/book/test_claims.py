@@ -141,6 +141,18 @@ def spoil_pup(record: Record) -> None:
     next(r for r in record["runs"] if r["head"] == "mla")["miou"] = 0.8
 
 
+def bf16(record: Record) -> Found:
+    exact, rounded = (scores(record, head="pup", amp=amp) for amp in ("off", "bf16"))
+    apart = max(abs(a - b) for a, b in zip(exact, rounded, strict=True))
+    seeds = max(exact) - min(exact)
+    said = [" ".join(f"{v:.2f}" for v in values) for values in (rounded, exact)]
+    return [*said, f"{apart:.2f} points", f"{seeds:.2f} points"], len(exact) >= 3 and apart < seeds
+
+
+def spoil_bf16(record: Record) -> None:
+    next(r for r in record["runs"] if r["amp"] == "bf16")["miou"] -= 0.02
+
+
 def unseen_drive(records: Record) -> Found:
     drops, others = [], []
     for seen, unseen in records.values():
@@ -203,6 +215,7 @@ CLAIMS = {
     "cosines": Claim("inside_controls/cosines.json", cosines, spoil_cosines),
     "readings": Claim("readings/results.json", readings, spoil_readings),
     "pup-leads": Claim("auxiliary/results.json", pup_leads, spoil_pup),
+    "bf16": Claim("precision/results.json", bf16, spoil_bf16),
     "unseen-drive": Claim("camvid_dinov2_linear/record.json", unseen_drive, spoil_unseen),
     "pretrained": Claim("camvid_pup/record.json", pretrained, spoil_pretrained),
     "ladder": Claim("cost/ladder.json", ladder, spoil_ladder),
