@@ -142,8 +142,7 @@ class Siege:
 
     def two_in_one_folder(self, child: Child) -> None:
         """A second run into the same folder is refused and disturbs nothing; the first dies."""
-        while child.process.exitcode is None and "step " not in child.text():
-            time.sleep(0.001)
+        self.wait(child, 1)  # else there is nothing to go on from
         words = [*command(self.out, *SETTINGS), "--resume"]
         second = Child(go, words, log=self.logs / "second.txt")
         code = second.wait(120)
