@@ -25,7 +25,7 @@ class Folder(SegmentationDataset):
         root: the folder that holds ``images``.
         split: train, val or test.
         classes: the list, see :func:`read_classes`; empty takes ``classes.txt`` in `root`.
-        strict: as for every data set.
+        strict, unlabelled: as for every data set.
 
     Raises:
         UserError: as for every data set, and for a list that cannot be used.
@@ -37,9 +37,9 @@ class Folder(SegmentationDataset):
 
     def __init__(
         self, root: str | Path, split: str = "train", classes: str | Path = "",
-        *, strict: bool = True,
+        *, strict: bool = True, unlabelled: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(root, split, strict=strict)
+        super().__init__(root, split, strict=strict, unlabelled=unlabelled)
         listed = read_class_list(classes or self.root / "classes.txt")
         self.classes, self.palette, self.table = listed.names, listed.palette, listed.table
         self.explicit = listed.explicit
