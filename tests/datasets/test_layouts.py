@@ -734,3 +734,14 @@ def test_threads_that_open_images_leave_the_filters_of_warnings_alone(tmp_path, 
             assert [image.shape for image in pool.map(read_image, [path] * 2)] == [(3, 3, 4)] * 2
             gate.reset()
     assert warnings.filters == before
+
+
+def test_colours_of_classes_that_name_none(tmp_path: Path) -> None:
+    """A background does not tint the image, and no class is grey on grey."""
+    names = ["sky", *(f"class {k}" for k in range(200)), "Background"]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    _, palette = read_classes(tmp_path / "classes.txt")
+    assert palette[-1].tolist() == [0, 0, 0]
+    assert palette[0].tolist() == [128, 0, 0]
+    assert len(np.unique(palette, axis=0)) == len(names)
+    assert (palette[:-1].max(axis=1) > palette[:-1].min(axis=1)).all()
