@@ -196,7 +196,11 @@ def run_eval(options: argparse.Namespace) -> None:
                 write_json(scores, options.json)
             if options.csv:
                 write_csv(scores, options.csv)
-            print(f"{confusion.table(scores['names'])}\n{summary(scores)}")
+            if scores["pixels"]:
+                print(confusion.table(scores["names"]))
+            print(summary(scores))
+            if options.save_predictions:
+                print(f"predictions written: {printable(options.save_predictions)}")
     finally:
         distributed.stop()
 
@@ -356,7 +360,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a quick look at N images drawn by a fixed seed, with a confidence interval")
     verb.add_argument(
         "--save-predictions", default="", metavar="DIR",
-        help="write a label file per image, with the ids the data set's server wants")
+        help="write a label file per image, with the ids the data set's server wants; the images "
+        "of a test split need no masks then")
 
     verb = _verb(
         verbs, "predict", run_predict,

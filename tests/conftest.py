@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import contextlib
+import gc
 import os
 import shutil
 import warnings
@@ -39,6 +40,14 @@ def browser():
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_rubbish():
+    """What a file has left open is found before the next one begins: else a test fails of it that
+    only happened to run when Python looked, as one does that imports much, and passes alone."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -49,6 +49,11 @@ class Listing(NamedTuple):
     wanted: str
     """What is expected there, for messages."""
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether there are images, and none has a label."""
+        return bool(self.pairs) and not any(label in self.labels for _, label in self.pairs)
+
 
 class SegmentationDataset(Dataset[Sample]):
     """Images with one label per pixel, in the folders of a known data set.
@@ -57,6 +62,8 @@ class SegmentationDataset(Dataset[Sample]):
         root: the data set's folder, or one of those above it that `roots` allows.
         split: a key of `splits`.
         strict: False leaves images without label out, and takes an empty split.
+        unlabelled: take a split whose images have no label at all, as one that a server scores;
+            every pixel of theirs is ignored.
 
     Raises:
         UserError: no such split; `root` is not this data set; no image in the split; images
@@ -87,15 +94,18 @@ class SegmentationDataset(Dataset[Sample]):
     ignore_index: ClassVar[int] = IGNORE
 
     def __init__(
-        self, root: str | Path, split: str = "train", *, strict: bool = True
-    ) -> None:
+        self, root: str | Path, split: str = "train", *, strict: bool = True,
+        unlabelled: bool = False,
+    ) -> None:  # fmt: skip
         self.root, self.split = self.find_root(root, split), split
         self.listing = self.list_files(self.root, split)
         """What the folders hold, gaps included."""
-        if strict:
-            _refuse_gaps(self.listing)
         pairs, labels = self.listing.pairs, self.listing.labels
-        self.files = [pair for pair in pairs if pair[1] in labels]
+        self.unlabelled = unlabelled and self.listing.unlabelled
+        """Whether no image has a label, and that is allowed."""
+        if strict:
+            _refuse_gaps(self.listing, self.unlabelled)
+        self.files = [pair for pair in pairs if pair[1] in labels or self.unlabelled]
         """(image, label) paths in the order of their names."""
 
     @classmethod
@@ -137,6 +147,9 @@ class SegmentationDataset(Dataset[Sample]):
         """Number `index`, decoded: see :class:`Sample`."""
         image_path, label_path = self.files[index]
         image = read_image(image_path)
+        if self.unlabelled:
+            label = torch.full(image.shape[1:], IGNORE, dtype=torch.uint8)
+            return Sample(image, label, self._sample_name(image_path))
         label = self.to_label(self.read_ids(label_path), label_path)
         check_size(image, label, image_path, label_path)
         return Sample(image, label, self._sample_name(image_path))
@@ -229,7 +242,7 @@ def not_read(listing: Listing) -> Counter[str]:
     )
 
 
-def _refuse_gaps(listing: Listing) -> None:
+def _refuse_gaps(listing: Listing, unlabelled: bool) -> None:
     if not listing.pairs:
         raise UserError(
             f"{listing.where}: empty split, expected {listing.wanted} there ({GUIDE})"
@@ -240,7 +253,7 @@ def _refuse_gaps(listing: Listing) -> None:
             " of them, or remove it"
         )
     missing = [pair for pair in listing.pairs if pair[1] not in listing.labels]
-    if missing:
+    if missing and not unlabelled:
         image, mask = missing[0]
         raise UserError(
             f"{image}: image without label, {mask} is missing ({len(missing)} of"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -25,7 +26,7 @@ class Folder(SegmentationDataset):
         root: the folder that holds ``images``.
         split: train, val or test.
         classes: the list, see :func:`read_classes`; empty takes ``classes.txt`` in `root`.
-        strict: as for every data set.
+        strict, unlabelled: as for every data set.
 
     Raises:
         UserError: as for every data set, and for a list that cannot be used.
@@ -37,9 +38,9 @@ class Folder(SegmentationDataset):
 
     def __init__(
         self, root: str | Path, split: str = "train", classes: str | Path = "",
-        *, strict: bool = True,
+        *, strict: bool = True, unlabelled: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(root, split, strict=strict)
+        super().__init__(root, split, strict=strict, unlabelled=unlabelled)
         listed = read_class_list(classes or self.root / "classes.txt")
         self.classes, self.palette, self.table = listed.names, listed.palette, listed.table
         self.explicit = listed.explicit
@@ -163,7 +164,7 @@ def read_class_list(path: str | Path) -> ClassList:
 
     Without ids the first line is label 0. With them every line has one, the value of the class in
     the masks, and ``ignore`` in place of a name leaves the pixels of an id out. Classes without a
-    colour take those that Pascal VOC uses. Empty lines do not count.
+    colour take that of `default_palette`. Empty lines do not count.
 
     Raises:
         UserError: no such file; no class or more than 254; a name or an id twice, or only some
@@ -187,7 +188,9 @@ def read_class_list(path: str | Path) -> ClassList:
     kept = [row for i, row in ids.items() if i not in table]
     _check_names(path, [row.name for row in kept])
     table |= {i: kept.index(row) for i, row in ids.items() if i not in table}
-    colours = [row.colour or voc for row, voc in zip(kept, voc_palette(len(kept)), strict=True)]
+    colours = [
+        row.colour or own for row, own in
+        zip(kept, default_palette([row.name for row in kept]), strict=True)]
     return ClassList(
         tuple(row.name for row in kept), np.array(colours, dtype=np.uint8),
         label_table(table), explicit, all(row.colour for row in kept),
@@ -237,6 +240,13 @@ def _parse_line(path: Path, number: int, line: str) -> _Line:
     if file_id is not None and file_id >= IGNORE:
         raise UserError(f"{where}: masks of 8 bits hold ids 0..254, and 255 to ignore")
     return _Line(number, file_id, found[2], tuple(bytes.fromhex(colour)) if mark else None)
+
+
+def default_palette(names: Sequence[str]) -> list[tuple[int, int, int]]:
+    """RGB of classes that have no colour of their own: those of `voc_palette` without its greys,
+    which a photograph swallows; a background is black, which tints nothing."""
+    colours = iter([c for c in voc_palette(len(names) + 3) if len(set(c)) > 1])
+    return [(0, 0, 0) if n.strip("_").lower() == "background" else next(colours) for n in names]
 
 
 def voc_palette(count: int) -> list[tuple[int, int, int]]:

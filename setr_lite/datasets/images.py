@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -282,13 +283,17 @@ def _decoded(file: Image.Image, to_array: Callable[[Image.Image], np.ndarray]) -
     return pixels if value == 1 else _upright(pixels, value)
 
 
+_FILTERS = threading.Lock()
+
+
 def _opened(stream: IO[bytes]) -> ImageFile.ImageFile:
     """The image in a file, its head read.
 
     Pillow looks at the size that a header claims before it takes memory, but from 89 million pixels
     on only warns, and refuses twice as many: such a file can have a few hundred bytes.
     """
-    with warnings.catch_warnings():  # a filter that stayed would meet other people's images
+    # a filter that stayed would meet other people's images, and they are those of all threads
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(stream)
 

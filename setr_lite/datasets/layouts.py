@@ -90,13 +90,15 @@ class Cityscapes(SegmentationDataset):
 class ADE20K(SegmentationDataset):
     """ADE20K as in the scene parsing challenge, 150 classes (Zhou et al., CVPR 2017).
 
-    20210 / 2000 images. In the masks 0 is unlabelled and class k has the id k + 1; here 0 becomes
-    255 and the others move down by one, so do not reduce them again.
+    20210 / 2000 images; those of the test set, ``images/testing``, have no masks. In the masks 0 is
+    unlabelled and class k has the id k + 1; here 0 becomes 255 and the others move down by one, so
+    do not reduce them again.
     """
 
     name = "ade20k"
     classes, palette = _classes(name), _palette(name)
-    splits: ClassVar[dict[str, str]] = {"train": "training", "val": "validation"}
+    splits: ClassVar[dict[str, str]] = {
+        "train": "training", "val": "validation", "test": "testing"}
     roots = (".", "ADEChallengeData2016")
     markers = ("images/{}",)
     layout = "ade20k"
@@ -239,8 +241,12 @@ def data_root(data: DataConfig) -> Path:
     return Path(data.root) if data.root else home
 
 
-def load_dataset(data: DataConfig, split: str, *, strict: bool = True) -> SegmentationDataset:
+def load_dataset(
+    data: DataConfig, split: str, *, strict: bool = True, unlabelled: bool = False
+) -> SegmentationDataset:
     """The data set that `data.name`, `data.root` (see `data_root`) and `data.classes` ask for.
+
+    `strict` and `unlabelled` are those of :class:`SegmentationDataset`.
 
     Raises:
         UserError: unknown name, `data.classes` for a data set that has its own, or what
@@ -248,13 +254,13 @@ def load_dataset(data: DataConfig, split: str, *, strict: bool = True) -> Segmen
     """
     root, kind = data_root(data), DATASETS[data.name]
     if kind is Folder:
-        return Folder(root, split, data.classes, strict=strict)
+        return Folder(root, split, data.classes, strict=strict, unlabelled=unlabelled)
     if data.classes:
         raise UserError(
             f"data.classes={data.classes}: {data.name} has its own classes; a list goes with"
             " data.name=folder"
         )
-    return kind(root, split, strict=strict)
+    return kind(root, split, strict=strict, unlabelled=unlabelled)
 
 
 class TrainStream(Dataset[tuple[Tensor, Tensor]]):

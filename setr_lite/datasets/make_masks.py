@@ -25,7 +25,7 @@ from ..errors import UserError, nearest
 from ..files import PART, refuse_inputs
 from .annotations import BACKGROUND, Annotation, read_coco, read_labelme
 from .base import BAD, is_image, label_table
-from .folder import ClassList, read_class_list, voc_palette
+from .folder import ClassList, default_palette, read_class_list, voc_palette
 from .images import image_size, mode_of, read_image, read_label
 
 VOC = (
@@ -98,7 +98,7 @@ def _drawn(
     if not annotations:
         raise UserError(f"{source}: names no image")
     names = listed.names if listed else _ordered(order, background, source)
-    palette = listed.palette if listed else np.array(_colours(names), dtype=np.uint8)
+    palette = listed.palette if listed else np.array(default_palette(names), dtype=np.uint8)
     if background != "ignore" and background not in names:
         raise UserError(
             f"{background!r} is no class{nearest(background, names)}: pixels in no region need one;"
@@ -119,13 +119,6 @@ def _ordered(names: Iterable[str], background: str, source: Path) -> tuple[str, 
     if not 1 <= len(found) <= BAD:
         raise UserError(f"{source}: has {len(found)} classes; a mask of 8 bits holds 1 to {BAD}")
     return found
-
-
-def _colours(names: tuple[str, ...]) -> list[tuple[int, int, int]]:
-    """Pascal VOC's, with a black background."""
-    if names[0] == BACKGROUND:
-        return [(0, 0, 0), *voc_palette(len(names) - 1)]
-    return voc_palette(len(names))
 
 
 def _draw_all(
@@ -163,8 +156,8 @@ def _coloured(source: Path, images: Path | None, listed: ClassList | None) -> _F
     if not masks:
         raise UserError(f"{source}: no folder of JSON files or of masks (.png)")
     listed = listed or ClassList(
-        VOC, np.array(_colours(VOC), dtype=np.uint8), label_table({k: k for k in range(21)}),
-        True, True)  # fmt: skip
+        VOC, np.array([(0, 0, 0), *voc_palette(20)], dtype=np.uint8),
+        label_table({k: k for k in range(21)}), True, True)  # fmt: skip
     pictures: dict[str, Path] = {}
     for path in sorted(p for p in images.glob("*") if is_image(p)):
         if path.stem in pictures:

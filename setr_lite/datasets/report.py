@@ -16,6 +16,7 @@ import numpy as np
 from ..config import IGNORE
 from ..errors import UserError, drawable, printable
 from ..files import written_beside
+from ..transforms import Sample
 from ..visualize import STYLE, overlay, panel
 from .base import SegmentationDataset
 
@@ -136,19 +137,47 @@ def _histogram(health: Health) -> Figure:
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         if any(shown):
+            least = min(value for value in shown if value > 0)
             axes.set_xscale("log")
+            axes.set_xlim(10 ** np.floor(np.log10(least) - 0.01), 1)  # a bar for the rarest, too
+            axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+            axes.xaxis.set_minor_formatter("")
         axes.set_xlabel("share of the pixels read")
     return figure
 
 
 def _sheet(health: Health) -> Figure | None:
-    """Samples beside their labels laid over them; None if there is no sample."""
+    """Samples beside their labels laid over them, with the classes that they show; None if there
+    is no sample. Those of like shape share rows."""
     pictures, titles = [], []
-    for reader, index in health.samples:
-        sample = reader[index]
+    present: set[int] = set()
+    samples = [(reader[index], reader.split) for reader, index in health.samples]
+    for sample, split in sorted(samples, key=lambda pair: _slimness(pair[0])):
         step = max(sample.label.shape[-1] // 320, 1)  # small pictures, drawn fast
         image, label = sample.image[:, ::step, ::step], sample.label[::step, ::step]
         over = np.asarray(overlay(image, label, health.palette, alpha=0.6))
         pictures += [image, over]
-        titles += [sample.name[-24:], reader.split]
-    return panel(pictures, titles, columns=4, width=14) if pictures else None
+        titles += [sample.name[-24:], split]
+        present |= set(label.unique().tolist()) - {IGNORE}
+    if not pictures:
+        return None
+    return _with_classes(panel(pictures, titles, columns=4, width=14), health, sorted(present))
+
+
+def _slimness(sample: Sample) -> float:
+    height, width = sample.label.shape
+    return height / width
+
+
+def _with_classes(sheet: Figure, health: Health, shown: list[int]) -> Figure:
+    """The sheet with the names of the classes `shown` below, each beside its colour."""
+    from matplotlib.patches import Patch
+
+    columns = min(6, max(len(shown), 1))
+    swatches = [
+        Patch(facecolor=health.palette[k] / 255, edgecolor="#333333",
+              label=drawable(health.classes[k])[:24]) for k in shown
+    ]  # fmt: skip
+    sheet.set_figheight(sheet.get_figheight() + 0.3 * (1 + len(shown) // columns))
+    sheet.legend(handles=swatches, loc="outside lower center", ncols=columns, frameon=False)
+    return sheet

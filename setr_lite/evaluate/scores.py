@@ -51,7 +51,8 @@ def score_checkpoint(
         split: of its data set.
         images: a quick look at so many images, drawn without replacement by a fixed seed; 0
             scores all, or the first ``eval.limit``.
-        save_predictions: folder for a label file per image, see `write_prediction`.
+        save_predictions: folder for a label file per image, see `write_prediction`. With it the
+            images of a split may do without labels, all of them; then there is nothing to score.
         progress: show a bar, on rank 0.
 
     Returns:
@@ -71,7 +72,7 @@ def score_checkpoint(
     check_settings(config)
     protocol = describe_protocol(config)
     model.to(distributed.start(config.train.device))
-    dataset = load_dataset(config.data, split)
+    dataset = load_dataset(config.data, split, unlabelled=bool(save_predictions))
     checkpoint.check_classes(folder, dataset.classes, config.data.name)
     if save_predictions:
         _refuse_folder(Path(save_predictions), Path(folder), dataset)
@@ -83,11 +84,12 @@ def score_checkpoint(
         progress=progress and distributed.rank() == 0,
     )
     seconds = time.perf_counter() - started
-    interval = bootstrap_miou(distributed.sum_over_ranks(seen.sums), level=LEVEL) if images else ()
+    quick = bool(images) and bool(confusion.matrix.any())
+    interval = bootstrap_miou(distributed.sum_over_ranks(seen.sums), level=LEVEL) if quick else ()
     return confusion, {
         "checkpoint": str(folder), "sha256": sha256, "split": split,
         "protocol": protocol, "images": len(indices), "of": len(dataset),
-        "quick_look": bool(images), "interval": list(interval),
+        "quick_look": quick, "interval": list(interval),
         "seconds_per_image": seconds / len(indices), "device": str(model.device),
         "processes": distributed.world_size(), "names": list(dataset.classes),
         **confusion.to_dict(dataset.classes),
@@ -211,18 +213,16 @@ def write_prediction(
 
 def summary(scores: dict[str, Any]) -> str:
     """What stands below the table of classes: means, protocol, checkpoint, speed."""
-    protocol, lines = scores["protocol"], []
+    protocol, lines = scores["protocol"], [_means(scores)]
     if scores["quick_look"]:
         low, high = scores["interval"]
-        lines.append(
-            f"QUICK LOOK at {scores['images']} of {scores['of']} images, not a score to report: "
+        lines.insert(
+            0, f"QUICK LOOK at {scores['images']} of {scores['of']} images, not a score to report: "
             f"mIoU {_percent(scores['miou'])}, {LEVEL:.0%} interval {_percent(low)} to "
             f"{_percent(high)} (bootstrap over images)"
         )
     how = f"windows of {_x(protocol['window'])} every {_x(protocol['stride'])}"
     lines += [
-        f"mIoU {_percent(scores['miou'])}  mAcc {_percent(scores['mean_accuracy'])}  "
-        f"aAcc {_percent(scores['pixel_accuracy'])}  in percent",
         f"protocol {protocol['name']}: ratios {' '.join(map(str, protocol['ratios']))} "
         f"({protocol['sizing']}), {'with' if protocol['flip'] else 'no'} mirror images, "
         f"{how if protocol['window'] else 'whole images'}, odd sizes: {protocol['odd']}",
@@ -232,6 +232,14 @@ def summary(scores: dict[str, Any]) -> str:
         f"x {scores['processes']}",
     ]
     return "\n".join(lines)
+
+
+def _means(scores: dict[str, Any]) -> str:
+    if not scores["pixels"]:
+        return f"nothing to score: no pixel of the split {scores['split']!r} has a label"
+    return (
+        f"mIoU {_percent(scores['miou'])}  mAcc {_percent(scores['mean_accuracy'])}  "
+        f"aAcc {_percent(scores['pixel_accuracy'])}  in percent")
 
 
 def write_json(scores: dict[str, Any], path: str | Path) -> None:

@@ -189,6 +189,8 @@ def panel(
 ) -> Figure:
     """Pictures side by side, in rows of `columns` (all in one row by default).
 
+    A row is as high as its tallest picture.
+
     Args:
         images: uint8 tensors (3, H, W), arrays (H, W, 3), PIL images; a two-dimensional one is
             drawn as a map, from dark (smallest) to bright (largest).
@@ -203,16 +205,18 @@ def panel(
         raise UserError(f"{len(pictures)} images and {len(titles or ())} titles: give one for each")
     columns = columns or len(pictures)
     rows = math.ceil(len(pictures) / columns)
-    tallest = max(x.shape[0] / x.shape[1] for x in pictures)
     title_height = 0.3 if titles else 0.05
-    height = rows * (width / columns * tallest + title_height)
-    with house_figure(figsize=(width, height)) as fig:
+    heights = [
+        width / columns * max(x.shape[0] / x.shape[1] for x in pictures[i : i + columns])
+        + title_height for i in range(0, len(pictures), columns)]
+    with house_figure(figsize=(width, sum(heights))) as fig:
+        grid = fig.add_gridspec(rows, columns, height_ratios=heights)
         for i, picture in enumerate(pictures):
-            axes = fig.add_subplot(rows, columns, i + 1)
+            axes = fig.add_subplot(grid[i])
             axes.axis("off")
             axes.imshow(picture, cmap="cividis", interpolation="nearest")
-            if titles:
-                axes.set_title(drawable(titles[i]))
+        for axes, title in zip(fig.axes, titles or (), strict=False):
+            axes.set_title(drawable(title))
     return fig
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +30,7 @@ from setr_lite.datasets import (
     read_image,
     read_label,
 )
+from setr_lite.datasets import images as reading
 from setr_lite.datasets.folder import Folder, read_classes
 from setr_lite.datasets.images import as_image, image_size
 from setr_lite.errors import UserError
@@ -709,3 +714,34 @@ def test_pictures_of_others_are_opened_as_before(tmp_path: Path) -> None:
         assert file.size == (10_000, 9_500)
     with pytest.raises(UserError, match=r"claims more than \d+ pixels"):
         read_image(path)
+
+
+def test_threads_that_open_images_leave_the_filters_of_warnings_alone(tmp_path, monkeypatch):
+    """Each exchanges them for a moment; the last one to go put back what another had put in."""
+    path, gate, opened = tmp_path / "a.png", threading.Barrier(2), Image.open
+    Image.new("RGB", (4, 3)).save(path)
+
+    def meet(stream):
+        with contextlib.suppress(threading.BrokenBarrierError):  # where one waits for the other
+            gate.wait(0.1)
+        assert ("error", None, Image.DecompressionBombWarning, None, 0) in warnings.filters
+        return opened(stream)
+
+    monkeypatch.setattr(reading.Image, "open", meet)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            assert [image.shape for image in pool.map(read_image, [path] * 2)] == [(3, 3, 4)] * 2
+            gate.reset()
+    assert warnings.filters == before
+
+
+def test_colours_of_classes_that_name_none(tmp_path: Path) -> None:
+    """A background does not tint the image, and no class is grey on grey."""
+    names = ["sky", *(f"class {k}" for k in range(200)), "Background"]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    _, palette = read_classes(tmp_path / "classes.txt")
+    assert palette[-1].tolist() == [0, 0, 0]
+    assert palette[0].tolist() == [128, 0, 0]
+    assert len(np.unique(palette, axis=0)) == len(names)
+    assert (palette[:-1].max(axis=1) > palette[:-1].min(axis=1)).all()

@@ -17,6 +17,7 @@ from setr_lite.checkpoint import save_checkpoint
 from setr_lite.cli import main
 from setr_lite.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from setr_lite.datasets import ADE20K, CamVid, Cityscapes, PascalContext
+from setr_lite.datasets.doctor import check_data
 from setr_lite.datasets.folder import voc_palette
 from setr_lite.errors import UserError
 from setr_lite.evaluate import predict_files
@@ -191,8 +192,66 @@ def test_summary_of_no_pixels():
         "sha256": "0", "seconds_per_image": 1.0, "device": "cpu", "processes": 1,
     }  # fmt: skip
     text = summary(scores)
-    assert text.startswith("mIoU -  mAcc -  aAcc -")
+    assert text.startswith("nothing to score: no pixel of the split 'test' has a label\n")
     assert "windows of 4x6 every 2x3" in text
+
+
+def tiny(folder, name, classes):
+    """A checkpoint of an untrained model for a data set of that name."""
+    config = RunConfig(
+        model=ModelConfig(
+            encoder="toy", head="naive", num_classes=len(classes), img_size=(16, 16), channels=4),
+        data=DataConfig(name=name, base_size=(16, 32)),
+        eval=EvalConfig(window=(16, 16), stride=(16, 16)),
+    )  # fmt: skip
+    return save_checkpoint(folder, SETR.from_config(config.model), config, classes=classes)
+
+
+@pytest.mark.parametrize(("name", "classes", "image", "label"), [
+    ("folder", ("sky", "road"), "images/test/1.jpg", "labels/test/1.png"),
+    ("ade20k", ADE20K.classes, "images/testing/ADE_test_1.jpg",
+     "annotations/testing/ADE_test_1.png"),
+    ("cityscapes", Cityscapes.classes, "leftImg8bit/test/ulm/ulm_1_leftImg8bit.png",
+     "gtFine/test/ulm/ulm_1_gtFine_labelIds.png"),
+])  # fmt: skip
+def test_a_test_split_without_masks_is_predicted_for_a_server(
+    tmp_path, capsys, name, classes, image, label
+):
+    root, out, file = tmp_path / "data", tmp_path / "out", tmp_path / "scores.json"
+    for place, grey in ((image, 0), (image.replace("1", "2"), 99)):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 12), (grey, grey, grey)).save(root / place)
+    (root / "classes.txt").write_text("sky\nroad\n")
+    checkpoint = tiny(tmp_path / "run" / "last", name, classes)
+    words = ["eval", str(checkpoint), f"data.root={root}", "--split", "test", *SETTINGS[1:]]
+    assert main(words) == 2
+    assert "image without label" in capsys.readouterr().err
+    words += ["--save-predictions", str(out), "--json", str(file)]
+    for more in ([], ["--images", "2"]):
+        assert main([*words, *more]) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("nothing to score: no pixel of the split 'test' has a label\n")
+        assert printed.endswith(f"predictions written: {out}\n")
+        assert json.loads(file.read_text(), parse_constant=pytest.fail)["miou"] is None
+    names = {Path(image).stem, Path(image).stem.replace("1", "2")}
+    assert {path.name for path in out.iterdir()} == {f"{stem}.png" for stem in names}
+    with Image.open(out / f"{Path(image).stem}.png") as picture:
+        assert picture.size == (20, 12)
+    (root / label).parent.mkdir(parents=True)
+    Image.new("L", (20, 12), 7 if name == "cityscapes" else 1).save(root / label)
+    assert main(words) == 2  # one mask of two is missing, which is a mistake
+    assert "1 of 2 images have none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_doctor_takes_a_test_split_without_masks(tmp_path, fast):
+    own_data(tmp_path, ["sky", "road", "tree"])
+    (tmp_path / "images" / "test").mkdir()
+    Image.new("RGB", (20, 12), (9, 9, 9)).save(tmp_path / "images" / "test" / "c.png")
+    health = check_data("folder", tmp_path, fast=fast)
+    assert health.healthy, health.text()
+    assert "no image has a label" in health.text()
+    assert health.splits["test"] == (1, 0, 0)
 
 
 def own_data(root, names):
