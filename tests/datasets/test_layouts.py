@@ -421,7 +421,7 @@ def test_jpeg_gives_the_bytes_of_pillow(tmp_path: Path, settings: dict) -> None:
 def test_unknown_name_and_split(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.name='camvit'; did you mean 'camvid'"):
         load_dataset(DataConfig(name="camvit"), "train")
-    with pytest.raises(UserError, match="ADE20K has no split .holdout.; choose from train, val, te"):
+    with pytest.raises(UserError, match=r"no split 'holdout'; choose from train, val, test"):
         ADE20K(tmp_path, "holdout")
 
 
