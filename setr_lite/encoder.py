@@ -276,7 +276,7 @@ class VisionTransformer(nn.Module):
             UserError: no preset of that name.
         """
         if name not in PRESETS:
-            raise UserError(f"no encoder {name!r}{nearest(name, PRESETS)}")
+            raise UserError(f"no encoder {name!r:.200}{nearest(name, PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
     def embed(self, image: Tensor) -> Tensor:

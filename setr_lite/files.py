@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .errors import UserError, shortly
+from .typed import path_of
 
 OLD = ".old"
 """Ending of the folder before, during the two renames that replace it."""
@@ -237,7 +238,7 @@ def find_folder(source: str | Path) -> Path:
     Raises:
         UserError: what the download of a known name raises.
     """
-    path = Path(source)
+    path = path_of(source)
     if not path.exists() and not sibling(path, OLD).exists():
         for find in FINDERS:
             found = find(str(source))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .config import IGNORE
 from .errors import UserError
+from .typed import LARGEST_NUMBER, whole
 
 
 class ConfusionMatrix:
@@ -35,6 +36,12 @@ class ConfusionMatrix:
     def __init__(
         self, num_classes: int, device: torch.device | str = "cpu", ignore_index: int = IGNORE
     ) -> None:
+        whole("num_classes", num_classes, 1, 65_536)
+        whole("ignore_index", ignore_index, -LARGEST_NUMBER)
+        if 0 <= ignore_index < num_classes:
+            raise UserError(
+                f"ignore_index={ignore_index}: is one of {num_classes} classes, which would never "
+                "be scored; give another, such as -100")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)

@@ -336,7 +336,7 @@ def _short_long(image: Tensor) -> Size:
 
 def _check_name(what: str, name: str, choices: Iterable[str]) -> None:
     if name not in choices:
-        raise UserError(f"no {what} {name!r}{nearest(name, choices)}")
+        raise UserError(f"no {what} {name!r:.200}{nearest(name, choices)}")
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import numbers
+import os
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .errors import UserError, nearest
+from .errors import UserError, nearest, shortly
 
 LARGEST_NUMBER = 1 << 62
 """Of a setting that is a whole number; PyTorch counts with 64 bits."""
+MIN_RATIO = 1e-6
+"""Of the size of an image that is looked at, to its own."""
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 """Words for them, in any case."""
 Section = TypeVar("Section")
@@ -35,7 +40,8 @@ def value_of(name: str, text: str, kinds: dict[str, Any], shown: str | None = No
         return parse(text, kinds[key])
     except (ValueError, TypeError):
         wanted = in_words(kinds[key])
-        raise UserError(f"{name}={text if shown is None else shown}: expected {wanted}") from None
+        found = text if shown is None else shown
+        raise UserError(f"{name}={_cut(found)}: expected {wanted}") from None
 
 
 def from_json(section: str, kind: type[Section], values: Any) -> Section:
@@ -47,9 +53,13 @@ def from_json(section: str, kind: type[Section], values: Any) -> Section:
     kinds, parts = typing.get_type_hints(kind), {}
     for key, value in as_object(section, values).items():
         if kinds.get(key) is str and not isinstance(value, str):
-            raise UserError(f"{section}.{key}={value!r}: expected {in_words(str)}")
+            raise UserError(f"{section}.{key}={_cut(repr(value))}: expected {in_words(str)}")
         parts[key] = value_of(f"{section}.{key}", text_of(value), kinds, repr(value))
     return kind(**parts)
+
+
+def _cut(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def as_object(what: str, values: Any) -> dict[str, Any]:
@@ -100,7 +110,7 @@ def check_types(section: str, part: Any) -> None:
     for key, kind in typing.get_type_hints(type(part)).items():
         value = getattr(part, key)
         if not fits(value, kind):
-            raise UserError(f"{section}.{key}={value!r}: expected {in_words(kind)}")
+            raise UserError(f"{section}.{key}={_cut(repr(value))}: expected {in_words(kind)}")
         if kind is int:
             within(f"{section}.{key}", value, -LARGEST_NUMBER, LARGEST_NUMBER)
 
@@ -135,6 +145,41 @@ def in_words(kind: Any) -> str:
         count = "one or more" if args[-1] is Ellipsis else str(len(args))
         return f"{count} {inner}s, comma-separated"
     return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
+
+
+def whole(name: str, value: Any, low: int = 0, high: int = LARGEST_NUMBER) -> None:
+    """UserError unless an argument is a whole number, Python's or NumPy's, of that range."""
+    fits = isinstance(value, numbers.Integral)
+    if not fits or not low <= value <= high:
+        upper = f" to {high}" if high < LARGEST_NUMBER else " up"
+        raise UserError(f"{name}={shortly(value)}: give a whole number, {low}{upper}")
+
+
+def number(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """UserError unless an argument is a finite number of that range."""
+    fits = isinstance(value, numbers.Real)
+    if not fits or not low <= value <= high or math.isinf(value):
+        upper = f" to {high:g}" if high < math.inf else " up"
+        raise UserError(f"{name}={shortly(value)}: give a number, {low:g}{upper}")
+
+
+def size_of(name: str, value: Any) -> tuple[int, int]:
+    """An argument (height, width) in pixels; UserError if it is none."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise UserError(f"{name}={shortly(value)}: give (height, width)")
+    for side in value:
+        whole(f"{name}, a side", side, 1, 1 << 20)
+    return value[0], value[1]
+
+
+def path_of(value: Any) -> Path:
+    """An argument that is a path; UserError for what no file can be called."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise UserError(f"a path of type {type(value).__name__}: give a text or a pathlib.Path")
+    path = Path(value)
+    if "\0" in str(path) or any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise UserError(f"{shortly(str(path))}: no file can have such a name; give a path")
+    return path
 
 
 def at_least(name: str, value: float, low: float) -> None:

@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import bad_arguments
 import bad_files
 import numpy as np
 import pytest
@@ -489,6 +490,82 @@ def test_a_pickle_with_code_is_not_run(house, tmp_path):
     careless = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))"
     subprocess.run([sys.executable, "-c", careless, path], check=True)
     assert trace.exists()  # opened by other programs it does run
+
+
+# Every key of the two files, with values that no run writes.
+STATE = {"step": 1, "samples": 2, "scored": 1, "moments": 2, "best": 0.5, "miou": 0.5,
+         "finished": False, "faults": {"images": 0, "workers": 0}}  # fmt: skip
+KEYS = [
+    ("config.json", key) for key in (
+        ("config",), ("classes",), ("palette",), ("classes", 0), ("palette", 0), ("palette", 0, 2),
+        ("config", "recipe"),
+        *(("config", section) for section in CONFIG.to_dict() if section != "recipe"),
+        *(("config", section, key) for section, part in CONFIG.to_dict().items()
+          if section != "recipe" for key in part))
+] + [("state.json", (key,)) for key in STATE] + [("state.json", ("faults", "images"))]
+VALUES = (None, True, -1, 0, 10**30, 1e308, float("nan"), -float("inf"), 0.5, "", "x", "1" * 5000,
+          [], [[]], [None], [1, 2, 3], {}, {"a": 1}, "\x1b[31m")  # fmt: skip
+EDITS = [(name, key, value) for name, key in KEYS for value in VALUES]
+
+
+@pytest.fixture(scope="module")
+def scratch(house, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edited") / "last"
+    return shutil.copytree(house / "run" / "last", folder)
+
+
+def test_checkpoints_edited_at_every_key_are_used_or_refused(scratch):
+    whole = {name: (scratch / name).read_text() for name in ("config.json", "state.json")}
+    whole["state.json"] = json.dumps({**json.loads(whole["state.json"]), **STATE} | {
+        "moments": json.loads(whole["state.json"])["moments"]})
+    problems = []
+    for name, key, value in some(EDITS, 37):
+        info = json.loads(whole[name])
+        place = info
+        for part in key[:-1]:
+            place = place[part]
+        place[key[-1]] = value
+        (scratch / name).write_text(json.dumps(info))
+        try:
+            state = answers("edited checkpoint", use, scratch)
+            assert state is None or state["step"] >= 0
+        except Exception as error:
+            problems.append(f"{key} = {value!r:.30}: {error!r:.100}")
+        (scratch / name).write_text(whole[name])
+    assert use(scratch)["step"] == 1
+    assert not problems, "\n".join(problems)
+
+
+# ---- the API -----------------------------------------------------------------------------------
+
+
+def test_every_public_function_has_its_wrong_arguments_or_a_reason():
+    called = {name.partition("(")[0] for name, *_ in bad_arguments.calls(Path(), Untouched())}
+    left_out = {name for names in bad_arguments.LEFT_OUT.values() for name in names}
+    assert bad_arguments.public() - called == left_out
+    assert called <= bad_arguments.public()
+
+
+class Untouched:
+    """Stands for a model that nobody calls."""
+
+    def __getattr__(self, name):
+        return self
+
+
+def test_wrong_arguments_are_refused_in_one_line(house, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, problems = SETR.from_pretrained(house / "run" / "last"), []
+    for name, call, value in some(bad_arguments.cases(house, model), 11):
+        try:
+            with bounded("API"), pytest.raises(UserError) as caught:
+                call(value)
+            assert 10 < len(str(caught.value)) < 2000  # all recipes, where none comes near
+            assert "\n" not in str(caught.value)
+        except (Exception, pytest.fail.Exception) as error:
+            problems.append(f"{name}, {value!r:.40}: {error!r:.100}")
+    assert not problems, "\n".join(problems)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- settings ----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from ..config import DataConfig
 from ..datasets.layouts import data_root, load_dataset
 from ..errors import UserError
 from ..files import written_beside
+from ..recipes.named import get_recipe
 from ..running.memory import estimate_memory, format_bytes
 from .ours import run_config
 from .turns import Process, Task
@@ -42,6 +43,7 @@ def of_recipe(recipe: str, settings: Sequence[str] = (), **others: Any) -> Bench
     Raises:
         UserError: an unknown recipe or setting.
     """
+    get_recipe(recipe)
     what = Bench("memory", recipe=recipe, settings=tuple(settings), **others)
     config = run_config(what.task())
     model = config.model

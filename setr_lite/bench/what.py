@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..typed import whole
 
 KINDS = ("forward", "train", "eval", "data", "loss", "memory")
 """``forward`` image to logits, ``train`` a step of a run with all auxiliary heads, ``eval`` sliding
@@ -57,8 +58,8 @@ class Bench:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UserError(f"no benchmark {self.kind!r}{nearest(self.kind, KINDS)}")
-        if self.turns < 1 or self.batch < 1 or self.images < 1:
-            raise UserError("turns, batch and images: give at least 1 of each")
+        for name in ("turns", "batch", "images"):
+            whole(name, getattr(self, name), 1)
         for name in ("amp", "their_amp"):
             if getattr(self, name) not in ("off", "bf16"):
                 raise UserError(f"{name} {getattr(self, name)}: give off or bf16")

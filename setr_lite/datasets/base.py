@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from ..config import IGNORE
 from ..errors import UserError, nearest
 from ..transforms import Sample
+from ..typed import path_of
 from .images import IMAGE_ENDINGS, SIDEWAYS, orientation, read_image, read_label
 
 BAD = 254
@@ -115,9 +116,10 @@ class SegmentationDataset(Dataset[Sample]):
         Raises:
             UserError: no such split, or no such folder.
         """
-        if split not in cls.splits:
+        if split not in list(cls.splits):  # a list, which takes what has no hash, too
             raise UserError(f"{cls.__name__} has no split {split!r}{nearest(split, cls.splits)}")
-        root, wanted = Path(root), cls.wanted(Path(root), split)
+        root = path_of(root)
+        wanted = cls.wanted(root, split)
         for below in cls.roots:
             if any(path.exists() for path in cls.wanted(root, split, (below,))):
                 return root / below

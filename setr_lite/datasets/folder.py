@@ -11,6 +11,7 @@ import numpy as np
 
 from ..config import IGNORE
 from ..errors import UserError, controls, shortly
+from ..typed import path_of
 from .base import BAD, Listing, SegmentationDataset, is_image, label_table, pair_by_stem
 
 
@@ -63,8 +64,8 @@ class Folder(SegmentationDataset):
         try:
             return super().find_root(root, split)
         except UserError as error:
-            flat = Path(root) / "images"
-            if split not in cls.splits or not any(map(is_image, flat.glob("*"))):
+            flat = path_of(root) / "images"
+            if split not in list(cls.splits) or not any(map(is_image, flat.glob("*"))):
                 raise
             raise UserError(
                 f"{flat}: holds the images themselves; `setr-lite split {root}` writes lists of"
@@ -171,7 +172,7 @@ def read_class_list(path: str | Path) -> ClassList:
             lines with ids; an unreadable colour; a line of another program's list that is no
             class.
     """
-    path = Path(path)
+    path = path_of(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -20,6 +20,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from ..errors import UserError, in_short
+from ..typed import path_of
 
 T = TypeVar("T")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -38,7 +39,7 @@ def read_image(path: str | Path) -> Tensor:
         UserError: no such file, not a readable image, or more than `PIL.Image.MAX_IMAGE_PIXELS`
             (89 million, which take up to 1 GiB while they are read).
     """
-    return torch.from_numpy(_decode(path, _rgb_of_file)).permute(2, 0, 1)
+    return torch.from_numpy(_decode(path_of(path), _rgb_of_file)).permute(2, 0, 1)
 
 
 def image_of_bytes(data: bytes, where: str) -> Tensor:
@@ -222,7 +223,7 @@ def read_label(path: str | Path) -> Tensor:
             colour, of three equal channels, of 16 bits and of 1 bit are told apart, because each
             has another remedy.
     """
-    name = Path(path).name
+    name = path_of(path).name
     return torch.from_numpy(_decode(path, lambda file: _ids(file, name)))
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from ..config import IGNORE, DataConfig, TrainConfig
 from ..errors import UserError, nearest
 from ..transforms import TrainTransform
+from ..typed import path_of, whole
 from . import pascal_json
 from .base import Listing, SegmentationDataset, label_table, pair_by_stem
 from .folder import Folder
@@ -108,7 +109,7 @@ class ADE20K(SegmentationDataset):
     @classmethod
     def find_root(cls, root: str | Path, split: str) -> Path:
         """As for every data set; knows the full form, which another page of theirs offers."""
-        for place in (Path(root), Path(root) / "ADE20K_2021_17_01"):
+        for place in (path_of(root), path_of(root) / "ADE20K_2021_17_01"):
             if (place / "images" / "ADE").is_dir():
                 raise UserError(f"{place}: ADE20K in its full form; {CHALLENGE}")
         return super().find_root(root, split)
@@ -306,6 +307,7 @@ def rank_counters(
     Raises:
         UserError: `batch_size` cannot be shared equally.
     """
+    whole("world", world, 1)
     share = TrainConfig(batch_size=batch_size).local_batch(world)
     return (
         step * batch_size + rank * share + i

@@ -29,6 +29,7 @@ from ..datasets.images import IMAGE_ENDINGS
 from ..errors import UserError, one_line
 from ..files import written_beside
 from ..model import SETR
+from ..typed import number, path_of
 from ..visualize import overlay, with_legend
 from .predictions import THREADS, Views, ahead, predictions, preparation, settings_of
 
@@ -93,9 +94,9 @@ def predict_files(
             none; an `out` that is a folder of images, or holds files of these names that come from
             elsewhere. Images that cannot be read: all others are segmented first.
     """
-    if not 0 <= alpha <= 1:
-        raise UserError(f"alpha={alpha}: an opacity lies in 0..1")
-    out, several = Path(out), [images] if isinstance(images, str | Path) else images
+    number("alpha: opacity", alpha, 0, 1)
+    out = path_of(out)
+    several: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
     _require(several)
     model = SETR.from_pretrained(checkpoint)
     found = find_images(several, out)
@@ -243,7 +244,7 @@ def _require(paths: Sequence[str | Path]) -> None:
     if not paths:
         raise UserError("no image to segment: give images, or folders of them")
     for path in paths:
-        if not str(path) or not os.path.exists(path):
+        if not str(path_of(path)) or not os.path.exists(path):
             raise UserError(f"{path}: no such file or folder")
 
 

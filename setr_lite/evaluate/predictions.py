@@ -47,6 +47,7 @@ def image_views(image: Tensor, config: RunConfig) -> list[Tensor]:
     Returns:
         (3, h, w) float32 each, in the order of the protocol's ratios.
     """
+    image = as_image(image)
     data, (height, width) = config.test_data(), image.shape[-2:]
     return [test_view(image, size, data) for size in view_sizes(config, (height, width))]
 

@@ -38,6 +38,7 @@ from typing import Literal
 from ..config import RunConfig
 from ..errors import UserError
 from ..transforms import Size, fit_size, scale_base
+from ..typed import MIN_RATIO, number, size_of
 
 Sizing = Literal["base", "at least a window", "clamped", "image"]
 SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -117,6 +118,7 @@ def protocol_of(config: RunConfig) -> Protocol:
 
 def view_sizes(config: RunConfig, size: Size) -> list[Size]:
     """(h, w) of every view of an image of `size` (H, W) in the run `config`."""
+    size = size_of("size", size)
     window = config.eval.window if config.eval.mode == "slide" else config.data.crop_size
     return protocol_of(config).sizes(size, config.test_data().base_size, min(window))
 
@@ -133,6 +135,7 @@ def view_size(sizing: Sizing, ratio: float, size: Size, base_size: Size, window:
         base_size: the two sides that an image is fitted into.
         window: side of a test window.
     """
+    number("ratio", ratio, MIN_RATIO)
     if sizing == "image":  # twice rounded, as mmcv does it: first the bound, then the size
         height, width = (max(int(side * ratio + 0.5), 1) for side in size)
         return fit_size(size, (height, width))

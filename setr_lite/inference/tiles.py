@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..config import Box, Size
 from ..errors import UserError
 from ..logits import LazyLogits, SETROutput, label_dtype, used
+from ..typed import whole
 
 LogitsFn = Callable[[Tensor], Tensor | LazyLogits | SETROutput]
 """From images (B, 3, h, w) to logits (B, K, h, w), or to low ones with the way there."""
@@ -142,8 +143,7 @@ def run(logits_fn: LogitsFn, crops: Iterable[Tensor], batch: int) -> Iterator[La
     Raises:
         UserError: a `batch` below 1, or what `logits_fn` returns is no logits of its input.
     """
-    if batch < 1:
-        raise UserError(f"batch={batch}: give the number of windows that go through together, 1 up")
+    whole("batch: windows that go through together", batch, 1)
     for _, alike in groupby(crops, key=lambda crop: crop.shape):
         while group := list(islice(alike, batch)):
             lazy = _call(logits_fn, torch.cat(group))

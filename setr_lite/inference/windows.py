@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Box, Size
-from ..errors import UserError
+from ..errors import UserError, shortly
+from ..typed import LARGEST_NUMBER, MIN_RATIO, number, size_of, whole
 from .tiles import LogitsFn, View, average, count_windows, labels, probabilities, run, run_tile
 
 
@@ -62,7 +63,13 @@ class Window:
 
 def _pair(value: int | Size) -> tuple[int, ...]:
     """A number stands for both sides; a pair may come as a list."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+    if isinstance(value, (tuple, list)):
+        pair = tuple(value)
+    else:
+        pair = value, value
+    for side in pair:
+        whole("a side or stride of a window", side, -LARGEST_NUMBER)
+    return pair
 
 
 def window_starts(length: int, size: int, stride: int) -> list[int]:
@@ -71,6 +78,8 @@ def window_starts(length: int, size: int, stride: int) -> list[int]:
     There are max(length - size + stride - 1, 0) // stride + 1 of them; the last is shifted back
     to end with the image. An axis shorter than a window has one start, 0.
     """
+    for name, value in {"length": length, "size": size, "stride": stride}.items():
+        whole(name, value, 1)
     count = max(length - size + stride - 1, 0) // stride + 1
     return [max(min(i * stride, length - size), 0) for i in range(count)]
 
@@ -165,6 +174,7 @@ def predict_each(
     Yields:
         What `predict_views` returns, in the order of `images`.
     """
+    whole("batch: windows that go through together", batch, 1)
     group: list[list[View]] = []
     windows = 0
     for views, size in images:
@@ -209,21 +219,25 @@ def predict(
         UserError: image of another shape or not floating point, with NaN or infinity in it, or no
             positive ratio.
     """
+    if not isinstance(image, Tensor):
+        raise UserError(f"image of type {type(image).__name__}: give a tensor, of model.preprocess")
     if image.ndim == 3:
         image = image[None]
-    if image.ndim != 4 or image.shape[:2] != (1, 3):
+    if image.ndim != 4 or image.shape[:2] != (1, 3) or 0 in image.shape:
         raise UserError(f"image of shape {tuple(image.shape)}: give (3, H, W) or (1, 3, H, W)")
     if not image.is_floating_point():
         raise UserError(f"image of type {image.dtype}: normalise it, e.g. by model.preprocess")
-    if not ratios or min(ratios) <= 0:
-        raise UserError(f"ratios={tuple(ratios)}: give one or more positive numbers")
+    if not isinstance(ratios, (tuple, list)) or not ratios:
+        raise UserError(f"ratios={shortly(ratios)}: give one or more positive numbers")
+    for ratio in ratios:
+        number("ratios", ratio, MIN_RATIO)
     _require_numbers(image)
     height, width = image.shape[-2:]
     scaled = [
         _resize(image, (max(int(height * r + 0.5), 1), max(int(width * r + 0.5), 1)))
         for r in ratios
     ]
-    size = size or (height, width)
+    size = (height, width) if size is None else size_of("size", size)
     label = predict_views(logits_fn, scaled, size, window=window, flip=flip, batch=batch)
     return label[0].cpu()
 

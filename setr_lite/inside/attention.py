@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..inference.tiles import in_eval_mode
+from ..typed import LARGEST_NUMBER, whole
 
 
 def attention_rollout(maps: Sequence[Tensor] | Tensor, stream: float = 0.5) -> Tensor:
@@ -99,8 +100,14 @@ def attention_maps(model: nn.Module, image: Tensor, block: int | None = -1) -> T
             formula (rotary positions, norms of q and k: DINOv3, EVA).
     """
     blocks = list(model.get_submodule("encoder.blocks").children())
-    if block is not None and not -len(blocks) <= block < len(blocks):
-        raise UserError(f"block {block}: the encoder has blocks 0..{len(blocks) - 1}")
+    if block is not None:
+        whole("block", block, -LARGEST_NUMBER)
+        if not -len(blocks) <= block < len(blocks):
+            raise UserError(f"block {block}: the encoder has blocks 0..{len(blocks) - 1}")
+    if not isinstance(image, Tensor) or image.ndim not in (3, 4) or image.shape[-3] != 3:
+        raise UserError(
+            f"image of type {type(image).__name__} and shape {tuple(getattr(image, 'shape', ()))}: "
+            "give a tensor (3, H, W) or (B, 3, H, W), as of model.preprocess")
     wanted = [b.get_submodule("attn") for b in (blocks if block is None else [blocks[block]])]
     seen: dict[nn.Module, Tensor] = {}
     for attention in wanted:

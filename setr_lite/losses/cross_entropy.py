@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..config import IGNORE, Size
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, shortly
 from ..logits import LazyLogits, SETROutput, Steps, no_autocast, strip_height, weights
 from .on_gpu import ImagesCrossEntropy, compiled, compiles
 
@@ -152,6 +152,10 @@ def check_class_weights(class_weights: Sequence[float] | None, classes: int) -> 
     """Raise UserError unless these are `classes` usable weights, or None."""
     if class_weights is None:
         return
+    if not isinstance(class_weights, (tuple, list)):
+        raise UserError(f"loss.class_weights={shortly(class_weights)}: give one for each class")
+    if not all(isinstance(weight, (int, float)) for weight in class_weights):
+        raise UserError(f"loss.class_weights={tuple(class_weights)}: give numbers")
     if len(class_weights) != classes:
         raise UserError(
             f"loss.class_weights: {len(class_weights)} of them for {classes} classes; give one for "

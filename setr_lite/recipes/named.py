@@ -263,7 +263,7 @@ def get_recipe(name: str) -> RunConfig:
     Raises:
         UserError: no recipe of that name; the nearest is offered.
     """
-    if name not in RECIPES:
+    if name not in list(RECIPES):
         raise UserError(f"no recipe {name!r}{nearest(name, RECIPES)}")
     return RECIPES[name]()
 

@@ -42,6 +42,7 @@ from torch.utils._pytree import tree_leaves
 from ..config import OptimConfig, RunConfig
 from ..model import SETR
 from ..step import add_gradients
+from ..typed import whole
 from .recompute import recompute_encoder
 
 
@@ -119,6 +120,7 @@ def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
     Raises:
         UserError: a batch that does not divide into processes and accumulated parts.
     """
+    whole("processes", processes, 1)
     train, (height, width) = config.train, config.data.crop_size
     images = train.local_batch(processes) // train.accumulate
     with torch.device("meta"):

@@ -23,6 +23,7 @@ from PIL import Image
 
 from ..errors import UserError, nearest
 from ..files import written_beside
+from ..typed import LARGEST_NUMBER, path_of, whole
 from .street import Street
 
 SMALLEST = (48, 64)
@@ -83,14 +84,14 @@ def render_scene(seed: int, size: tuple[int, int] = (96, 192)) -> tuple[np.ndarr
     picture in more or less detail. The bytes depend on nothing but seed and size. Raises
     UserError below 48x64 pixels or for a negative seed.
     """
-    if seed < 0:
-        raise UserError(f"seed={seed}: a scene's seed is 0 or more")
+    whole("seed", seed, 0, 1 << 65)
     _check_size(size)
     return Street(int(seed), (int(size[0]), int(size[1]))).render()
 
 
 def scene_seed(seed: int, split: str, index: int) -> int:
     """The seed of scene `index` of a data set: distinct for every data set, split and index."""
+    whole("seed", seed)
     return seed << 33 | (split == "val") << 32 | index
 
 
@@ -117,7 +118,10 @@ def write_toytown(
     """
     from tqdm import tqdm
 
-    out = Path(out)
+    if not str(out):
+        raise UserError("no folder to write: give a path")
+    out = path_of(out)
+    whole("workers", workers, 1)
     ids = layout_ids(layout)
     _check_counts(train, val, seed)
     _check_size(size)
@@ -165,6 +169,10 @@ def _write_scene(job: tuple[int, tuple[int, int], np.ndarray, Path, Path]) -> No
 
 
 def _check_size(size: tuple[int, int]) -> None:
+    if not isinstance(size, (tuple, list)):
+        raise UserError(f"size={size!r}: give (height, width)")
+    for side in size:
+        whole("size, a side", side, -LARGEST_NUMBER)
     if len(size) != 2 or size[0] < SMALLEST[0] or size[1] < SMALLEST[1]:
         given = "x".join(str(side) for side in size)
         raise UserError(f"size={given} (height x width) is too small: give 48x64 or more")
@@ -174,8 +182,10 @@ def _check_size(size: tuple[int, int]) -> None:
 
 def _check_counts(train: int, val: int, seed: int) -> None:
     for name, count in (("train", train), ("val", val)):
+        whole(name, count, -LARGEST_NUMBER)
         if not 0 <= count < 1_000_000:
             raise UserError(f"{name}={count}: give a number of scenes from 0 to 999999")
+    whole("seed", seed, -LARGEST_NUMBER)
     if not 0 <= seed < 1 << 31:
         raise UserError(f"seed={seed}: give a seed from 0 to 2147483647")
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..config import IGNORE
 from ..errors import UserError, drawable
+from ..typed import number, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,6 +98,7 @@ def overlay(
     """
     from PIL import Image
 
+    number("alpha", alpha, 0, 1)
     pixels, label, palette = _pixels(image), _labels(label), _colours(palette)
     if pixels.shape[:2] != label.shape:
         raise UserError(
@@ -163,11 +165,18 @@ def legend(
         present: show only these classes: ids, or a label map that has them. None shows all.
         columns: swatches beside one another.
     """
+    whole("columns", columns, 1)
+    palette = _colours(palette)
     if present is None:
         shown = list(range(len(classes)))
     else:
-        ids = present if isinstance(present, (Tensor, np.ndarray)) else list(present)
-        shown = [int(k) for k in np.unique(as_array(ids)) if k != IGNORE]
+        ids = list(present) if isinstance(present, Iterable) and not hasattr(
+            present, "dtype") else present
+        shown = [int(k) for k in np.unique(_whole_numbers(ids)) if k != IGNORE]
+    if not all(0 <= k < min(len(classes), len(palette)) for k in shown):
+        raise UserError(
+            f"classes {shown} of {len(classes)} names and {len(palette)} colours: give both for "
+            "each class")
     rows = max(math.ceil(len(shown) / columns), 1)
     columns = max(math.ceil(len(shown) / rows), 1)
     with house_figure(figsize=(2.2 * columns, 0.34 * rows)) as fig:
@@ -203,7 +212,9 @@ def panel(
     pictures = [as_array(x) if as_array(x).ndim == 2 else _pixels(x) for x in images]
     if not pictures or (titles is not None and len(titles) != len(pictures)):
         raise UserError(f"{len(pictures)} images and {len(titles or ())} titles: give one for each")
-    columns = columns or len(pictures)
+    columns = len(pictures) if columns is None else columns
+    whole("columns", columns, 1)
+    number("width: inches", width, 0.1, 1000)
     rows = math.ceil(len(pictures) / columns)
     title_height = 0.3 if titles else 0.05
     heights = [
@@ -243,18 +254,33 @@ def _labels(label: Tensor | np.ndarray) -> np.ndarray:
     label = as_array(label)
     if label.ndim != 2:
         raise UserError(f"a label map of shape {label.shape}: give (H, W)")
-    return label.astype(np.int64)
+    return _whole_numbers(label)
+
+
+def _whole_numbers(ids: Any) -> np.ndarray:
+    ids = as_array(ids)
+    if ids.size and ids.dtype.kind not in "iub":
+        raise UserError(f"class ids of type {ids.dtype}: give whole numbers")
+    return ids.astype(np.int64)
 
 
 def _colours(palette: Any) -> np.ndarray:
-    return np.asarray(palette, dtype=np.uint8).reshape(-1, 3)
+    colours = as_array(palette)
+    whole_bytes = colours.dtype.kind in "iu" and colours.size and 0 <= colours.min() <= (
+        colours.max()) <= 255
+    if colours.ndim != 2 or colours.shape[1] != 3 or not whole_bytes:
+        raise UserError(
+            f"a palette of shape {colours.shape} and type {colours.dtype}: give (K, 3) whole "
+            "numbers, RGB in 0..255")
+    return colours.astype(np.uint8)
 
 
 def _pixels(image: Any) -> np.ndarray:
     """(H, W, 3) uint8; a size of 3 x 3 is read as its type suggests."""
     pixels = as_array(image)
     axis = 0 if isinstance(image, Tensor) else 2
-    if pixels.ndim != 3 or 3 not in pixels.shape[::2] or pixels.dtype != np.uint8:
+    fits = pixels.ndim == 3 and 3 in pixels.shape[::2] and 0 not in pixels.shape
+    if not fits or pixels.dtype != np.uint8:
         raise UserError(
             f"an image of shape {pixels.shape} and type {pixels.dtype}: give uint8 RGB, "
             "a tensor (3, H, W) or an array (H, W, 3)"

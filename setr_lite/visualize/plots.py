@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError, drawable, nearest
+from ..typed import path_of
 from .pictures import as_array, house_figure
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def plot_curves(logs: Log | Mapping[str, Log]) -> Figure:
         UserError: a file that does not exist, has no line or lacks a column.
     """
     several = logs if isinstance(logs, Mapping) else {"": logs}
+    if not several:
+        raise UserError("no log to plot: give one or more")
     with house_figure(figsize=(9, 3.4)) as fig:
         left, right = fig.subplots(1, 2)
         for i, (key, log) in enumerate(several.items()):
@@ -71,7 +74,7 @@ def plot_confusion(
         matrix: (K, K) counts, rows labels, columns predictions (`ConfusionMatrix.matrix`).
         classes: K names.
     """
-    counts = as_array(matrix).astype(np.float64)
+    counts = _counts(matrix, len(classes))
     shown = np.flatnonzero(counts.sum(0) + counts.sum(1))
     if not shown.size:
         raise UserError("an empty confusion matrix: evaluate before plotting it")
@@ -93,16 +96,29 @@ def plot_confusion(
     return fig
 
 
+def _counts(matrix: Any, classes: int) -> np.ndarray:
+    counts = as_array(matrix)
+    if counts.dtype.kind not in "iuf" or counts.shape != (classes, classes) or not (
+        counts >= 0
+    ).all():
+        raise UserError(
+            f"a confusion matrix of shape {counts.shape} and type {counts.dtype} for {classes} "
+            "classes: give (K, K) counts, 0 or more")
+    return counts.astype(np.float64)
+
+
 def _read_log(log: Log) -> tuple[np.ndarray, np.ndarray]:
     """(2, n) steps and losses, (2, m) steps and mIoUs."""
     where = "the log"
     if isinstance(log, (str, os.PathLike)):
         where = os.fspath(log)
-        if not os.path.isfile(where):
+        if not os.path.isfile(path_of(where)):
             raise UserError(f"{where}: no such file; give the log.csv of a run")
         with open(where, newline="", encoding="utf-8") as file:
             rows: Sequence[Mapping[str, Any]] = list(csv.DictReader(file))
     else:
+        if not isinstance(log, (list, tuple)):
+            raise UserError(f"a log of type {type(log).__name__}: give the path of log.csv or rows")
         rows = log
     if not rows:
         raise UserError(f"{where}: no line in it yet")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import LARGEST_SIDE
 from ..errors import UserError
+from ..typed import path_of
 from .formats import OURS, Opened, open_flax, open_safetensors, open_torch
 
 WRAPPERS = ("module.", "_orig_mod.")
@@ -143,7 +144,7 @@ def _opened(source: Source, allow_pickle: bool) -> tuple[Path, Opened]:
     if isinstance(source, Mapping):
         content = dict(source)
         return IN_MEMORY, Opened(content, lambda: content, sys.maxsize)
-    path = Path(source)
+    path = path_of(source)
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     try:

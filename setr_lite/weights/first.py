@@ -22,6 +22,7 @@ from ..encoder import VisionTransformer
 from ..errors import UserError
 from ..recipes.published import PUBLISHED, VARIANTS
 from ..timm_encoder import PREFIX, HybridTransformer, TimmEncoder, check_name
+from ..typed import path_of
 from .account import Converted, Report, near, refuse_other_tensors, shapes, translate
 from .files import Source, WeightFile, in_two_steps, open_weight_file
 from .published_files import find_checkpoint, find_encoder
@@ -110,8 +111,9 @@ def open_source(source: Source) -> WeightFile:
     """
     if isinstance(source, Mapping):
         return open_weight_file(source)
-    source = str(source).strip()
+    source = str(path_of(source) if not isinstance(source, str) else source).strip()
     if not source.startswith(PREFIX):
+        path_of(source)
         published = None if Path(source).exists() else find_encoder(source)
         return open_weight_file(published or source)
     from timm import create_model
