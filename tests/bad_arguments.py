@@ -147,7 +147,8 @@ def calls(house: Path, model: Any) -> Iterator[tuple[str, Callable[[Any], Any], 
 LEFT_OUT = {
     "a model, a data set or settings that others of these functions make and check": (
         "SegmentationDataset", "TrainStream", "check_settings", "check_views", "data_root",
-        "evaluate", "load_dataset", "require_same", "RunConfig", "commands", "push_to_hub"),
+        "evaluate", "load_dataset", "predictor", "require_same", "RunConfig", "commands",
+        "push_to_hub"),
     "tensors and tables inside of other functions, checked there": (
         "SETROutput", "segmentation_loss", "loss_and_terms", "loss_divisor",
         "resize_cross_entropy", "predict_each", "with_legend", "from_augreg", "from_deit",

@@ -94,7 +94,7 @@ def predict_files(
             none; an `out` that is a folder of images, or holds files of these names that come from
             elsewhere. Images that cannot be read: all others are segmented first.
     """
-    number("alpha: opacity", alpha, 0, 1)
+    number("alpha", alpha, 0, 1)
     out = path_of(out)
     several: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
     _require(several)

@@ -235,7 +235,7 @@ def summary(scores: dict[str, Any]) -> str:
 
 
 def _means(scores: dict[str, Any]) -> str:
-    if not scores["pixels"]:
+    if scores.get("pixels") == 0:  # not every file of scores has them
         return f"nothing to score: no pixel of the split {scores['split']!r} has a label"
     return (
         f"mIoU {_percent(scores['miou'])}  mAcc {_percent(scores['mean_accuracy'])}  "

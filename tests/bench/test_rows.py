@@ -133,7 +133,7 @@ def test_a_side_in_a_process_of_its_own(tmp_path) -> None:
 def test_mistakes_are_said_in_a_line() -> None:
     with pytest.raises(UserError, match="no benchmark 'trian'; did you mean"):
         Bench("trian")
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="turns=0: give a whole number, 1 up"):
         Bench("loss", turns=0)
     with pytest.raises(UserError, match="forward has no plain form"):
         measure("forward")

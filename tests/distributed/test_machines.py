@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from processes import Child, run_ranks
+from processes import Child, run_ranks, wait_for
 from safetensors.torch import load_file
 
 from setr_lite import checkpoint, distributed, train
@@ -132,7 +132,13 @@ def test_a_machine_is_lost_and_comes_back(tmp_path) -> None:
     def begin(name: str, lost: str = "") -> Child:
         return Child(machine, str(out), port, lost, log=tmp_path / f"{name}.txt")
 
-    first, second = begin("first"), begin("second", "lost")
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    first = begin("first")
+    wait_for(answers)  # whoever comes first holds the rendezvous, and has to stay
+    second = begin("second", "lost")
     try:
         assert second.wait(300) == -signal.SIGKILL, second.text()
         learned = checkpoint.read_state(out / "last")

@@ -370,4 +370,4 @@ def test_pictures_that_differ_in_their_endings_only(tmp_path, small, capsys):
     assert "holds the images to segment; choose another folder" in capsys.readouterr().err
     for alpha in ("-0.1", "1.5", "nan"):
         assert main(["predict", str(run / "last"), str(photos), f"--alpha={alpha}"]) == 2
-        assert f"alpha={alpha}: an opacity lies in 0..1" in capsys.readouterr().err
+        assert f"alpha={float(alpha)}: give a number, 0 to 1" in capsys.readouterr().err
