@@ -1,6 +1,7 @@
 """The page of promises: each names a test, and the test is there."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -80,3 +81,11 @@ def test_random_mutants_can_be_planted():
         wrong = ast.unparse(ast.parse(mutants.planted(text, mutant)))
         assert wrong != ast.unparse(ast.parse(text)), mutant.key
     assert set(mutants.equivalent()) <= {mutant.key for mutant in order}
+
+
+def test_the_siege_is_told_as_it_was():
+    record = json.loads((ROOT / "data" / "runs" / "siege" / "siege.json").read_text())
+    assert record["accidents"] == sum(record["by_kind"].values())
+    told = " ".join(PAGE.split())
+    assert (f"in {record['seconds']} seconds of it {record['accidents']} accidents lost no saved "
+            f"step, and {record['runs_finished_equal']} runs came to") in told
