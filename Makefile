@@ -12,7 +12,9 @@ TOWN := toytown
 RUN := runs/toytown_pup
 PYTEST := $(BIN)/python -m pytest -q
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
-TEST_BOOK := $(PYTEST) -n 2 --dist loadgroup tests/book/test_site.py tests/book/test_browser.py
+PAGE_TESTS := tests/book/test_site.py tests/book/test_browser.py
+TEST_BOOK := $(PYTEST) -m 'not alone' -n 2 --dist loadgroup $(PAGE_TESTS) && \
+             $(PYTEST) -m alone $(PAGE_TESTS)
 ONE_THREAD := OMP_NUM_THREADS=1
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
          --nbval-cell-timeout 600

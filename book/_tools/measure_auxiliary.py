@@ -11,10 +11,9 @@ command skips what is there and goes on with a run that was interrupted.
 
 import json
 import time
-from pathlib import Path
 
 import torch
-from records import ROOT, RUNS, about, cores, options, today
+from records import about, cores, draw_town, study_options, today
 
 from setr_lite import checkpoint
 from setr_lite.datasets import load_dataset
@@ -22,7 +21,6 @@ from setr_lite.evaluate import evaluate, image_views
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
-from setr_lite.toytown import write_toytown
 from setr_lite.train import train
 
 STEPS = {"naive": 1700, "pup": 1150, "mla": 1050}
@@ -30,15 +28,8 @@ STEPS = {"naive": 1700, "pup": 1150, "mla": 1050}
 
 
 def main(words=None):
-    parser = options(__doc__)
-    parser.add_argument("--steps", type=int, help="of every head, for a trial")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--out", type=Path, default=RUNS / "auxiliary")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs/auxiliary")
-    parser.add_argument("--town", type=Path, default=ROOT / "toytown")
-    asked = parser.parse_args(words)
-    if not (asked.town / "gtFine").is_dir():
-        write_toytown(asked.town)
+    asked = study_options(__doc__, "auxiliary", "auxiliary").parse_args(words)
+    draw_town(asked.town)
     file = asked.out / "results.json"
     results = json.loads(file.read_text()) if file.exists() else fresh()
     for seed in range(asked.seeds):

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import records
@@ -28,7 +27,6 @@ import torch
 from measure_auxiliary import STEPS, measure, write
 
 from setr_lite.recipes import get_recipe
-from setr_lite.toytown import write_toytown
 from setr_lite.train import Run
 
 FEW = 5
@@ -36,16 +34,10 @@ FEW = 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = records.options(__doc__)
-    parser.add_argument("--steps", type=int, help="of every head with its losses, for a trial")
+    parser = records.study_options(__doc__, "auxiliary", "equal_time")
     parser.add_argument("--turns", type=int, default=15, help="of timing, each with and without")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--out", type=Path, default=records.ROOT / "data/runs/auxiliary")
-    parser.add_argument("--runs", type=Path, default=records.ROOT / "runs/equal_time")
-    parser.add_argument("--town", type=Path, default=records.ROOT / "toytown")
     options = parser.parse_args(argv)
-    if not (options.town / "gtFine").is_dir():
-        write_toytown(options.town)
+    records.draw_town(options.town)
     file = options.out / "equal_time.json"
     results = json.loads(file.read_text()) if file.exists() else fresh()
     for head in STEPS:

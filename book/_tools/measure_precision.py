@@ -9,30 +9,22 @@ itself (AMX, AVX512-BF16).
 """
 
 import json
-from pathlib import Path
 
 from measure_auxiliary import STEPS, history, write
-from records import ROOT, RUNS, about, options, today
+from records import about, draw_town, study_options, today
 
 from setr_lite.datasets import load_dataset
 from setr_lite.evaluate import evaluate
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
-from setr_lite.toytown import write_toytown
 from setr_lite.train import train
 
 
 def main(words=None):
-    parser = options(__doc__)
-    parser.add_argument("--steps", type=int, help="of every head, for a trial")
+    parser = study_options(__doc__, "precision", "precision")
     parser.add_argument("--heads", nargs="+", default=["pup"], choices=STEPS)
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--out", type=Path, default=RUNS / "precision")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs/precision")
-    parser.add_argument("--town", type=Path, default=ROOT / "toytown")
     asked = parser.parse_args(words)
-    if not (asked.town / "gtFine").is_dir():
-        write_toytown(asked.town)
+    draw_town(asked.town)
     file = asked.out / "results.json"
     results = about("python book/_tools/measure_precision.py") | {"runs": []}
     if file.exists():

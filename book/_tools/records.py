@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from setr_lite.toytown import write_toytown
+
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
 RUNS = ROOT / "data" / "runs"
@@ -26,6 +28,29 @@ def options(doc: str) -> argparse.ArgumentParser:
     """A parser whose ``--help`` is the tool's own docstring."""
     return argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def study_options(doc: str, out: str, runs: str) -> argparse.ArgumentParser:
+    """`options` of a study that trains on ToyTown, with several seeds.
+
+    Args:
+        doc: the tool's own docstring.
+        out: folder of its record, below data/runs.
+        runs: folder of its trainings, below runs.
+    """
+    parser = options(doc)
+    parser.add_argument("--steps", type=int, help="of every head, for a trial")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--out", type=Path, default=RUNS / out)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / runs)
+    parser.add_argument("--town", type=Path, default=ROOT / "toytown")
+    return parser
+
+
+def draw_town(folder: Path) -> None:
+    """ToyTown, unless it has been drawn there."""
+    if not (folder / "gtFine").is_dir():
+        write_toytown(folder)
 
 
 def about(command: str, device: str = "") -> dict[str, Any]:

@@ -92,7 +92,7 @@ class _Normalize(torch.autograd.Function):
         weight_share = (grad * centred).sum((0, 2, 3)) * scale
         sums = _sum_over_ranks(torch.stack([bias_share, weight_share])) / count
         factor = scale if weight is None else scale * weight
-        # in place: beside the gradient one map of the layer's size is worked with, and no third
+        # in place: beside the gradient this takes one more map of the layer's size, not three
         gradient = centred.mul_(-(sums[1] * scale)[:, None, None]).add_(grad)
         gradient = gradient.sub_(sums[0, :, None, None]).mul_(factor[:, None, None]).to(x.dtype)
         if weight is None:
