@@ -53,9 +53,12 @@ def autocast(device: torch.device, bf16: bool) -> torch.autocast:
 
 
 def in_words(amp: Amp, device: torch.device, published: bool = False) -> str:
-    """A line for a person: what is computed in what, and how to change it."""
+    """A line for a person: what is computed in what, what that costs, and how to change it."""
     origin = "; published in float32, which train.amp=off takes" if published else ""
     if uses_bf16(amp, device):
-        return f"bfloat16 autocast, weights and updates in float32{origin}"
+        return (
+            "bfloat16 autocast: matrix products of 8 significant bits instead of 24, weights and "
+            f"updates in float32{origin}"
+        )
     faster = amp == "off" and uses_bf16("auto", device)
     return "float32" + ("; train.amp=bf16 would be faster on this device" if faster else "")

@@ -57,7 +57,8 @@ def test_auto_asks_the_card(monkeypatch):
 
 def test_the_words_say_what_was_published():
     assert in_words("bf16", CPU, published=True) == (
-        "bfloat16 autocast, weights and updates in float32; published in float32, which "
+        "bfloat16 autocast: matrix products of 8 significant bits instead of 24, weights and "
+        "updates in float32; published in float32, which "
         "train.amp=off takes")
     assert in_words("off", torch.device("cpu")).startswith("float32")
 
