@@ -182,9 +182,11 @@
         { class: "setr-live-panels" },
         scene,
         ...(this.has("look") ? [this.buildLook()] : []),
-        ...(this.has("stages") ? this.buildStages() : []),
       );
       for (const head of this.shown) this.panels.append(this.output(head));
+      if (this.has("look")) this.last = this.buildOverview();
+      if (this.has("stages")) this.last = this.buildStages();
+      if (this.last) this.panels.append(this.last);
       const parts = [this.bar(), this.panels, this.legend()];
       if (this.has("measure")) parts.push(this.buildMeasure());
       if (this.has("walk"))
@@ -303,13 +305,12 @@
         make("div", { class: "setr-stage" }, this.heat.canvas),
         this.heatSaid,
         make("div", { class: "setr-bar" }, this.layer.field, this.headChoice.field),
-        this.buildOverview(),
       );
     }
 
-    /* All blocks (down) and heads (across) at once. With the keyboard, the two choices above. */
+    /* All blocks (across) and heads (down) at once. With the keyboard, the two choices above. */
     buildOverview() {
-      this.all = sheet(HEADS * (COLUMNS + 1) - 1, BLOCKS * (ROWS + 1) - 1);
+      this.all = sheet(BLOCKS * (COLUMNS + 1) - 1, HEADS * (ROWS + 1) - 1);
       this.all.canvas.setAttribute("role", "img");
       this.all.canvas.setAttribute(
         "aria-label",
@@ -319,15 +320,15 @@
       const pick = (event) => {
         const box = this.all.canvas.getBoundingClientRect();
         const part = (at, size, n) => String(limit(Math.floor((n * at) / size), n - 1));
-        this.layer.select.value = part(event.clientY - box.top, box.height, BLOCKS);
-        this.headChoice.select.value = part(event.clientX - box.left, box.width, HEADS);
+        this.layer.select.value = part(event.clientX - box.left, box.width, BLOCKS);
+        this.headChoice.select.value = part(event.clientY - box.top, box.height, HEADS);
         this.drawHeat();
       };
       return make(
         "div",
-        { class: "setr-stage setr-all", onclick: pick },
-        this.all.canvas,
-        this.allMark,
+        { class: "setr-panel" },
+        make("p", { class: "setr-title" }, `Blocks 1 to ${BLOCKS} across, heads 1 to ${HEADS} down`),
+        make("div", { class: "setr-stage setr-all", onclick: pick }, this.all.canvas, this.allMark),
       );
     }
 
@@ -346,7 +347,7 @@
         canvas.setAttribute("role", "img");
         return { side, title, said, canvas, pen };
       });
-      return this.stages.map(({ side, title, canvas, said }) =>
+      const panels = this.stages.map(({ side, title, canvas, said }) =>
         make(
           "div",
           { class: "setr-panel", "data-stage": side },
@@ -355,6 +356,7 @@
           said,
         ),
       );
+      return make("div", { class: "setr-live-panels setr-row" }, ...panels);
     }
 
     output(head) {
@@ -418,7 +420,7 @@
         this.measureSaid,
         make(
           "table",
-          {},
+          { hidden: true },
           make("caption", {}, "mIoU over the 12 streets, in percent"),
           make("thead", {}, head),
           this.rows,
@@ -628,7 +630,7 @@
         later = [...this.panels.querySelectorAll("[data-head]")].find(
           (panel) => order.indexOf(panel.dataset.head) > order.indexOf(head),
         );
-      this.panels.insertBefore(this.output(head), later || null);
+      this.panels.insertBefore(this.output(head), later || this.last || null);
       this.run();
     }
 
@@ -799,16 +801,17 @@
           row = this.attention(block, head) || new Float32Array(N),
           most = row.reduce((a, b) => Math.max(a, b)) || 1;
         row.forEach((share, n) => {
-          const y = block * (ROWS + 1) + Math.floor(n / COLUMNS),
-            x = head * (COLUMNS + 1) + (n % COLUMNS);
+          const y = head * (ROWS + 1) + Math.floor(n / COLUMNS),
+            x = block * (COLUMNS + 1) + (n % COLUMNS);
           glow(image.data, y * canvas.width + x, share / most, 40);
         });
       }
       pen.putImageData(image, 0, 0);
       const block = +this.layer.select.value,
         head = +this.headChoice.select.value; // NaN: of all blocks or heads
-      const [left, width] = Number.isNaN(head) ? [0, 100] : [(100 * head) / HEADS, 100 / HEADS],
-        [top, height] = Number.isNaN(block) ? [0, 100] : [(100 * block) / BLOCKS, 100 / BLOCKS];
+      const span = (at, n) => (Number.isNaN(at) ? [0, 100] : [(100 * at) / n, 100 / n]),
+        [left, width] = span(block, BLOCKS),
+        [top, height] = span(head, HEADS);
       Object.assign(this.allMark.style, {
         left: `${left}%`,
         top: `${top}%`,
@@ -928,6 +931,7 @@
     }
 
     writeRows() {
+      this.rows.parentNode.hidden = false;
       this.rows.replaceChildren(
         ...Object.entries(this.measured).map(([name, scores]) =>
           make(
