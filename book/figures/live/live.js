@@ -834,6 +834,7 @@
         if (share > 0) spread -= (share / sum) * Math.log(share / sum);
       });
       const classes = Object.keys(gets)
+        .filter((k) => gets[k] >= 0.005)
         .sort((a, b) => gets[b] - gets[a])
         .slice(0, 3)
         .map((k) => `${this.data.classes[k]} ${percent(gets[k])} (its area ${percent(area[k])})`);
