@@ -31,8 +31,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all setup book train test test-cheap test-build test-book test-faults test-input test-mutants test-versions \
-        test-links test-audit bench-gpu notebooks clean help changed
+.PHONY: all setup book train test test-cheap test-build test-book test-faults test-input \
+        test-mutants test-versions test-links test-audit bench-gpu notebooks clean help changed
 .SHELLFLAGS := -eu -c
 
 # Announce a step, with the seconds since make began.

@@ -229,6 +229,7 @@ def test_outputs_that_cannot_be_written_stop_no_work(tmp_path, monkeypatch, caps
         assert main(words) in (0, 2, 141)
         assert len(list((tmp_path / "town").rglob("*_leftImg8bit.png"))) == 2
     monkeypatch.setattr("sys.stdout", None)
+    assert main(["recipes"]) == 0
     monkeypatch.setattr("sys.stderr", None)
     assert main(["recipes"]) == 0
     assert main(["recipes", "none"]) == 2
