@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from setr_lite.encoder import PRESETS, Block, DropPath, VisionTransformer, default_taps, resize_pos_embed
+from setr_lite.encoder import (
+    PRESETS,
+    Block,
+    DropPath,
+    VisionTransformer,
+    default_taps,
+    resize_pos_embed,
+)
 from setr_lite.errors import UserError
 
 SIZES = {"patch_size": 16, "embed_dim": 48, "depth": 4, "num_heads": 3}
