@@ -122,7 +122,7 @@ $(DONE)/book: $(PAGES) $(DONE)/browser-files $(DONE)/environment
 	@grep 'WARNING:' _build/build.log || true
 	@touch $@
 
-# What can only be measured on a card; tests/card/rehearse.py tries it out without one.
+# What can only be measured on a GPU; tests/card/rehearse.py tries it out without one.
 bench-gpu: $(DONE)/environment
 	$(call say,measuring on the GPU)
 	@$(BIN)/python tests/benchmarks/gpu.py
