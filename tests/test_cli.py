@@ -264,3 +264,12 @@ def test_closed_and_full_outputs_of_a_real_process():
         assert done.returncode == code, redirect
         assert "Traceback" not in done.stderr
         assert "ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_the_next_file_does_not_become_an_output(closed):
+    """Or it would get what libraries in C have to say."""
+    script = ("import os; from setr_lite.errors import lasting_outputs\n"
+              "with lasting_outputs(): os._exit(os.open(os.devnull, os.O_RDONLY))")
+    done = subprocess.run(f"{sys.executable} -c '{script}' {closed}", shell=True)
+    assert done.returncode > 2
