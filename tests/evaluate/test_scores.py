@@ -88,6 +88,9 @@ def test_the_interval_by_hand():
     assert bootstrap_miou(mixed) == (low, high)
     few = {bootstrap_miou(mixed, draws=10, seed=seed) for seed in range(5)}
     assert len(few) > 1
+    # half of the draws: 0.674 deviations about the mean, 46.6 to 53.4
+    half = pytest.approx((46.6 / 153.4, 53.4 / 146.6), abs=0.006)
+    assert bootstrap_miou(mixed, level=0.5) == half
     wider = bootstrap_miou(mixed, level=0.99)
     assert wider[0] < low
     assert wider[1] > high
