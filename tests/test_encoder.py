@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from setr_lite.encoder import PRESETS, DropPath, VisionTransformer, default_taps, resize_pos_embed
+from setr_lite.encoder import (
+    PRESETS,
+    Block,
+    DropPath,
+    VisionTransformer,
+    default_taps,
+    resize_pos_embed,
+)
 from setr_lite.errors import UserError
 
 SIZES = {"patch_size": 16, "embed_dim": 48, "depth": 4, "num_heads": 3}
@@ -71,12 +78,18 @@ def test_same_count_other_shape_is_resized():
 
 
 @pytest.mark.smoke
+def test_a_block_has_four_times_its_width_unless_told():
+    assert Block(8, 2).mlp.fc1.out_features == 32
+    assert Block(8, 2, 3.0).mlp.fc1.out_features == 24
+
+
 def test_taps_are_the_published_ones():
     assert default_taps(24, "naive") == default_taps(24, "pup") == (9, 14, 19, 23)
     assert default_taps(24, "mla") == (5, 11, 17, 23)
     assert default_taps(12, "pup") == (4, 7, 9, 11)
     assert default_taps(12, "mla") == (2, 5, 8, 11)
     assert default_taps(4, "mla") == (0, 1, 2, 3)
+    assert default_taps(24, "linear") == (9, 14, 19, 23)
     for depth in (3, 4):  # 4 would read one block twice
         with pytest.raises(UserError, match="no four blocks for pup"):
             default_taps(depth, "pup")
