@@ -686,6 +686,7 @@
       answer.canvas.setAttribute("aria-label", `The classes that ${NAMES[head]} gives: ${right}`);
       if (head !== this.main) return void (this.selected && this.tell());
       this.tell();
+      if (this.has("stages")) this.drawStages();
       if (this.walk) this.walk.renew();
     }
 
@@ -699,7 +700,6 @@
       if (!this.answers[this.main].label) return;
       this.say(this.selected ? this.aboutStamp() : this.aboutPatch());
       if (this.has("look")) this.drawHeat();
-      if (this.has("stages")) this.drawStages();
       if (this.walk) this.walk.follow();
     }
 
