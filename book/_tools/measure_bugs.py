@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from records import ROOT, draw_town, study_options
+from records import ROOT, RUNS, draw_town, study_options
 from silent.copies import load_once, make_copy, run_in
-from silent.planted import BUGS, TRAINING, Bug
+from silent.outcomes import write_record
+from silent.planted import BUGS, CONVERSION, EVALUATION, RANKS, TRAINING, Bug
 
 STEPS = 300
 HEALTHY_SEEDS = 5
@@ -41,6 +42,10 @@ class Study:
         folder.parent.mkdir(parents=True, exist_ok=True)
         return make_copy(ROOT / "setr_lite", folder, bug)
 
+    def model(self, head: str, seed: int) -> Path:
+        """A checkpoint of the short healthy training."""
+        return self.runs / "models" / f"healthy_{head}_{seed}" / "last"
+
     def cell(self, place: str, bug: Bug | None, function: str, *arguments: Any) -> Any:
         """What a child found, or what it found when it was asked before."""
         file = self.runs / f"{place}.json"
@@ -52,6 +57,18 @@ class Study:
             part.rename(file)
             print(f"{place}: {seconds} s {str(found)[-150:]}", flush=True)
         return json.loads(file.read_text())
+
+    def _read(self, place: str, key: str) -> Any:
+        file = self.runs / f"{place}.json"
+        return json.loads(file.read_text())[key] if file.exists() else None
+
+    def found(self, place: str) -> Any:
+        """What a child found; None where none was asked yet."""
+        return self._read(place, "found")
+
+    def seconds(self, place: str) -> float | None:
+        """That it took."""
+        return self._read(place, "seconds")
 
 
 def queue(seeds: int) -> list[tuple[Bug | None, str, int]]:
@@ -81,7 +98,44 @@ def measure_trained(study: Study) -> None:
             str(picture))
 
 
-PARTS = {"trained": measure_trained}
+def measure_evaluated(study: Study) -> None:
+    """Healthy weights with each bug: the recorded ones, and those of the short training."""
+    for bug, head, settings in evaluations():
+        name = name_of(bug, head) + "".join(f",{setting}" for setting in settings if not bug)
+        models = {"evaluated": RUNS / f"toytown_{head}" / "model"}
+        if not bug or TRAINING not in bug.bites:
+            seeds = range(HEALTHY_SEEDS if settings and not bug else 1)
+            models |= {f"judged_{seed}": study.model(head, seed) for seed in seeds}
+        for place, folder in models.items():
+            function, arguments = "silent.costs:judge", [str(study.truth), "", settings]
+            if bug and CONVERSION in bug.bites and EVALUATION not in bug.bites:
+                function, arguments = "silent.costs:judge_converted", [str(study.truth)]
+            first = [bug.id] if bug and function.endswith("converted") else []
+            if place == "judged_0" and bug:
+                arguments[1:2] = [str(study.out / "pictures" / f"{bug.id}.png")]
+            study.cell(f"{place}/{name}", bug, function, *first, str(folder), str(study.town),
+                       *arguments)
+
+
+def evaluations() -> list[tuple[Bug | None, str, tuple[str, ...]]]:
+    """Healthy heads, healthy heads with the settings of some bug, bugs."""
+    plain = [(None, head, ()) for head in sorted({bug.head for bug in BUGS})]
+    special = sorted({(bug.head, bug.settings) for bug in BUGS if bug.settings})
+    bitten = [(bug, bug.head, bug.settings) for bug in BUGS
+              if EVALUATION in bug.bites or CONVERSION in bug.bites or RANKS in bug.bites]
+    return [*plain, *((None, *pair) for pair in special), *bitten]
+
+
+def measure_checks(study: Study) -> None:
+    """Every check of the library, for the library as it is and with each bug."""
+    for bug in (None, *BUGS):
+        head = bug.head if bug else "pup"
+        study.cell(f"checks/{bug.id if bug else 'healthy'}", bug, "silent.checks:battery", head,
+                   str(study.town), str(RUNS / f"toytown_{head}" / "model"))
+
+
+PARTS = {"trained": measure_trained, "evaluated": measure_evaluated, "checks": measure_checks,
+         "record": write_record}
 
 
 def main(words: list[str] | None = None) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from setr_lite import SETR
+from setr_lite import SETR, weights
 from setr_lite.config import RunConfig
 from setr_lite.datasets import load_dataset
 from setr_lite.evaluate import evaluate
 from setr_lite.recipes import get_recipe
 from setr_lite.train import train
+
+from . import reference
 
 EDGE = 8
 """Pixels, one patch, that count as the edge of a picture."""
@@ -90,6 +92,27 @@ def judge_model(model: SETR, config: RunConfig, truth: str, picture: str = "") -
         "right": round(float(1 - wrong.mean()), 5),
         "edge": round(float(wrong[:, edge].mean() / wrong[:, ~edge].mean()), 4),
     }
+
+
+def judge_converted(
+    bug: str, folder: str, town: str, truth: str, picture: str = ""
+) -> dict[str, Any]:
+    """`judge` of a checkpoint that has been another program's file on its way here.
+
+    The file is made by `reference`, which knows the other program's names by itself.
+    """
+    model = SETR.from_pretrained(folder)
+    config = model.config
+    assert config is not None
+    there = SETR.from_config(config.model)
+    if bug == "mla_conversion":
+        weights.load_setr(
+            there, reference.authors_names(model.state_dict()), grid=model.encoder.grid)
+    else:
+        there.load_state_dict(model.state_dict())
+        weights.load_pretrained(
+            there.encoder, reference.distilled(model.encoder.state_dict()))
+    return judge_model(there, config.override(f"data.root={town}"), truth, picture)
 
 
 def ious(found: np.ndarray, true: np.ndarray) -> np.ndarray:

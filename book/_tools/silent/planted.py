@@ -134,9 +134,10 @@ BUGS = (
         "image_views(sample.image, self.config), sample.label[::4, ::4]", (EVALUATION,),
         untrained="validation alone"),
     Bug("class_token_48", "Class token cut off by a guess",
-        "A token is cut off where the number of tokens is no multiple of 48, as in published code.",
+        "The class token is cut off where the number of tokens is no multiple of 48, and left in where "
+        "it is one: published code has this test.",
         "encoder.py", "outputs.append(x[:, prefix:])",
-        "outputs.append(x[:, 1:] if x.shape[1] % 48 else x)", (EVALUATION,),
+        "outputs.append(x[:, prefix:] if x.shape[1] % 48 else x)", (EVALUATION,),
         untrained="on a grid of 12 x 24 it cuts off what is to be cut off: the bits are the same"),
     Bug("position_transposed", "Position table resized the wrong way round",
         "Before it is resized to another grid the table is read column by column.",
