@@ -21,7 +21,7 @@ from typing import Any
 from records import ROOT, RUNS, draw_town, study_options
 from silent.copies import load_once, make_copy, run_in
 from silent.outcomes import write_record
-from silent.planted import BUGS, CONVERSION, EVALUATION, RANKS, TRAINING, Bug
+from silent.planted import BUGS, CONVERSION, EVALUATION, TRAINING, Bug
 
 STEPS = 300
 HEALTHY_SEEDS = 5
@@ -73,13 +73,13 @@ class Study:
 
 def queue(seeds: int) -> list[tuple[Bug | None, str, int]]:
     """Trainings in their order: whole seeds, then more of the healthy ones."""
-    heads = sorted({bug.head for bug in BUGS})
+    heads = sorted({bug.head for bug in BUGS}, reverse=True)  # PUP, which most bugs need, first
     ill = [bug for bug in BUGS if TRAINING in bug.bites]
     order: list[tuple[Bug | None, str, int]] = []
     for seed in range(seeds):
         order += [(None, head, seed) for head in heads]
         order += [(bug, bug.head, seed) for bug in ill]
-    return order + [(None, head, seed) for seed in range(seeds, HEALTHY_SEEDS) for head in heads]
+    return order + [(None, head, seed) for head in heads for seed in range(seeds, HEALTHY_SEEDS)]
 
 
 def name_of(bug: Bug | None, head: str) -> str:
@@ -105,7 +105,8 @@ def measure_evaluated(study: Study) -> None:
         models = {"evaluated": RUNS / f"toytown_{head}" / "model"}
         if not bug or TRAINING not in bug.bites:
             seeds = range(HEALTHY_SEEDS if settings and not bug else 1)
-            models |= {f"judged_{seed}": study.model(head, seed) for seed in seeds}
+            trained = {f"judged_{seed}": study.model(head, seed) for seed in seeds}
+            models |= {place: folder for place, folder in trained.items() if folder.exists()}
         for place, folder in models.items():
             function, arguments = "silent.costs:judge", [str(study.truth), "", settings]
             if bug and CONVERSION in bug.bites and EVALUATION not in bug.bites:
@@ -122,16 +123,18 @@ def evaluations() -> list[tuple[Bug | None, str, tuple[str, ...]]]:
     plain = [(None, head, ()) for head in sorted({bug.head for bug in BUGS})]
     special = sorted({(bug.head, bug.settings) for bug in BUGS if bug.settings})
     bitten = [(bug, bug.head, bug.settings) for bug in BUGS
-              if EVALUATION in bug.bites or CONVERSION in bug.bites or RANKS in bug.bites]
+              if EVALUATION in bug.bites or CONVERSION in bug.bites]
     return [*plain, *((None, *pair) for pair in special), *bitten]
 
 
 def measure_checks(study: Study) -> None:
-    """Every check of the library, for the library as it is and with each bug."""
-    for bug in (None, *BUGS):
-        head = bug.head if bug else "pup"
-        study.cell(f"checks/{bug.id if bug else 'healthy'}", bug, "silent.checks:battery", head,
-                   str(study.town), str(RUNS / f"toytown_{head}" / "model"))
+    """Every check of the library, with each bug and as it is, with each head that is trained."""
+    for bug, name, head in (
+        (None, "healthy", "pup"), *((bug, bug.id, bug.head) for bug in BUGS),
+        (None, "healthy_mla", "mla"), (None, "healthy_naive", "naive"),
+    ):  # fmt: skip
+        study.cell(f"checks/{name}", bug, "silent.checks:battery", head, str(study.town),
+                   str(RUNS / f"toytown_{head}" / "model"))
 
 
 PARTS = {"trained": measure_trained, "evaluated": measure_evaluated, "checks": measure_checks,
@@ -142,9 +145,10 @@ def main(words: list[str] | None = None) -> None:
     parser = study_options(__doc__, "silent_bugs", "silent_bugs")
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART")
     asked = parser.parse_args(words)
-    draw_town(asked.town)
     study = Study(asked)
-    load_once()
+    if asked.parts != ["record"]:
+        draw_town(asked.town)
+        load_once()
     if not study.truth.exists():
         run_in(study.copy(None), "silent.costs:draw_truth", str(study.town), str(study.truth))
     for part in asked.parts:

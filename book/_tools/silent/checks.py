@@ -10,7 +10,7 @@ import copy
 import os
 import socket
 import tempfile
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,18 +76,21 @@ def by_reference(model: SETR, image: Tensor, head: str, heads: int) -> Tensor:
         model.state_dict(), image, head, encoder.taps, PATCH, heads, encoder.grid)
 
 
-def battery(head: str, town: str, folder: str) -> dict[str, Any]:
-    """All checks of a library: ``answers`` by name, and ``seconds`` of the processor.
+def battery(
+    head: str, town: str, folder: str, only: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Checks of a library: ``answers`` by name, and ``seconds`` of the processor.
 
     Args:
         head: in use, whose training is looked at.
         town: ToyTown's folder.
         folder: of a trained model.
+        only: which; None runs all.
     """
     arguments = {"two_ranks": (town,), "overfit": (head, town), "steps_by_hand": (head,),
                  "one_batch": (town,), "score_by_hand": (town, folder)}
     found: dict[str, Any] = {"answers": {}, "seconds": {}}
-    for name in BATTERY:
+    for name in only or BATTERY:
         torch.manual_seed(0)
         started = sum(os.times()[:4])
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from records import about, write
 
-from .planted import BUGS, TRAINING, Bug
+from .planted import BUGS, RANKS, TRAINING, Bug
 
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
 """97.5 % quantiles of Student's t by degrees of freedom."""
@@ -22,12 +22,13 @@ EYE = 0.10
 """Share of pixels by which labels must be worse than healthy ones before an eye is said to notice.
 A generous eye: one in ten of all pixels."""
 NAMES = {
-    "loss_falls": ("Loss falls", "The last tenth of the run's loss curve is below half of the first "
-                   "tenth."),
-    "pictures": ("Pictures look right", "Stand-in for an eye that knows good pictures: at most 10 "
-                 "points fewer pixels are right on 100 streets than in the mean of healthy runs."),
-    "miou_100": ("mIoU on 100 images", "The run's own score lies in the 95 % prediction interval for "
-                 "one more healthy seed."),
+    "loss_falls": ("Loss falls", "The last tenth of the run's loss curve is below half of the "
+                   "first tenth."),
+    "pictures": ("Pictures look right", "Stand-in for an eye that knows good pictures: on 100 "
+                 "streets at most 10 points fewer pixels are right than in the mean of healthy "
+                 "runs."),
+    "miou_100": ("mIoU on 100 images", "The run's own score lies in the 95 % prediction interval "
+                 "for one more healthy seed."),
     "edges": ("Look at the edges", "Errors in the outer 8 pixels, relative to those inside, lie in "
               "the 95 % prediction interval for one more healthy seed."),
     "shapes": ("Shape tests", "Shape and finite values of three heads at two sizes."),
@@ -47,21 +48,21 @@ NAMES = {
     "rates": ("Rates by formula", "The learning rate at each step by the formula; what decays."),
     "one_batch": ("Look at one batch", "16 crops as the network gets them beside their files, and "
                   "one test image."),
-    "score_by_hand": ("Score by hand", "Labels of six streets by a second implementation, their mIoU "
-                      "by counting pixels."),
+    "score_by_hand": ("Score by hand", "Labels of six streets by a second implementation, their "
+                      "mIoU by counting pixels."),
     "windows": ("Windows of ones", "Sliding windows of a constant average to that constant."),
     "two_ranks": ("Two ranks against one", "Weights after two steps with uneven ignored pixels."),
     "round_trip": ("Round trip of weights", "Into the authors' names and back."),
-    "conversion": ("Known foreign files", "Files with known content, made without the library, come "
-                   "in tensor by tensor."),
+    "conversion": ("Known foreign files", "Files with known content, made without the library, "
+                   "come in tensor by tensor."),
 }
 """Of every check: its name, and what passes."""
 MEANING = {
-    "evaluated": "mIoU of recorded, healthily trained weights (2200 steps) when labels are made with "
-    "the bug; compared pixel by pixel with the streets as drawn, not by the library",
+    "evaluated": "mIoU of recorded, healthily trained weights (2200 steps) when labels are made "
+    "with the bug; compared pixel by pixel with the streets as drawn, not by the library",
     "trained": "the same of models trained with the bug, 300 steps, a number for each seed",
-    "evaluated_reported, trained_reported": "what the library with the bug says of the same labels, "
-    "and its user reads",
+    "evaluated_reported, trained_reported": "what the library with the bug says of the same "
+    "labels, and its user reads",
     "null": "does not bite there, see the bug's 'untrained' and 'bites'",
     "seconds": "of a check: processor time, one thread, median over all bugs; the first four read "
     "a run, and 'run_seconds' is what that takes",
@@ -79,6 +80,7 @@ def write_record(study: Any) -> None:
     record = about("python book/_tools/measure_bugs.py") | {
         "machine": "2 shared CPU cores (x86_64) with AMX, one thread",
         "schedule": schedule(study), "meaning": MEANING, "bounds": {"eye": EYE, "t": STUDENT},
+        "controls": {name: answers(study, name) for name in ("healthy_mla", "healthy_naive")},
         "checks": checks(study), "bugs": [as_row(bug) for bug in BUGS], "outcomes": outcomes,
         **costs(study, healthy),
     }
@@ -106,7 +108,10 @@ def run_of(study: Any, bug: Bug) -> dict[str, Any] | None:
     """What the user of a bug has."""
     if TRAINING in bug.bites:
         return study.found(f"trained/{bug.id}_0")
-    judged, healthy = study.found(f"judged_0/{bug.id}"), study.found(f"trained/healthy_{bug.head}_0")
+    healthy = study.found(f"trained/healthy_{bug.head}_0")
+    if bug.bites == (RANKS,):  # one process has nothing of it
+        return healthy
+    judged = study.found(f"judged_0/{bug.id}")
     return judged and healthy and {**healthy, **judged}
 
 

@@ -134,8 +134,8 @@ BUGS = (
         "image_views(sample.image, self.config), sample.label[::4, ::4]", (EVALUATION,),
         untrained="validation alone"),
     Bug("class_token_48", "Class token cut off by a guess",
-        "The class token is cut off where the number of tokens is no multiple of 48, and left in where "
-        "it is one: published code has this test.",
+        "The class token is cut off where the number of tokens is no multiple of 48, and left in "
+        "where it is one: published code has this test.",
         "encoder.py", "outputs.append(x[:, prefix:])",
         "outputs.append(x[:, prefix:] if x.shape[1] % 48 else x)", (EVALUATION,),
         untrained="on a grid of 12 x 24 it cuts off what is to be cut off: the bits are the same"),
