@@ -67,6 +67,7 @@ MEANING = {
     "trained": "the same of models trained with the bug, 300 steps, a number for each seed",
     "evaluated_reported, trained_reported": "what the library with the bug says of the same "
     "labels, and its user reads",
+    "trained_cost": "points of mIoU against the healthy run of the same seed, 95 % t interval",
     "null": "does not bite there, see the bug's 'untrained' and 'bites'",
     "seconds": "of a check: processor time, one thread, median over all bugs; the first four read "
     "a run, and 'run_seconds' is what that takes",
@@ -225,7 +226,18 @@ def costs(study: Any, healthy: dict[str, list[dict[str, Any]]]) -> dict[str, Any
         if bug.settings:
             name = f"healthy_{bug.head}" + "".join(f",{setting}" for setting in bug.settings)
             enter(found, f"healthy_for_{bug.id}", study.found(f"evaluated/{name}"), [])
-    return found
+    paired = {bug.id: difference(found["trained"][bug.id], healthy[bug.head]) for bug in BUGS}
+    return found | {"trained_cost": paired}
+
+
+def difference(ill: list[float] | None, healthy: list[dict[str, Any]]) -> dict[str, float] | None:
+    """mIoU in points against the healthy run of the same seed, with a 95 % t interval."""
+    gaps = [100 * (miou - run["miou"]) for miou, run in zip(ill or (), healthy, strict=False)]
+    if len(gaps) < 2:
+        return None
+    reach = STUDENT[len(gaps) - 1] * stdev(gaps) / math.sqrt(len(gaps))
+    return {"mean": round(mean(gaps), 2), "low": round(mean(gaps) - reach, 2),
+            "high": round(mean(gaps) + reach, 2)}
 
 
 def seeds_of(study: Any, bug: Bug) -> list[dict[str, Any]]:
