@@ -162,12 +162,18 @@ class Finding:
         """The lines to print."""
         rows = {"evidence": self.evidence, "check": self.check, "remedy": self.remedy}
         head = f"{self.rank}. {self.name}{'' if self.strength >= LIKELY else ' (worth knowing)'}: "
-        return "\n".join([
-            textwrap.fill(printable(head + self.cause), 96, subsequent_indent="   "),
-            *(textwrap.fill(printable(f"   {key:<9}{value}"), 96, subsequent_indent=" " * 12,
-                            break_long_words=False, break_on_hyphens=False)
-              for key, value in rows.items()),
-        ])  # fmt: skip
+        lines = [_fold(head + self.cause, "   ")]
+        return "\n".join(lines + [_fold(f"   {k:<9}{v}", " " * 12) for k, v in rows.items()])
+
+
+WIDTH = 84
+"""Of the lines that are printed."""
+
+
+def _fold(text: str, indent: str = "    ") -> str:
+    """One line of print as several; commands keep their words."""
+    return textwrap.fill(printable(text), WIDTH, subsequent_indent=indent, break_long_words=False,
+                         break_on_hyphens=False)  # fmt: skip
 
 
 def diagnose(run: str | Path, scores: str | Path = "") -> list[Finding]:
@@ -228,8 +234,8 @@ def report(run: str | Path, scores: str | Path = "") -> tuple[str, bool]:
     traces = read_traces(run, scores)
     findings = ranked(traces)
     well = not likely(findings)
-    seen = f"{traces.folder}: looked at {', '.join(traces.looked_at())}"
-    lines = [printable(seen), *(finding.text() for finding in findings)]
+    lines = [_fold(f"{traces.folder}: looked at {', '.join(traces.looked_at())}"),
+             *(finding.text() for finding in findings)]  # fmt: skip
     if well:
         lines.append(f"none of the {len(CAUSES)} mistakes that this command knows is likely here")
     if traces.missing():

@@ -20,9 +20,10 @@ from .traces import Traces
 
 NOTHING = 1e-6
 """A loss below it has no pixel that counts."""
-LARGE = 0.2
-"""Root mean square of the blocks' weights from which they have run away; 0.06 in healthy runs on
-ToyTown, 0.36 in those whose rate was too high."""
+SMALL, LARGE = 0.005, 0.2
+"""Root mean square of the blocks' weights below which they are gone, and above which they have run
+away; ViTs start with 0.02, healthy runs on ToyTown end with 0.06, one with too high a rate with
+0.36."""
 RANDOM = 0.2
 """Cosine of adjacent rows of a position table below which it is as good as random; 0.6 and more
 in healthy runs on ToyTown."""
@@ -147,10 +148,11 @@ def _not_finite(s: Signs) -> Iterator[Clue]:
 def _runs_away(s: Signs) -> Iterator[Clue]:
     fifth = max(len(s.losses) // 5, 1)
     means = [fmean(s.losses[i : i + fifth]) for i in range(0, len(s.losses) - fifth + 1, fifth)]
-    size = s.traces.weights.get("size", 0)
-    if size > LARGE:
-        yield Clue("rate too high", 0.85, f"the weights of the blocks have grown to {size:.2f}, "
-                   f"root mean square; {s.speed()}")  # fmt: skip
+    size = s.traces.weights.get("size", LARGE)
+    if not SMALL <= size <= LARGE:
+        decay = f", optim.weight_decay={s.config.optim.weight_decay:g}" if s.config else ""
+        yield Clue("rate too high", 0.85, f"the weights of the blocks have come to {size:.2g}, "
+                   f"root mean square; {s.speed()}{decay}")  # fmt: skip
     if len(means) >= 3 and means[-1] > 1.25 * min(means):
         yield Clue("rate too high", 0.8, f"the loss had come down to {min(means):.3g} and rose to "
                    f"{means[-1]:.3g}; {s.speed()}")  # fmt: skip
@@ -254,7 +256,8 @@ def _rare(s: Signs) -> Iterator[Clue]:
     if s.table is None:
         return
     share, iou = s.table.labelled, s.table.iou
-    for k in np.flatnonzero((share > 0) & (share < 0.05) & (iou < 0.02)):
+    some = np.flatnonzero((share > 0) & (share < 0.05) & (iou < 0.02))
+    for k in some[share[some].argsort()[-1:]]:  # the most frequent of them
         said = f"{s.table.predicted[k]:.2%} of the predictions and IoU {iou[k]:.3f}"
         yield Clue("class imbalance", 0.8 if len(iou) == 2 else 0.3,
                    f"{s.call(k)} has {share[k]:.2%} of the labels, {said}")  # fmt: skip

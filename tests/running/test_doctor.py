@@ -18,7 +18,6 @@ from setr_lite.errors import UserError
 from setr_lite.recipes import get_recipe
 from setr_lite.running.doctor import CAUSES, LIKELY, diagnose, likely, ranked, report
 from setr_lite.running.traces import Traces, look_at_weights, read_traces
-from setr_lite.weights.files import open_weight_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "data" / "runs"
@@ -60,7 +59,7 @@ def test_a_planted_cause_is_no_likely_cause_of_the_other_runs():
     told = [len(likely(planted.diagnosed(run))) for run in ILL]
     assert sum(told) / len(told) < 2
     for name in CAUSES:
-        named = [run for run in ILL if name in names(planted.diagnosed(run)[:1])]
+        named = [run for run in ILL if name in names(likely(planted.diagnosed(run))[:1])]
         wrong = [run["case"] for run in named if name not in planted.CASES[run["case"]].names]
         assert len(wrong) <= len(ILL) / 20, (name, wrong)
 
@@ -74,7 +73,7 @@ def test_healthy_runs_have_no_likely_cause():
 @pytest.mark.parametrize("head", ["naive", "pup", "mla"])
 def test_the_recorded_runs_on_toytown_are_healthy(head, capsys):
     assert main(["doctor", str(RUNS / f"toytown_{head}")]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "looked at 112 lines of log.csv, a confusion matrix of 19 classes, the settings" in said
     assert f"none of the {len(CAUSES)} mistakes that this command knows is likely here" in said
 
@@ -82,7 +81,7 @@ def test_the_recorded_runs_on_toytown_are_healthy(head, capsys):
 # ---- what was not planted by training ------------------------------------------------------------
 
 
-def traces(*settings, losses=(2.4, 1.2, 0.8, 0.6, 0.5, 0.4), matrix=None, **more):
+def traces(*settings, losses=(1.1, 0.9, 0.7, 0.5, 0.4, 0.3), matrix=None, **more):
     """A run of six lines, healthy but for what is given."""
     config = get_recipe("toytown_naive").override(
         "model.aux=false", "model.num_classes=3", "train.steps=60", "optim.warmup=6", *settings)
@@ -95,13 +94,15 @@ def traces(*settings, losses=(2.4, 1.2, 0.8, 0.6, 0.5, 0.4), matrix=None, **more
 
 MADE = {
     "rate too high": [
-        traces(losses=(2.4, 1.2, 0.8, 0.9, 1.3, 1.9)), traces(losses=(9.0, 4, 2, 1, 0.9, 0.8)),
+        traces(losses=(1.1, 0.9, 0.8, 0.9, 1.3, 1.9)), traces(losses=(9.0, 4, 2, 1, 0.5, 0.3)),
+        traces(weights={"size": 3.0}), traces(weights={"size": 1e-4}),
         traces(losses=(1.0, 0.5, 2.0, 8.0), spoilt=40), traces(losses=(), spoilt=1)],
     "no finite number": [
         traces(spoilt=60), traces(losses=(1.0, 0.8, 0.7, float("nan"), 0.6, 0.5))],
     "shifted labels": [traces(matrix=[[1, 90, 1], [1, 1, 90], [90, 1, 1]])],
     "nothing labelled": [traces(matrix=[[0] * 3] * 3)],
-    "collapsed to one class": [traces(matrix=[[90, 0, 0], [90, 0, 0], [90, 0, 0]])],
+    "collapsed to one class": [traces(
+        losses=(1.1, 1.08, 1.0, 1.0, 1.0, 1.0), matrix=[[90, 0, 0], [90, 0, 0], [90, 0, 0]])],
     "fell back": [traces(state={"best": 0.5, "miou": 0.3})],
     "encoder not pretrained": [traces("model.encoder=vit_large_patch16")],
     "wrong normalisation": [traces(
@@ -133,7 +134,7 @@ def test_findings_are_in_order_and_say_how_to_prove_them():
     assert "mIoU was 0.500 at best and is 0.300" in found[1].evidence
     assert "setr-lite eval RUN/best, beside setr-lite eval RUN/last" in found[1].check
     assert "2. fell back: the model was better before" in found[1].text()
-    assert max(map(len, found[0].text().splitlines())) <= 96
+    assert max(map(len, found[0].text().splitlines())) <= 84
 
 
 def test_commands_and_settings_in_the_advice_exist():
@@ -143,7 +144,7 @@ def test_commands_and_settings_in_the_advice_exist():
     sections = RunConfig().to_dict()
     found = re.findall(r"\b(model|data|loss|optim|train|eval)\.([a-z_]+)", said)
     assert len(found) > 30
-    assert [f"{a}.{b}" for a, b in found if b not in (*sections[a], "train")] == []
+    assert [f"{a}.{b}" for a, b in found if b not in (*sections[a], "train", "training")] == []
 
 
 # ---- a real folder -------------------------------------------------------------------------------
@@ -174,10 +175,9 @@ def test_a_training_leaves_what_the_doctor_reads(trained, capsys):
     assert abs(seen.weights["place"]) < 0.2
     assert read_traces(trained / "last") == seen  # a checkpoint stands for its run
     assert main(["doctor", str(trained)]) == 1
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "1. wrong normalisation: images are not normalised as the encoder expects" in said
-    assert "warm-up without end: all steps are warm-up" in said
-    assert f"check-data cityscapes {SAMPLE}" in " ".join(said.split())
+    assert "2. warm-up without end: all steps are warm-up" in said
 
 
 def test_what_is_missing_is_said(trained, tmp_path):
@@ -196,8 +196,8 @@ def test_records_come_back_as_they_were(trained):
 
 
 def test_position_tables_tell_random_from_trained():
-    file = open_weight_file(RUNS / "toytown_pup" / "model" / "model.safetensors")
-    assert look_at_weights(file.tensors)["place"] > 0.6
+    tensors = checkpoint.read_tensors(RUNS / "toytown_pup" / "model")
+    assert look_at_weights(tensors)["place"] > 0.6
     torch.manual_seed(0)
     assert abs(look_at_weights({"encoder.pos_embed": torch.randn(1, 289, 64)})["place"]) < 0.05
     assert look_at_weights({"x": torch.ones(3)}) == {}
@@ -252,7 +252,7 @@ def test_odd_but_readable_logs(trained, tmp_path):
     assert [row["step"] for row in seen.rows] == [1, 2, 3, 3]
     assert names(diagnose(tmp_path)) == ["no finite number"]
     assert "behind step 1" in diagnose(tmp_path)[0].evidence
-    for text in (HEAD, f"{HEAD}1,0,0,0,0\n", f"{HEAD}5,1,0,1,\n" * 9):
+    for text in (HEAD, f"{HEAD}1,0,0,0,0\n", HEAD + "5,1,0,1,\n" * 9):
         shutil.copytree(trained / "last", tmp_path / "last", dirs_exist_ok=True)
         log.write_text(text)
         assert report(tmp_path)[0].startswith(f"{tmp_path}: looked at")
