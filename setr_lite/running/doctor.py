@@ -24,9 +24,11 @@ class Cause(NamedTuple):
     """What `doctor` knows of a mistake. ``{name}`` and the like stand for the run's own."""
 
     sentence: str
+    """What went wrong."""
     check: str
     """A command, or a line of Python, that would prove it."""
     remedy: str
+    """What to change."""
 
 
 CHECK_DATA = "setr-lite check-data {data} {root}"

@@ -90,6 +90,14 @@ class Signs(NamedTuple):
         """ln K, the loss of a guess; NaN where the loss of one head is not known."""
         return math.log(max(self.config.model.num_classes, 2)) if self.config else math.nan
 
+    def filled(self) -> float:
+        """The most of a crop that can be image, as far as settings tell; 1 without them."""
+        if self.config is None:
+            return 1.0
+        data = self.config.data
+        sides = zip(sorted(data.base_size), sorted(data.crop_size), strict=True)
+        return math.prod(min(1.0, base * data.ratio_range[1] / crop) for base, crop in sides)
+
     def call(self, k: int | np.integer) -> str:
         """The name of a class."""
         return repr(self.traces.names[int(k)])
@@ -266,10 +274,11 @@ def _rare(s: Signs) -> Iterator[Clue]:
 def _far_from_training(s: Signs) -> Iterator[Clue]:
     if s.table is None or s.config is None or len(s.losses) < 3 or max(s.losses) < NOTHING:
         return
-    known, right = math.exp(-s.end), s.table.right
+    loss = s.end / (s.filled() if s.config.loss.normalize == "all" else 1)  # padding counts as 0
+    known, right = math.exp(-loss), s.table.right
     if known - right > 0.1:
         yield Clue("overfitting", min(0.5 + known - right, 0.9), "the right class has probability "
-                   f"{known:.2f} in training, exp(-{s.end:.3g}), and {right:.2f} of the pixels are "
+                   f"{known:.2f} in training, exp(-{loss:.3g}), and {right:.2f} of the pixels are "
                    "right in validation")  # fmt: skip
 
 
@@ -316,8 +325,7 @@ def _sizes(s: Signs) -> Iterator[Clue]:
     if s.config is None:
         return
     data, test = s.config.data, s.config.eval
-    sides = zip(sorted(data.base_size), sorted(data.crop_size), strict=True)
-    full = math.prod(min(1, base * data.ratio_range[1] / crop) for base, crop in sides)
+    full = s.filled()
     if full <= 0.5:
         yield Clue("crop larger than images", 0.85, f"of a crop of {data.crop_size} at most "
                    f"{full:.0%} is image, with data.base_size={data.base_size}")  # fmt: skip
@@ -332,11 +340,11 @@ def _batchnorm(s: Signs) -> Iterator[Clue]:
     if s.config is None or batches is None or not s.traces.rows:
         return
     if batches == 0:
-        yield Clue("BatchNorm never updated", 0.95, "num_batches_tracked is 0 after "
+        yield Clue("BatchNorm never updated", 0.6, "num_batches_tracked is 0 after "
                    f"{s.traces.rows[-1]['step']:.0f} steps")  # fmt: skip
     train, processes = s.config.train, s.traces.state.get("processes", 1)
     if train.batch_size // (train.accumulate * (1 if train.sync_bn else processes)) <= 1:
-        yield Clue("BatchNorm of one image", 0.5, f"train.batch_size={train.batch_size}, "
+        yield Clue("BatchNorm of one image", 0.4, f"train.batch_size={train.batch_size}, "
                    f"train.accumulate={train.accumulate}, train.sync_bn={train.sync_bn}, "
                    f"{processes} processes")  # fmt: skip
 
