@@ -1,5 +1,5 @@
 # make        train SETR on ToyTown and build the book, from nothing but Python 3.11 and make
-# make test   everything CI runs
+# make test   what every change has to pass; CI runs make test-long, too
 # make help   the rest
 
 PYTHON ?= python3
@@ -13,8 +13,7 @@ RUN := runs/toytown_pup
 PYTEST := $(BIN)/python -m pytest -q
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PAGE_TESTS := tests/book/test_site.py tests/book/test_browser.py
-TEST_BOOK := $(PYTEST) -m 'not alone' -n 2 --dist loadgroup $(PAGE_TESTS) && \
-             $(PYTEST) -m alone $(PAGE_TESTS)
+TEST_BOOK := $(PYTEST) -m 'not alone' -n 2 --dist loadgroup $(PAGE_TESTS)
 ONE_THREAD := OMP_NUM_THREADS=1
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
          --nbval-cell-timeout 600
@@ -31,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all setup book train test test-cheap test-build test-book test-faults test-input \
+.PHONY: all setup book train test test-cheap test-build test-long test-book test-faults test-input \
         test-mutants test-versions test-links test-audit bench-gpu notebooks clean help changed
 .SHELLFLAGS := -eu -c
 
@@ -50,7 +49,8 @@ help:
 	@echo 'make setup      only .venv and the browser files'
 	@echo 'make train      only the training; TRAIN_ARGS="train.steps=60" changes its settings'
 	@echo 'make book       only the book, from the outputs committed in the notebooks'
-	@echo 'make test       everything CI runs'
+	@echo 'make test       what every change has to pass'
+	@echo 'make test-long  the slow tests, which CI runs after it: every documented command, timed pages'
 	@echo 'make test-book  of that, the checks of the built pages, in Chromium where it is installed'
 	@echo 'make test-faults  the full fault drill: kills, full disks, dead processes'
 	@echo 'make test-input  2,000 cases and more of bad input, of which make test has a part'
@@ -136,7 +136,7 @@ notebooks: $(DONE)/environment
 test: $(DONE)/environment $(DONE)/browser-files
 	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-cheap test-build BEGAN=$(BEGAN)
 	$(call say,tests)
-	@$(ONE_THREAD) $(PYTEST) -m 'not smoke' $(TWO) --ignore tests/book/test_site.py \
+	@$(ONE_THREAD) $(PYTEST) -m 'not smoke and not slow' $(TWO) --ignore tests/book/test_site.py \
 	  --ignore tests/book/test_browser.py tests
 	$(call say,notebooks run again and their outputs compared)
 	@$(ONE_THREAD) $(PYTEST) $(NBVAL) $(TWO) -W 'ignore::ResourceWarning' book
@@ -159,6 +159,15 @@ test-build: $(DONE)/environment $(DONE)/browser-files
 	@rm -rf _build && mkdir _build
 	@$(BUILD) -W >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
 	@touch $(DONE)/book
+
+# what is slow to ask and seldom answers no: every command of the README and of the reference,
+# races of whole processes, the largest recipes, the seconds until a page can be used
+test-long: $(DONE)/book
+	$(call say,slow tests)
+	@$(ONE_THREAD) $(PYTEST) -m slow $(TWO) --ignore tests/book/test_site.py \
+	  --ignore tests/book/test_browser.py tests
+	$(call say,how soon the built pages can be used)
+	@$(PYTEST) -m alone $(PAGE_TESTS)
 
 test-book: $(DONE)/book
 	$(call say,the built pages)

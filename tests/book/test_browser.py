@@ -1,6 +1,6 @@
 """The built book in a real browser, from files, with the network cut. `make test-book` runs it.
 
-What is timed is marked `alone`, and `make` runs it after the rest, in one process.
+What is timed is marked `alone`: `make test-long` runs it in one process.
 
 Needs Chromium (on the PATH, or named by CHROMIUM) and a built book; skipped otherwise. A page is
 opened once, cold, and all that does not need another load is looked at there: `-n 2 --dist

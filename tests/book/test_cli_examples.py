@@ -11,6 +11,7 @@ examples = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(examples)
 
 
+@pytest.mark.slow
 def test_the_program_still_prints_them():
     made = examples.run_all()
     kept = {path.stem: path.read_text("utf-8") for path in examples.OUT.glob("*.txt")}

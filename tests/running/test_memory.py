@@ -83,7 +83,8 @@ def test_what_autograd_saves_under_autocast(head):
     ("run", "levers", "most"),
     [
         ("ade20k_512_160k", (), 22.5),  # GiB, of a card of 24 GB
-        ("ade20k_512_160k", ("train.micro_batch=4",), 15),  # of one of 16 GB
+        pytest.param(  # of one of 16 GB
+            "ade20k_512_160k", ("train.micro_batch=4",), 15, marks=pytest.mark.slow),
         ("cityscapes_768_80k", (), 22.5),
     ],
 )

@@ -320,6 +320,7 @@ print(float(model.head.classifier.weight.detach().double().sum()), flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locks", ["with locks", "without locks"])
 def test_two_processes_at_once(tmp_path, server, locks):
     model, data = stand_in(NAIVE, tmp_path / "x.pth")
