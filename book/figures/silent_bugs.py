@@ -158,7 +158,7 @@ def _table(record: Record, bugs: Sequence[Bug], checks: Sequence[Check]) -> list
         for check in checks)
     costs = "".join(
         f'<th role="columnheader" scope="col" class="setr-cost"><span>{text}</span></th>'
-        for text in ("trained with it", "scored with it"))
+        for text in ("trained", "scored"))
     return [
         f'<table role="table" class="setr-bugs" style="--checks:{len(checks)}" onclick="{OPEN}">'
         '<thead role="rowgroup"><tr role="row">'
