@@ -28,6 +28,8 @@ Record = Mapping[str, Any]
 Bug = Mapping[str, Any]
 Check = Mapping[str, Any]
 HEALTHY = "healthy"
+SHORTEST = 0.01
+"""Seconds; the clock of the record counts no finer."""
 T95 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306}
 """Student's t that leaves 2.5 % on either side, by degrees of freedom."""
 
@@ -39,6 +41,11 @@ def short_time(seconds: float) -> str:
     """``0.4 s``, ``12 s``, ``2.5 min``: two digits, as `laboratory.js` writes them."""
     number, unit = (seconds, "s") if seconds < 59.5 else (seconds / 60, "min")
     return f"{float(f'{number:.2g}'):g}\N{NO-BREAK SPACE}{unit}"
+
+
+def seconds_of(check: Check) -> float:
+    """What a check takes, and at least `SHORTEST`: nothing is found in no time."""
+    return max(float(check["seconds"]), SHORTEST)
 
 
 def found(record: Record, bug: str, check: str) -> bool:
@@ -102,12 +109,12 @@ def best_order(record: Record, bugs: Iterable[str] | None = None) -> list[Step]:
     while True:
         finds = {check["id"]: [bug for bug in left if found(record, bug, check["id"])]
                  for check in record["checks"]}  # fmt: skip
-        best = max(record["checks"], key=lambda c: len(finds[c["id"]]) / c["seconds"])
+        best = max(record["checks"], key=lambda c: len(finds[c["id"]]) / seconds_of(c))
         if not finds[best["id"]]:
             return steps
         new = len(finds[best["id"]])
         left = [bug for bug in left if bug not in finds[best["id"]]]
-        seconds += best["seconds"]
+        seconds += seconds_of(best)
         steps.append(Step(best, new, whole - len(left), seconds))
 
 
