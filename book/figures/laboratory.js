@@ -36,7 +36,7 @@ function (script, name) {
     const [alarm, says] = cases[at].says[check];
     const line = make("li", "", find(".setr-log"));
     line.className = alarm ? "setr-alarm" : "setr-pass";
-    make("b", `${checks[check].name}: ${alarm ? "alarm" : "passes"}.`, line);
+    make("b", `${checks[check].name}: ${alarm ? "alarm" : alarm === null ? "not run" : "passes"}.`, line);
     line.append(` ${says}`);
   };
   const showScore = () => {
@@ -55,12 +55,12 @@ function (script, name) {
     verdict.hidden = find(".setr-next").hidden = !over;
     verdict.replaceChildren();
     if (!over) return;
-    const same = (other) => game.bought.every((i) => other.says[i][0] === now.says[i][0]);
+    const same = (other) => game.bought.every((i) => !other.says[i][0] === !now.says[i][0]);
     const named = cases.find((other) => other.id === game.answer);
     make("p", `${right(at) ? "Right" : `Not “${named.name}”`}: ${now.name}.`, verdict).className = "setr-word";
     make("p", `${now.what} ${now.cost}`, verdict);
     if (now.id !== "healthy") verdict.insertAdjacentHTML("beforeend", now.diff);
-    const against = game.bought.filter((i) => named.says[i][0] !== now.says[i][0]);
+    const against = game.bought.filter((i) => !named.says[i][0] !== !now.says[i][0]);
     if (!right(at)) make("p", against.length ? `Against your answer: ${list(against)}.` : "Nothing that you bought speaks against your answer.", verdict);
     const left = cases.filter(same).length;
     make("p", `You spent ${time(spent(game))} on ${count(game.bought.length, "check")}; their alarms alone leave ${left} of the ${cases.length} cases. ${now.par}`, verdict);

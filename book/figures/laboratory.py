@@ -36,6 +36,8 @@ from .silent_bugs import (
     diff,
     finders,
     lab_style,
+    outcome,
+    seconds_of,
     short_time,
 )
 
@@ -65,7 +67,7 @@ class Laboratory(Figure):
             always in the same way.
         pictures: label maps in colours (see `as_rgb`) of one street, by bug; ``healthy_HEAD``
             where a bug has none, and ``truth``.
-        classes: name -> colour (3,) of the entries of ``iou``.
+        classes: name -> colour (3,) of the classes in ``iou``.
         name: identifies the figure on its page.
         caption: below the figure.
 
@@ -84,7 +86,8 @@ class Laboratory(Figure):
         truth = as_rgb(pictures["truth"])
         bugs = _dealt(record)
         maps = [_map_of(bug, pictures) for bug in bugs]
-        cases = [_case(record, bug, rgb, truth) for bug, rgb in zip(bugs, maps, strict=True)]
+        cases = [_case(record, bug, rgb, truth, list(classes))
+                 for bug, rgb in zip(bugs, maps, strict=True)]  # fmt: skip
         still = np.concatenate([truth, np.full_like(truth[:, :8], 255), maps[0]], axis=1)
         plain = f"{len(cases)} cases, {len(record['checks'])} checks"
         super().__init__(plain, still.repeat(2, 0).repeat(2, 1), [still], 2)
@@ -108,11 +111,14 @@ def _map_of(bug: Bug, pictures: Mapping[str, Any]) -> np.ndarray:
     raise UserError(f"{bug['id']}: no label map of it, nor of {baseline(bug)}")
 
 
-def _case(record: Record, bug: Bug, rgb: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+def _case(
+    record: Record, bug: Bug, rgb: np.ndarray, truth: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
     """What the page has of one case; where the bug left nothing, the clean run's."""
     curve, iou = (record[what].get(bug["id"]) or record[what][baseline(bug)]
                   for what in ("curves", "iou"))  # fmt: skip
     known = [CONTEXT[place] for place in bug["bites"][:1] if place in CONTEXT]
+    shares = [iou.get(name) for name in classes]
     right = (rgb == truth).all(-1).mean()
     return {
         "id": bug["id"], "name": bug["name"], "what": bug["what"], "diff": diff(bug),
@@ -120,10 +126,10 @@ def _case(record: Record, bug: Bug, rgb: np.ndarray, truth: np.ndarray) -> dict[
         "loss": _path(curve, _top(record)), "lossWords": _curve_in_words(curve),
         "twin": _path(record["curves"][baseline(bug)], _top(record)), "steps": curve[-1][0],
         "map": data_url(rgb), "mapWords": f"{right:.0%} of these pixels are right",
-        "iou": [None if value is None else round(100 * value) for value in iou],
-        "miou": f"{100 * np.mean([value for value in iou if value is not None]):.1f}",
-        "says": [[int(out["found"]), out["says"]] for check in record["checks"]
-                 for out in [record["outcomes"][bug["id"]][check["id"]]]],
+        "iou": [None if value is None else round(100 * value) for value in shares],
+        "miou": f"{100 * np.mean([value for value in shares if value is not None]):.1f}",
+        "says": [[out["found"], out["says"]] for check in record["checks"]
+                 for out in [outcome(record, bug["id"], check["id"])]],
         "cost": " ".join(costs_in_words(record, bug)) if bug["id"] != HEALTHY else "",
         "par": _par(record, bug),
     }  # fmt: skip
@@ -140,7 +146,7 @@ def _par(record: Record, bug: Bug) -> str:
         return f"A false alarm: {alarms}." if there else "No check raises an alarm."
     if not there:
         return "None of the checks finds it."
-    return f"The fastest that finds it: {there[0]['name']}, {short_time(there[0]['seconds'])}."
+    return f"The fastest that finds it: {there[0]['name']}, {short_time(seconds_of(there[0]))}."
 
 
 # --- a loss as a drawing --------------------------------------------------------------------------
@@ -191,7 +197,7 @@ def _game(
     classes: Mapping[str, Sequence[int]],
     name: str,
 ) -> list[str]:
-    checks = [{"name": c["name"], "seconds": c["seconds"]} for c in record["checks"]]
+    checks = [{"name": c["name"], "seconds": seconds_of(c)} for c in record["checks"]]
     packed = json.dumps({"cases": cases, "checks": checks}, separators=(",", ":"))
     packed = packed.replace("</", r"<\/")
     return [
@@ -249,10 +255,10 @@ def _iou_table(case: Mapping[str, Any], classes: Mapping[str, Sequence[int]]) ->
 
 def _shop(record: Record) -> list[str]:
     """The checks, the cheapest first."""
-    goods = sorted(enumerate(record["checks"]), key=lambda pair: float(pair[1]["seconds"]))
+    goods = sorted(enumerate(record["checks"]), key=lambda pair: seconds_of(pair[1]))
     buttons = [
         f'<button type="button" data-check="{i}" title="{html.escape(check["what"])}"><span>'
-        f'{html.escape(check["name"])}</span> <b>{short_time(check["seconds"])}</b></button>'
+        f'{html.escape(check["name"])}</span> <b>{short_time(seconds_of(check))}</b></button>'
         for i, check in goods
     ]
     return [

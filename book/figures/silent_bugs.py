@@ -2,15 +2,19 @@
 
 The record is ``data/runs/silent_bugs/record.json``:
 
-==============  ====================================================================================
-``checks``      ``id``, ``name``, ``what`` (a sentence), ``seconds`` (a measured median)
-``bugs``        ``id``, ``name``, ``what``, ``file``, ``before``, ``after``, ``bites``, ``head``
-``outcomes``    bug -> check -> ``found`` and what the check ``says``; also for ``healthy``
-``trained``     bug -> mIoU of each seed, or None; also ``healthy_HEAD``
-``evaluated``   bug -> mIoU of a good checkpoint scored under it, or None; also ``healthy_HEAD``
-``curves``      bug -> (step, loss) pairs, or None
-``iou``         bug -> IoU of each class, or None
-==============  ====================================================================================
+===================  ===============================================================================
+``checks``           ``id``, ``name``, ``what`` (a sentence), ``seconds`` (a measured median); where
+                     it reads a run, ``run_seconds`` to train one
+``bugs``             ``id``, ``name``, ``what``, ``file``, ``before``, ``after``, ``bites`` and
+                     ``head``
+``outcomes``         bug -> check -> ``found`` and what the check ``says``; also for ``healthy``;
+                     without a check that cannot be run on the bug
+``trained``          bug -> mIoU of each seed, or None; also ``healthy_HEAD``
+``evaluated``        bug -> mIoU of a good checkpoint scored under it, or None; also
+                     ``healthy_HEAD``, and ``healthy_for_BUG`` of one scored in another way
+``..._reported``     the same two as the code with the bug reports them
+``curves``, ``iou``  bug -> (step, loss) pairs, and class -> IoU, of seed 0
+===================  ===============================================================================
 """
 
 from __future__ import annotations
@@ -44,19 +48,24 @@ def short_time(seconds: float) -> str:
 
 
 def seconds_of(check: Check) -> float:
-    """What a check takes, and at least `SHORTEST`: nothing is found in no time."""
-    return max(float(check["seconds"]), SHORTEST)
+    """What a check takes, with the run that it reads, if it does; at least `SHORTEST`."""
+    return max((check["seconds"] or 0) + (check.get("run_seconds") or 0), SHORTEST)
+
+
+def outcome(record: Record, bug: str, check: str) -> Mapping[str, Any]:
+    """``found`` (None where it was not run) and what the check ``says``."""
+    return record["outcomes"][bug].get(check, {"found": None, "says": "it does not apply to this run"})
 
 
 def found(record: Record, bug: str, check: str) -> bool:
     """Whether this check raises an alarm about this bug."""
-    return bool(record["outcomes"][bug][check]["found"])
+    return bool(outcome(record, bug, check)["found"])
 
 
 def finders(record: Record, bug: str) -> list[Check]:
     """The checks that find the bug, the cheapest first."""
     there = [check for check in record["checks"] if found(record, bug, check["id"])]
-    return sorted(there, key=lambda check: float(check["seconds"]))
+    return sorted(there, key=seconds_of)
 
 
 def baseline(bug: Bug) -> str:
@@ -83,8 +92,14 @@ def cost_of_training(record: Record, bug: Bug) -> tuple[float, float, float] | N
 
 def cost_of_scoring(record: Record, bug: Bug) -> float | None:
     """Points of mIoU of a good checkpoint scored under the bug against the same without."""
-    with_, without = (record["evaluated"].get(key) for key in (bug["id"], baseline(bug)))
+    with_, without = record["evaluated"].get(bug["id"]), unharmed(record, bug)
     return None if with_ is None or without is None else 100 * (with_ - without)
+
+
+def unharmed(record: Record, bug: Bug) -> float | None:
+    """mIoU of the good checkpoint without the bug, scored in the same way."""
+    scored = record["evaluated"]
+    return scored.get(f"{HEALTHY}_for_{bug['id']}", scored.get(baseline(bug)))
 
 
 class Step(NamedTuple):
@@ -139,7 +154,7 @@ class BugMatrix(Figure):
     """
 
     def __init__(self, record: Record, *, name: str, caption: str = ""):
-        checks = sorted(record["checks"], key=lambda c: (-_finds(record, c), c["seconds"]))
+        checks = sorted(record["checks"], key=lambda c: (-_finds(record, c), seconds_of(c)))
         bugs = sorted(record["bugs"], key=lambda bug: -len(finders(record, bug["id"])))
         cells = [[found(record, bug["id"], check["id"]) for check in checks] for bug in bugs]
         still = np.where(np.array(cells)[..., None], (0, 114, 178), (238, 238, 238))
@@ -174,17 +189,21 @@ def _table(record: Record, bugs: Sequence[Bug], checks: Sequence[Check]) -> list
         *(_row(record, bug, checks) for bug in bugs),
         '</tbody><tfoot role="rowgroup">',
         _foot("finds", [str(_finds(record, check)) for check in checks]),
-        _foot("takes", [short_time(check["seconds"]) for check in checks]),
+        _foot("takes", [short_time(seconds_of(check)) for check in checks]),
         "</tfoot></table>",
     ]
 
 
+CELLS = {
+    answer: f'<td role="cell" class="setr-{word}"><span aria-hidden="true">{sign}</span>'
+    f"<i>{word}</i></td>"
+    for answer, word, sign in ((True, "found", "●"), (False, "missed", "·"), (None, "not run", ""))
+}
+"""Of the matrix, by what the check answered."""
+
+
 def _row(record: Record, bug: Bug, checks: Sequence[Check]) -> str:
-    cells = "".join(
-        '<td role="cell" class="setr-found"><span aria-hidden="true">●</span><i>found</i></td>'
-        if found(record, bug["id"], check["id"]) else
-        '<td role="cell"><span aria-hidden="true">·</span><i>missed</i></td>'
-        for check in checks)
+    cells = "".join(CELLS[outcome(record, bug["id"], check["id"])["found"]] for check in checks)
     trained, scored = cost_of_training(record, bug), cost_of_scoring(record, bug)
     interval = trained and f"<small>{signed(trained[1])} to {signed(trained[2])}</small>"
     costs = [f"{signed(trained[0])} {interval}" if trained else "–",
@@ -221,7 +240,8 @@ def _folded(record: Record, bug: Bug) -> str:
     says = "".join(
         f'<li class="setr-{"alarm" if out["found"] else "pass"}"><b>{html.escape(check["name"])}'
         f'</b>, {"found" if out["found"] else "missed"}: {html.escape(out["says"])}</li>'
-        for check in record["checks"] for out in [record["outcomes"][bug["id"]][check["id"]]])
+        for check in record["checks"]
+        if (out := outcome(record, bug["id"], check["id"]))["found"] is not None)
     return (
         f'<details id="{anchor(bug)}"><summary>'
         f'{html.escape(bug["name"])}</summary><p>{html.escape(bug["what"])} '
@@ -247,11 +267,21 @@ def costs_in_words(record: Record, bug: Bug) -> list[str]:
     if trained := record["trained"].get(bug["id"]):
         said.append(f"Trained with it, {len(trained)} seeds: mIoU {_percents(trained)}; "
                     f"without: {_percents(record['trained'][baseline(bug)])}.")
+        said += _own_word(trained[0], (record.get("trained_reported", {}).get(bug["id"]) or [])[:1])
     if (scored := record["evaluated"].get(bug["id"])) is not None:
         said.append(f"A good checkpoint scored with it: {_percents([scored])}; "
-                    f"without: {_percents([record['evaluated'][baseline(bug)]])}.")
+                    f"without: {_percents([unharmed(record, bug)])}.")
+        if not trained:
+            reported = record.get("evaluated_reported", {}).get(bug["id"])
+            said += _own_word(scored, [reported] if reported is not None else [])
     return said or ["No mIoU was measured with it."]
 
 
-def _percents(shares: Iterable[float]) -> str:
-    return " ".join(f"{100 * share:.1f}" for share in shares)
+def _own_word(miou: float, reported: Sequence[float]) -> list[str]:
+    """Where the code with the bug says otherwise, by half a point or more."""
+    return [f"What the code itself reports: {_percents([said])}."
+            for said in reported if abs(said - miou) > 0.005]
+
+
+def _percents(shares: Iterable[float | None]) -> str:
+    return " ".join("-" if share is None else f"{100 * share:.1f}" for share in shares)

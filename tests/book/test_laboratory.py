@@ -37,7 +37,7 @@ def record():
         "trained": {"one": [0.5, 0.52, 0.54], "healthy_pup": [0.7, 0.7, 0.76]},
         "evaluated": {"one": 0.1, "healthy_pup": 0.7},
         "curves": {"one": [[0, 3.0], [10, 1.0]], "healthy_pup": [[0, 2.9], [10, 0.5]]},
-        "iou": {"one": [0.5, None], "healthy_pup": [0.8, 0.9]},
+        "iou": {"one": {"road": 0.5}, "healthy_pup": {"road": 0.8, "sky": 0.9}},
     }  # fmt: skip
 
 
@@ -81,6 +81,27 @@ def test_the_best_order_counts_what_is_new(record):
     assert (first.check["id"], first.new, first.bugs, first.seconds) == ("a", 1, 1, 1.0)
     assert (second.check["id"], second.new, second.bugs, second.seconds) == ("b", 1, 2, 4.0)
     assert silent.best_order(record, ["three"]) == []
+    record["checks"][1]["seconds"] = 0.0  # less than the clock counts
+    assert [step.check["id"] for step in silent.best_order(record)] == ["b"]
+    record["checks"][1]["run_seconds"] = 3.0  # unless it needs a run
+    assert [step.check["id"] for step in silent.best_order(record)] == ["a", "b"]
+
+
+def test_a_check_that_was_not_run_finds_nothing_and_is_left_blank(record, pictures):
+    del record["outcomes"]["one"]["a"]
+    assert [check["id"] for check in silent.finders(record, "one")] == ["b"]
+    row = soup(silent.BugMatrix(record, name="m")).select_one("tbody tr")
+    assert sorted(cell.text for cell in row.select("td i")) == ["found", "missed", "not run"]
+    assert "check a" not in soup(silent.BugList(record, name="x")).select_one("#bug-one").text
+    game(record, pictures)
+
+
+def test_a_score_that_the_bug_misreports_is_told(record):
+    one = record["bugs"][0]
+    record["trained_reported"] = {"one": [0.7, 0.7, 0.7]}
+    assert "What the code itself reports: 70.0." in silent.costs_in_words(record, one)
+    record["evaluated"]["healthy_for_one"] = 0.4  # scored in another way, so is its control
+    assert silent.cost_of_scoring(record, one) == pytest.approx(-30)
     assert [check["id"] for check in silent.finders(record, "one")] == ["a", "b"]
 
 
@@ -93,6 +114,7 @@ def test_the_page_has_every_outcome_as_recorded(record, pictures):
     assert {case["id"] for case in cases} == {"one", "two", "three", "healthy"}
     for case in cases:
         want = record["outcomes"][case["id"]]
+        assert case["iou"] == ([50, None] if case["id"] == "one" else [80, 90])
         assert case["says"] == [[out["found"], out["says"]] for out in want.values()]
     by_id = {case["id"]: case for case in cases}
     assert "50.0 52.0 54.0; without: 70.0 70.0 76.0" in by_id["one"]["cost"]
