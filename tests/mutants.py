@@ -1,6 +1,7 @@
 """Do the tests notice when the library is wrong? Plant mutants at random, and see which ones live.
 
     .venv/bin/python tests/mutants.py [--count 200] [--seed 1] [--record runs/mutants.jsonl]
+    .venv/bin/python tests/mutants.py --planted
 
 A mutant is the library with one small change in a core module: a comparison turned, an operator
 exchanged, a whole number one off, another constant, a statement left out, two arguments swapped.
@@ -10,7 +11,9 @@ failure. A mutant that they let pass is a survivor: it needs a test, or a line i
 
 A test that kills is asked again without the change: one that fails there, too, would kill anything,
 and ends the run. The record has a line for each mutant that was tried, so an interrupted run goes
-on where it was; ``--survivors`` tries again those that lived.
+on where it was; ``--survivors`` tries again those that lived. ``--planted`` takes the silent bugs
+of ``book/_tools/silent/planted.py`` in place of random changes; their record is
+data/runs/silent_bugs/mutants.jsonl.
 """
 
 import argparse
@@ -176,7 +179,8 @@ def mutants_of(file, text):
 def planted(text, mutant):
     """The module with the change; in brackets, since the text around it may bind more closely."""
     data, (start, end) = text.encode(), mutant.span
-    after = mutant.after if mutant.kind == "statement" else f"({mutant.after})"
+    whole = mutant.kind in ("statement", "planted")
+    after = mutant.after if whole else f"({mutant.after})"
     return (data[:start] + after.encode() + data[end:]).decode()
 
 
@@ -190,6 +194,19 @@ def draw(seed):
         random.Random(seed).shuffle(group)
     turns = itertools.zip_longest(*(groups[kind] for kind in sorted(groups)))
     return [mutant for turn in turns for mutant in turn if mutant]
+
+
+def silent_bugs():
+    """The list of the book as mutants."""
+    sys.path.append(str(ROOT / "book" / "_tools"))
+    from silent.planted import BUGS
+
+    for bug in BUGS:
+        text = (ROOT / "setr_lite" / bug.file).read_text("utf-8")
+        start = len(text[: text.index(bug.before)].encode())
+        line = text[: text.index(bug.before)].count("\n") + 1
+        yield Mutant(bug.file, bug.id, "planted", bug.before, bug.after, 1, line,
+                     (start, start + len(bug.before.encode())))
 
 
 def equivalent():
@@ -210,7 +227,7 @@ def copied(folder):
 
 def tests_of(file):
     """Paths of the tests that see a module."""
-    names = [f"tests/{name}" for name in SEEN_BY[file].split()]
+    names = [f"tests/{name}" for name in SEEN_BY.get(file, file.split("/")[0]).split()]
     return [name if (ROOT / name).is_dir() else f"{name}.py" for name in names]
 
 
@@ -324,11 +341,14 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="mutants in all (default 200)")
     parser.add_argument("--seed", type=int, default=1, help="another seed draws others")
-    parser.add_argument("--record", type=Path, default=ROOT / "runs" / "mutants.jsonl")
+    parser.add_argument("--record", type=Path, help="default runs/mutants.jsonl")
+    parser.add_argument("--planted", action="store_true", help="the book's silent bugs instead")
     parser.add_argument("--survivors", action="store_true", help="try again those that lived")
     parser.add_argument("--list", action="store_true", help="print them and try none")
     options = parser.parse_args()
-    order, record = draw(options.seed), Record(options.record)
+    order = list(silent_bugs()) if options.planted else draw(options.seed)
+    place = "data/runs/silent_bugs/mutants.jsonl" if options.planted else "runs/mutants.jsonl"
+    record = Record(options.record or ROOT / place)
     if options.list:
         for mutant in order[: options.count]:
             print(f"{mutant.line:5} {mutant.kind:12}{mutant.key}")

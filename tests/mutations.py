@@ -17,6 +17,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "book" / "_tools"))
+from silent.planted import planted  # noqa: E402 (the page's list of bugs plants them the same way)
+
 CHANGES = {
     "attention": ("encoder.py", "attention(q, k, v)", "attention(-q, k, v)", "04_encoding"),
     "loss": ("losses/cross_entropy.py", "+ aux_weight * auxiliary", "- aux_weight * auxiliary",
@@ -49,10 +52,7 @@ def mutate(name: str) -> bool:
         shutil.copytree(ROOT, folder, ignore=unwanted)
         shutil.copytree(ROOT / "data" / "runs", folder / "data" / "runs")
         path = folder / "setr_lite" / file
-        source = path.read_text("utf-8")
-        if source.count(old) != 1:
-            raise SystemExit(f"{file}: {old!r} is there {source.count(old)} times")
-        path.write_text(source.replace(old, new), "utf-8")
+        path.write_text(planted(path.read_text("utf-8"), old, new, file), "utf-8")
         code, printed = run_chapter(folder, chapter)
     failed = len(re.findall(r"^FAILED", printed, re.M))
     last = (printed.strip().splitlines() or ["nothing"])[-1]

@@ -206,6 +206,39 @@ def spoil_readings(record: Record) -> None:
     record["runs"][-1]["miou"] = 80.0
 
 
+# --- checks --------------------------------------------------------------------------------------
+
+LOOKED = ("loss_falls", "pictures", "miou_100", "edges")
+COMPARED = ("non_square", "one_batch", "score_by_hand")
+
+
+def checks(record: Record) -> Found:
+    """Bugs found by looking at a run, and by three comparisons; paired, bootstrap over bugs."""
+    cells = [record["outcomes"][bug["id"]] for bug in record["bugs"]]
+
+    def finds(names: tuple[str, ...]) -> np.ndarray:
+        return np.array([any(cell[name]["found"] for name in names) for cell in cells])
+
+    looked, compared = finds(LOOKED), finds(COMPARED)
+    gap = 100 * (compared.astype(float) - looked)
+    draw = np.random.default_rng(0).integers(len(gap), size=(4000, len(gap)))
+    low, high = np.quantile(gap[draw].mean(1), (0.025, 0.975))
+    seconds = sum(c["seconds"] for c in record["checks"] if c["id"] in COMPARED)
+    single = {name: int(finds((name,)).sum()) for name in cells[0]}
+    most = max(single, key=lambda name: single[name])
+    said = [f"{compared.sum()} of {len(cells)}", f"{looked.sum()} of {len(cells)}",
+            f"{gap.mean():.0f} points ({low:.0f} to {high:.0f})", f"{seconds:.1f} s",
+            f"`{most}` finds {single[most]}"]
+    healthy = [*record["outcomes"]["healthy"].values(),
+               *(cell for control in record["controls"].values() for cell in control.values())]
+    return said, low > 0 and not any(cell["found"] for cell in healthy)
+
+
+def spoil_checks(record: Record) -> None:
+    for cell in record["outcomes"].values():
+        cell["pictures"]["found"] = True
+
+
 CLAIMS = {
     "own-kind": Claim("inside_controls/own_kind.json", own_kind, spoil_own_kind),
     "rollout": Claim("inside_controls/influence.json", rollout, spoil_rollout),
@@ -219,6 +252,7 @@ CLAIMS = {
     "unseen-drive": Claim("camvid_dinov2_linear/record.json", unseen_drive, spoil_unseen),
     "pretrained": Claim("camvid_pup/record.json", pretrained, spoil_pretrained),
     "ladder": Claim("cost/ladder.json", ladder, spoil_ladder),
+    "checks": Claim("silent_bugs/record.json", checks, spoil_checks),
 }
 
 
