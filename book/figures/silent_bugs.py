@@ -32,6 +32,7 @@ Record = Mapping[str, Any]
 Bug = Mapping[str, Any]
 Check = Mapping[str, Any]
 HEALTHY = "healthy"
+NOT_RUN = {"found": None, "says": "it does not apply to this run"}
 SHORTEST = 0.01
 """Seconds; the clock of the record counts no finer."""
 T95 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306}
@@ -54,7 +55,7 @@ def seconds_of(check: Check) -> float:
 
 def outcome(record: Record, bug: str, check: str) -> Mapping[str, Any]:
     """``found`` (None where it was not run) and what the check ``says``."""
-    return record["outcomes"][bug].get(check, {"found": None, "says": "it does not apply to this run"})
+    return record["outcomes"][bug].get(check, NOT_RUN)
 
 
 def found(record: Record, bug: str, check: str) -> bool:
