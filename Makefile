@@ -31,8 +31,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all setup book train test test-book test-faults test-input test-mutants test-versions \
-        test-links test-audit bench-gpu notebooks clean help changed
+.PHONY: all setup book train test test-cheap test-build test-book test-faults test-input \
+        test-mutants test-versions test-links test-audit bench-gpu notebooks clean help changed
 .SHELLFLAGS := -eu -c
 
 # Announce a step, with the seconds since make began.
@@ -122,7 +122,7 @@ $(DONE)/book: $(PAGES) $(DONE)/browser-files $(DONE)/environment
 	@grep 'WARNING:' _build/build.log || true
 	@touch $@
 
-# What can only be measured on a card; tests/card/rehearse.py tries it out without one.
+# What can only be measured on a GPU; tests/card/rehearse.py tries it out without one.
 bench-gpu: $(DONE)/environment
 	$(call say,measuring on the GPU)
 	@$(BIN)/python tests/benchmarks/gpu.py
@@ -131,9 +131,20 @@ notebooks: $(DONE)/environment
 	$(call say,running the notebooks)
 	@$(BIN)/python book/_tools/execute.py
 
-# --- test: cheapest first --------------------------------------------------------------------------
+# --- test: cheapest first, and the book beside it, which is built by one process ------------------
 
 test: $(DONE)/environment $(DONE)/browser-files
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-cheap test-build BEGAN=$(BEGAN)
+	$(call say,tests)
+	@$(ONE_THREAD) $(PYTEST) -m 'not smoke' $(TWO) --ignore tests/book/test_site.py \
+	  --ignore tests/book/test_browser.py tests
+	$(call say,notebooks run again and their outputs compared)
+	@$(ONE_THREAD) $(PYTEST) $(NBVAL) $(TWO) -W 'ignore::ResourceWarning' book
+	$(call say,the built pages)
+	@$(TEST_BOOK)
+	$(call say,all is well)
+
+test-cheap: $(DONE)/environment
 	$(call say,ruff)
 	@$(BIN)/ruff check .
 	$(call say,codespell)
@@ -142,18 +153,12 @@ test: $(DONE)/environment $(DONE)/browser-files
 	@$(BIN)/mypy
 	$(call say,smoke tests)
 	@$(ONE_THREAD) $(PYTEST) -m smoke tests
-	$(call say,tests)
-	@$(ONE_THREAD) $(PYTEST) -m 'not smoke' $(TWO) --ignore tests/book/test_site.py \
-	  --ignore tests/book/test_browser.py tests
-	$(call say,notebooks run again and their outputs compared)
-	@$(ONE_THREAD) $(PYTEST) $(NBVAL) $(TWO) -W 'ignore::ResourceWarning' book
+
+test-build: $(DONE)/environment $(DONE)/browser-files
 	$(call say,the book with warnings as errors)
 	@rm -rf _build && mkdir _build
 	@$(BUILD) -W >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
 	@touch $(DONE)/book
-	$(call say,the built pages)
-	@$(TEST_BOOK)
-	$(call say,all is well)
 
 test-book: $(DONE)/book
 	$(call say,the built pages)

@@ -196,7 +196,7 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         f"\na crop takes {format_seconds(crop)} to make: to keep up takes "
         f"train.workers={loaders}, and {started} would start"
         f"\n{format_bytes(memory)} taken at the highest, "
-        + ("reserved on the card" if device.type == "cuda" else "by the whole process")
+        + ("reserved on the GPU" if device.type == "cuda" else "by the whole process")
         + f"; nothing was written into {run.folder}"
     )
     return {

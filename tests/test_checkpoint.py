@@ -34,6 +34,7 @@ def test_round_trip(tmp_path, model):
     image = torch.randn(1, 3, 16, 16)
     assert torch.equal(twin.logits(image), model.logits(image))
     assert twin.config == CONFIG
+    assert (twin.classes, twin.palette) == (("a", "b", "c"), ((1, 2, 3),) * 3)
     assert checkpoint.read_state(folder) == {"step": 7, "moments": 0}
     assert checkpoint.read_info(folder)["classes"] == ["a", "b", "c"]
     other = torch.optim.AdamW(twin.parameters(), lr=0.1)

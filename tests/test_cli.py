@@ -229,6 +229,7 @@ def test_outputs_that_cannot_be_written_stop_no_work(tmp_path, monkeypatch, caps
         assert main(words) in (0, 2, 141)
         assert len(list((tmp_path / "town").rglob("*_leftImg8bit.png"))) == 2
     monkeypatch.setattr("sys.stdout", None)
+    assert main(["recipes"]) == 0
     monkeypatch.setattr("sys.stderr", None)
     assert main(["recipes"]) == 0
     assert main(["recipes", "none"]) == 2
@@ -263,3 +264,12 @@ def test_closed_and_full_outputs_of_a_real_process():
         assert done.returncode == code, redirect
         assert "Traceback" not in done.stderr
         assert "ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_the_next_file_does_not_become_an_output(closed):
+    """Or it would get what libraries in C have to say."""
+    script = ("import os; from setr_lite.errors import lasting_outputs\n"
+              "with lasting_outputs(): os._exit(os.open(os.devnull, os.O_RDONLY))")
+    done = subprocess.run(f"{sys.executable} -c '{script}' {closed}", shell=True)
+    assert done.returncode > 2

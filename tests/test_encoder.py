@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from setr_lite.encoder import PRESETS, DropPath, VisionTransformer, default_taps, resize_pos_embed
+from setr_lite.encoder import (
+    PRESETS,
+    Block,
+    DropPath,
+    VisionTransformer,
+    default_taps,
+    resize_pos_embed,
+)
 from setr_lite.errors import UserError
 
 SIZES = {"patch_size": 16, "embed_dim": 48, "depth": 4, "num_heads": 3}
@@ -65,18 +72,39 @@ def test_position_table_resizes_as_hand_worked():
     assert resize_pos_embed(table, (1, 2), (1, 2)) is table
 
 
+def test_position_table_keeps_rows_and_columns_apart():
+    rows = torch.arange(2.0)[:, None].expand(2, 3).reshape(1, 6, 1)  # each place holds its row
+    tall = resize_pos_embed(torch.cat([torch.zeros(1, 1, 1), rows], 1), (2, 3), (4, 3))
+    wanted = torch.tensor([0, 0.25, 0.75, 1])[:, None].expand(4, 3)
+    torch.testing.assert_close(tall[0, 1:, 0].reshape(4, 3), wanted)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("patches", [46, 47, 48])
+def test_the_class_token_stays_out_whatever_the_count(patches):
+    """Published code guesses by the count: it leaves the token in where 48 divides it."""
+    encoder = VisionTransformer(img_size=(16, 16 * patches), **SIZES)
+    assert encoder(torch.zeros(1, 3, 16, 16 * patches))[0].shape == (1, patches, 48)
+
+
 def test_same_count_other_shape_is_resized():
     table = torch.randn(1, 1 + 12, 5)
     assert not torch.equal(resize_pos_embed(table, (3, 4), (4, 3)), table)
 
 
 @pytest.mark.smoke
+def test_a_block_has_four_times_its_width_unless_told():
+    assert Block(8, 2).mlp.fc1.out_features == 32
+    assert Block(8, 2, 3.0).mlp.fc1.out_features == 24
+
+
 def test_taps_are_the_published_ones():
     assert default_taps(24, "naive") == default_taps(24, "pup") == (9, 14, 19, 23)
     assert default_taps(24, "mla") == (5, 11, 17, 23)
     assert default_taps(12, "pup") == (4, 7, 9, 11)
     assert default_taps(12, "mla") == (2, 5, 8, 11)
     assert default_taps(4, "mla") == (0, 1, 2, 3)
+    assert default_taps(24, "linear") == (9, 14, 19, 23)
     for depth in (3, 4):  # 4 would read one block twice
         with pytest.raises(UserError, match="no four blocks for pup"):
             default_taps(depth, "pup")

@@ -283,3 +283,12 @@ def test_official_whole_models(build, kind, side):
     image = draw(f"{case}/eval/image", (1, 3, *size))
     assert_same(model.logits(image), "official", f"{case}/eval")
     assert_training_same(model, case, "official", size)
+
+
+def test_batch_norm_remembers_a_tenth_of_each_batch():
+    """PyTorch's momentum 0.1, as published; another framework's 0.99 means 0.01 in its words."""
+    unit = heads.conv_bn_relu(3, 4, 1)
+    image = torch.randn(2, 3, 5, 5)
+    unit(image)
+    mean = unit[0](image).mean((0, 2, 3))
+    torch.testing.assert_close(unit[1].running_mean, 0.1 * mean)

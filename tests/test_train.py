@@ -181,6 +181,17 @@ def test_a_step_never_waits_for_the_device():
         found.total.item()
 
 
+@pytest.mark.parametrize(("options", "half"), [({}, False), ({"bf16": True}, True)])
+def test_a_step_is_in_float32_unless_asked(options, half):
+    model, seen = SETR(19, "naive", "toy", img_size=(16, 16), channels=8).train(), []
+    model.encoder.register_forward_hook(
+        lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    image, label = torch.randn(2, 3, 16, 16), torch.zeros(2, 16, 16, dtype=torch.uint8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    take_step(model, optimizer, image, label, get_recipe("toytown_naive"), **options)
+    assert seen == [half]
+
+
 def test_ctrl_c_saves_first(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     from setr_lite import train as _  # noqa: F401 (the module, below, not the function)

@@ -110,6 +110,12 @@ def test_resizing_for_a_box_gives_the_bytes_of_resizing_all() -> None:
             np.testing.assert_array_equal(part, transforms.crop(whole, box))
 
 
+def test_crops_reach_every_place_and_are_never_smaller() -> None:
+    label, rng = np.zeros((10, 11), np.uint8), np.random.default_rng(0)
+    boxes = {transforms.random_crop_box(rng, label, (8, 9), 1.0) for _ in range(200)}
+    assert boxes == {(y, x, y + 8, x + 9) for y in range(3) for x in range(3)}
+
+
 def test_crop_boxes_end_after_one_some_and_eleven_draws() -> None:
     draws = {len(GOLDEN[f"crop_draws_{case}"]) // 2 for case in cases("crop")}
     assert {1, 11} < draws

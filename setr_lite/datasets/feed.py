@@ -56,7 +56,7 @@ def loader_processes(asked: int, images: int) -> int:
 
 
 BY_ITSELF = 8
-"""Loader processes that are started for one card where nobody has said how many."""
+"""Loader processes that are started for one GPU where nobody has said how many."""
 CORE_SHARE = 4
 """Loader processes that a core may have to serve: they wait for disks half of the time."""
 LEAST = 16

@@ -277,9 +277,7 @@ def _decode(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> 
 
 
 def _decoded(file: Image.Image, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    if file.format == "TIFF":  # Pillow turns it by itself, when it is loaded, and exchanges sides
-        file.load()
-    pixels = to_array(file)
+    pixels = to_array(file)  # loads it, by which Pillow turns a TIFF
     value = orientation(file)
     return pixels if value == 1 else _upright(pixels, value)
 

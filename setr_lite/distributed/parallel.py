@@ -58,9 +58,9 @@ def wrap(
         return _cut_up(model, device, bf16)
     # with one image a process the class token's gradient is a view; it has C values
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    cards = [device.index] if device.type == "cuda" else None
+    devices = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(
-        model, device_ids=cards, gradient_as_bucket_view=True)  # no copies into and out of them
+        model, device_ids=devices, gradient_as_bucket_view=True)  # no copies into and out of them
 
 
 def _cut_up(model: nn.Module, device: torch.device, bf16: bool) -> nn.Module:

@@ -103,13 +103,13 @@ def choose_device(device: str = "auto") -> torch.device:
             )
         if chosen.index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
             raise UserError(
-                f"train.device={device}: all processes of this machine would take one card; "
+                f"train.device={device}: all processes of this machine would take one GPU; "
                 "train.device=cuda gives each its own"
             )
         index = chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", 0))
         if index >= torch.cuda.device_count():
             raise UserError(
-                f"train.device={device}: no card {index}, there are {torch.cuda.device_count()}"
+                f"train.device={device}: no GPU {index}, there are {torch.cuda.device_count()}"
             )
         chosen = torch.device("cuda", index)
     return chosen

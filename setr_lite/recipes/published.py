@@ -171,7 +171,7 @@ class Published:
         crop, scores = self.task.crop, {
             "mIoU {:.2f}": self.miou,
             "{:.2f} with six scales and flip": self.miou_ms,
-            "{:.2f} GB a card in training": self.memory_gb,
+            "{:.2f} GB per GPU in training": self.memory_gb,
             "{:.2f} images/s with windows": self.fps,
         }
         lines = [
@@ -239,7 +239,7 @@ PAPER = (
 """Rows of the paper's table 2 without a config, rebuilt after their nearest relative with one."""
 
 MMSEG = (
-    # as above; then config, GB a card, images/s, released weights
+    # as above; then config, GB per GPU, images/s, released weights
     Published(
         "naive", "large", "ade20k", 160, 16, 0.01, 48.28, 49.56,
         "setr_vit-l_naive_8xb2-160k_ade20k-512x512", 18.40, 4.72,
@@ -343,7 +343,7 @@ NOTES = (
      "(since May 2021). Without it test images shrink below the window; what works, and is set "
      "here, is a short side of 520. Their class names fit 6 of the 60 indices of the masks; "
      "mIoU is the same with any names."),
-    ("naive_pascal_480_80k", "The authors' config takes 4 images a card: its 16 are 4 cards."),
+    ("naive_pascal_480_80k", "The authors' config takes 4 images per GPU: its 16 need 4 GPUs."),
     ("pup_pascal_480_80k", "mIoU: README 54.37, paper 54.40."),
     ("mla_pascal_480_80k", "mIoU: README 55.01, paper 54.87."),
     ("mla_pascal_480_80k_b8", "Not in the paper."),

@@ -105,7 +105,7 @@ class FeatureCache:
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> one (B, N, C) for each tap, shallow first, as the encoder gives them."""
-        here = image.cpu()  # from a card once, not image by image
+        here = image.cpu()  # from a GPU once, not image by image
         files = [self.folder / f"{self._key(one, image.device)}.safetensors" for one in here]
         for file, one in zip(files, image, strict=True):
             if not file.exists():

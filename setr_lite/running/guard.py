@@ -88,12 +88,12 @@ class Guard:
 
     Args:
         optimizer: whose updates are left out.
-        on_card: the optimiser is a fused one with plain CUDA tensors, and can leave updates out by
+        on_gpu: the optimiser is a fused one with plain CUDA tensors, and can leave updates out by
             itself.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, on_card: bool) -> None:
-        self.optimizer, self.on_card = optimizer, on_card
+    def __init__(self, optimizer: torch.optim.Optimizer, on_gpu: bool) -> None:
+        self.optimizer, self.on_gpu = optimizer, on_gpu
         self.bad: Tensor | None = None
         self.waiting: list[_Report] = []
 
@@ -111,7 +111,7 @@ class Guard:
         values = torch.stack([loss.detach().double(), norm.detach().double()])
         spread = mean_over_ranks(values.clone())  # a mean with one nan in it is nan
         finite = spread.isfinite().all()
-        if not self.on_card:
+        if not self.on_gpu:
             if not finite:
                 raise NonFinite(step, *values.tolist())
             return

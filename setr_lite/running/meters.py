@@ -33,11 +33,11 @@ DATA_SHEETS: dict[str, tuple[float | None, float]] = {
 }  # fmt: skip
 """FLOP a second of matrix products in bfloat16, adding up in float32, and in float32 without TF32:
 as NVIDIA states them, without sparsity, read in tables that quote its data sheets (of the GeForce
-cards, cores times clock). None: not made for it. The first key that is a word of a card's name
+GPUs, cores times clock). None: not made for it. The first key that is a word of a GPU's name
 counts, if no word of `OTHERS` follows."""
 
 OTHERS = "NVL|Ti|D|SUPER|Laptop|MIG"
-"""Words in the names of cards that are slower or faster than those of `DATA_SHEETS`."""
+"""Words in the names of GPUs that are slower or faster than those of `DATA_SHEETS`."""
 
 WARM_UP = 0.3
 """Seconds of work before a GPU's rate is measured: its clock rises under load."""

@@ -1,13 +1,16 @@
 "use strict";
-/* The page of `setr-lite export --format web`: a picture in, its labels out. client.js stands before
+/* The page of `setr-lite export --format web`: an image in, its labels out. client.js stands before
  * this file. */
 
 (() => {
   const $ = (id) => document.getElementById(id);
   const page = $("page");
+  const NAMES = { naive: "Naive", pup: "PUP", mla: "MLA" };
   let about, engine, found;
+  let asked = 0; // how many images; an answer to an earlier one comes too late
 
-  const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+  const percent = (share) =>
+    share < 0.0005 ? "below 0.1 %" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
   const pen = (id) => $(id).getContext("2d", { willReadFrequently: true });
 
   async function start() {
@@ -15,8 +18,10 @@
     about = engine.about;
     const [height, width] = about.grid.map((side) => side * about.patch);
     for (const id of ["picture", "labels"]) Object.assign($(id), { width, height });
-    $("title").textContent = `${about.name}: SETR-${about.head}, ${about.classes.length} classes`;
-    $("said").textContent = `Ready for a picture; it will be brought to ${height} x ${width}.`;
+    const head = NAMES[about.head] || about.head;
+    document.title = `${about.name}: SETR-${head}, ${about.classes.length} classes`;
+    $("title").textContent = document.title;
+    $("said").textContent = `Ready for an image; it will be brought to ${height} x ${width} pixels.`;
     page.dataset.state = "ready";
   }
 
@@ -35,16 +40,33 @@
 
   async function read(file) {
     if (!file || !about) return;
+    const id = ++asked;
     page.dataset.state = "busy";
     try {
-      const rgba = draw(await createImageBitmap(file));
-      $("picture").setAttribute("aria-label", file.name || "The picture");
-      const answer = await engine.ask(page, { rgba });
-      if (answer) show(answer);
+      const bitmap = await createImageBitmap(file).catch(() => null);
+      if (id !== asked) return;
+      if (bitmap) await label(draw(bitmap), file.name, id);
+      else $("said").textContent = `${file.name} is no image that this browser can read.`;
     } catch (error) {
-      $("said").textContent = `${file.name} is no picture that this browser can read.`;
+      $("said").textContent = `${file.name}: the model failed (${error.message}).`;
     }
-    page.dataset.state = "ready";
+    if (id === asked) page.dataset.state = "ready";
+  }
+
+  async function label(rgba, name, id) {
+    clear();
+    $("picture").setAttribute("aria-label", name);
+    $("said").textContent = `The model reads ${name}.`;
+    const answer = await engine.ask(page, { rgba });
+    if (id === asked) show({ ...answer, name });
+  }
+
+  /* Labels of another image must not stand beside this one. */
+  function clear() {
+    pen("labels").clearRect(0, 0, $("labels").width, $("labels").height);
+    $("labels").setAttribute("aria-label", "No labels yet");
+    $("legend").replaceChildren();
+    $("save").disabled = $("paint").disabled = true;
   }
 
   function image(color) {
@@ -74,20 +96,21 @@
   }
 
   /* A PNG of the model's size: the class's number in all three channels, or its colour. */
-  function save(name, color) {
+  function save(what, color) {
     const canvas = Object.assign(document.createElement("canvas"), {
       width: $("labels").width, height: $("labels").height,
     });
     canvas.getContext("2d").putImageData(image(color), 0, 0);
     const link = Object.assign(document.createElement("a"), {
-      href: canvas.toDataURL("image/png"), download: name,
+      href: canvas.toDataURL("image/png"),
+      download: `${found.name.replace(/\.[^.]*$/, "")}_${what}.png`,
     });
     link.click();
   }
 
   $("file").addEventListener("change", (event) => read(event.target.files[0]));
-  $("save").addEventListener("click", () => save("labels.png", (k) => [k, k, k]));
-  $("paint").addEventListener("click", () => save("colours.png", (k) => about.palette[k]));
+  $("save").addEventListener("click", () => save("labels", (k) => [k, k, k]));
+  $("paint").addEventListener("click", () => save("colours", (k) => about.palette[k]));
   addEventListener("paste", (event) => read(event.clipboardData.files[0]));
   addEventListener("dragover", (event) => {
     event.preventDefault();

@@ -19,9 +19,11 @@ from figures.interactive import Pane
 from figures.live import Live
 from figures.live.layout import HEADS, ROOT, place, stamps, write
 from PIL import Image
+from torch.nn import functional as F
 
 from setr_lite import SETR, Cityscapes, ConfusionMatrix
 from setr_lite.errors import UserError
+from setr_lite.inside.stages import catch
 from setr_lite.web.pages import as_script, engine_part, kernel, read_source
 
 LOGITS, ATTENTION, LABELS = 1e-3, 1e-4, 0.9999
@@ -32,6 +34,20 @@ FIRST_PICTURE = 4.0  # seconds of a cold load; the best of five
 FORWARD = 400  # milliseconds; the best of twenty
 STALL = 100  # milliseconds of one task on the page's thread; the best of five drags
 LOOK = 100  # milliseconds from a patch to its attention; the best of six
+
+FIGURES = (
+    ("ask", "stamps", "heads", "own"),
+    ("look", "stamps", "look"),
+    ("ablate", "heads", "positions", "attend", "bits", "measure"),
+    ("walk", "walk"),
+    ("units", "stamps", "stages"),
+    ("turned", "heads", "positions"),
+)
+"""The figures of the page: (name, tools)."""
+
+UNITS = ("head.norm", "head.convs.0.0", "head.convs.0.up", "head.convs.1.0", "head.convs.1.up",
+         "head.convs.2.0")  # fmt: skip
+"""What the three units of PUP take in and put out, in turns."""
 
 MUTATIONS = {
     "the scale before the softmax": ("naive", "1 / Math.sqrt(d)", "1 / d"),
@@ -74,7 +90,17 @@ def attention_of(model, image):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, town, models):
+def probes():
+    """Classifiers drawn at random of what PUP's units take in and put out, in 16 bits."""
+    torch.manual_seed(0)
+    found = {name: torch.nn.Conv2d(144 if "norm" in name else 64, 19, 1) for name in UNITS}
+    for probe in found.values():
+        probe.weight.data = probe.weight.data.half().float()
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, town, models, probes):
     """The live figures' files with PyTorch's answers beside them, and two pages."""
     root = tmp_path_factory.mktemp("site")
     live = root / "_static/live"
@@ -91,15 +117,9 @@ def site(tmp_path_factory, town, models):
     pictures = [text(s.image.permute(1, 2, 0).contiguous()) for s in town]
     (live / "pictures.js").write_text(as_script("pictures", pictures))
     pages = {"bare": "<script src='../_static/live/live.js'></script>"}
+    options = {"units": {"probes": probes}, "turned": {"head": "naive"}}
     pages["figure"] = "".join(
-        figure(name, town, *tools)
-        for name, *tools in (
-            ("ask", "stamps", "heads", "own"),
-            ("look", "look"),
-            ("ablate", "heads", "positions", "attend", "bits", "measure"),
-            ("walk", "walk"),
-        )
-    )
+        figure(name, town, *tools, **options.get(name, {})) for name, *tools in FIGURES)
     (root / "book").mkdir()
     for name, body in pages.items():
         head = "<!doctype html><html lang=en><meta charset=utf-8><title>live</title><h1>Live</h1>"
@@ -107,9 +127,9 @@ def site(tmp_path_factory, town, models):
     return root
 
 
-def figure(name, town, *tools):
+def figure(name, town, *tools, **options):
     pane = Pane(town[0].image, "The street", "A drawn street")
-    live = Live(*tools, name=name, panes=[pane], caption="A caption.")
+    live = Live(*tools, name=name, panes=[pane], caption="A caption.", **options)
     return live._repr_mimebundle_()["text/html"]
 
 
@@ -297,8 +317,8 @@ def said(page, name):
     return part(page, name).locator(".setr-street ~ [role=status]").inner_text()
 
 
-def add_heads(page, name):
-    for head in ("SETR-Naive", "SETR-MLA"):
+def add_heads(page, name, heads=("SETR-Naive", "SETR-MLA")):
+    for head in heads:
         button = part(page, name).get_by_role("button", name=f"add {head}")
         if button.is_visible():
             button.click()
@@ -415,6 +435,115 @@ def test_a_look_at_a_patch_runs_no_model(page):
         before = heat.evaluate("c => c.toDataURL()")
         figure.get_by_label("Block").select_option(block)
         assert heat.evaluate("c => c.toDataURL()") != before
+
+
+def test_a_row_is_summed_by_class(page, town, models):
+    """And the overview of all blocks and heads chooses among them."""
+    settled(page, "look")
+    figure = part(page, "look")
+    overview = figure.get_by_role("img", name="overview of all 15")
+    before = overview.evaluate("c => c.toDataURL()")
+    click(page, "look", 80, 66)
+    assert overview.evaluate("c => c.toDataURL()") != before
+    overview.scroll_into_view_if_needed()
+    box = overview.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    chosen = figure.locator("select").evaluate_all("all => all.slice(-2).map(s => s.value)")
+    assert chosen == ["2", "1"]
+    with torch.no_grad():
+        image = models["pup"].preprocess(town[0].image)
+        label = models["pup"](image).label()[0, 4::8, 4::8].flatten()
+        row = attention_of(models["pup"], image)[2, 1, 1 + 8 * 24 + 10, 1:]
+    row, words = row / row.sum(), figure.inner_text()
+    road = label == town_classes().index("road")
+    assert f"road {row[road].sum():.0%} (its area {road.float().mean():.0%})" in (
+        words.replace(" %", "%"))
+    count = re.search(r"about (\d+) patches count", words)
+    assert int(count[1]) == pytest.approx(float(torch.exp(-(row * row.log()).sum())), abs=0.6)
+
+
+def town_classes():
+    return Cityscapes(ROOT / "data/sample/toytown_cityscapes", "val").classes
+
+
+def test_a_stamp_takes_the_patch_along(page):
+    settled(page, "look")
+    part(page, "look").get_by_role("button", name="car").click()
+    heat = part(page, "look").locator("canvas[aria-label^='Attention']")
+    for spot, patch in (((44, 76), "row 9, column 5"), ((100, 20), "row 2, column 12")):
+        click(page, "look", *spot)
+        assert f"patch at {patch}." in heat.get_attribute("aria-label")
+        part(page, "look").get_by_role("button", name="undo").click()
+        settled(page, "look")
+    part(page, "look").get_by_role("button", name="car").click()
+
+
+def test_units_are_read_as_pytorch_reads_them(page, town, models, probes):
+    settled(page, "units")
+    got = page.evaluate(
+        """(sparse) => document.querySelector("#units .setr-live").live.answers.pup.stages
+            .flatMap(({ before, after }) => [before, after]).map(({ grid, scores, label }) => ({
+                grid, scores: [...scores].filter((_, i) => i % sparse === 0), label: [...label],
+            }))""", SPARSE)
+    for name, found in zip(UNITS, got, strict=True):
+        want = read_by(probes[name], unit_maps(models["pup"], town[0].image)[name])
+        assert found["grid"] == list(want.shape[-2:])
+        flat = want.movedim(0, -1).flatten()[::SPARSE].numpy()
+        np.testing.assert_allclose(found["scores"], flat, atol=LOGITS, rtol=0)
+        label = F.interpolate(want[None], (96, 192), mode="bilinear").argmax(1).flatten()
+        assert np.mean(np.array(found["label"]) == label.numpy()) >= LABELS
+    crooked = read_by(
+        probes["head.convs.0.up"], unit_maps(models["pup"], town[0].image, True)["head.convs.0.up"])
+    wrong = crooked.movedim(0, -1).flatten()[::SPARSE].numpy()
+    assert np.abs(wrong - got[2]["scores"]).max() > LOGITS
+
+
+@torch.no_grad()
+def read_by(probe, features):
+    return probe(features)[0]
+
+
+@torch.no_grad()
+def unit_maps(model, image, corners=False):
+    units = [f"head.convs.{i}" for i in range(3)]
+    maps = catch(model, model.preprocess(image), ["head.norm", *units])
+    maps |= {f"{unit}.0": maps.pop(unit) for unit in units}
+    for i in (0, 1):
+        maps[f"head.convs.{i}.up"] = F.interpolate(
+            maps[f"head.convs.{i}.0"], scale_factor=2, mode="bilinear", align_corners=corners)
+    return maps
+
+
+def test_a_unit_is_judged_by_the_truth(page, town, models, probes):
+    """IoU of a class before and after, as a confusion matrix has it."""
+    settled(page, "units")
+    figure, truth = part(page, "units"), town[0].label
+    figure.get_by_role("combobox", name="Unit").select_option("2")
+    for side, name in (("before", UNITS[4]), ("after", UNITS[5])):
+        scores = read_by(probes[name], unit_maps(models["pup"], town[0].image)[name])
+        label = F.interpolate(scores[None], truth.shape, mode="bilinear").argmax(1)[0]
+        panel = figure.locator(f"[data-stage={side}]")
+        for k in (town_classes().index("road"), town_classes().index("building")):
+            figure.get_by_role("combobox", name="Read").select_option(str(k))
+            hits, seen = (label == k) & (truth == k), (label == k) & (truth != 255)
+            iou = float(hits.sum() / (seen | (truth == k)).sum())
+            assert f"IoU {iou:.2f}" in panel.inner_text()
+            assert f"of its {int((truth == k).sum())} pixels" in panel.inner_text()
+        figure.get_by_role("combobox", name="Read").select_option("")
+        right = (label == truth)[truth != 255].float().mean()
+        assert f"{100 * right:.1f} % of the pixels right" in panel.inner_text()
+
+
+def test_another_model_may_come_first(page):
+    settled(page, "turned")
+    assert "SETR-Naive says" in said(page, "turned")
+    part(page, "turned").get_by_label("Positions").select_option("upside down")
+    settled(page, "turned")
+    add_heads(page, "turned", ("SETR-MLA", "SETR-PUP"))
+    right, _ = answers(page, "turned")
+    assert right["naive"] < 0.5 < 0.7 < right["pup"]
+    heads = part(page, "turned").locator("[data-head]")
+    assert heads.evaluate_all("all => all.map(p => p.dataset.head)") == list(HEADS)
 
 
 def choose(page, **values):
@@ -564,18 +693,19 @@ def test_without_scripts_there_is_a_still(browser, site):
     page = context.new_page()
     page.goto((site / "book/figure.html").as_uri())
     stills = page.locator(".setr-live-still img").all()
-    assert len(stills) == 4
+    assert len(stills) == len(FIGURES)
     for still in stills:
         assert still.is_visible()
         assert still.get_attribute("alt")
-    assert page.locator("figcaption").count() == 4
+    assert page.locator("figcaption").count() == len(FIGURES)
     context.close()
 
 
-def test_the_page_never_stalls(page):
+@pytest.mark.parametrize("name", ["ask", "look", "units"])
+def test_the_page_never_stalls(page, name):
     """While a stamp is dragged across the street no task holds the page's thread for long."""
-    settled(page, "ask")
-    car = part(page, "ask").get_by_role("button", name="car")
+    settled(page, name)
+    car = part(page, name).get_by_role("button", name="car")
     if car.get_attribute("aria-pressed") == "false":
         car.click()
     longest = []
@@ -587,15 +717,15 @@ def test_the_page_never_stalls(page):
             });
             tasks.observe({ type: "longtask" });
         }""")
-        click(page, "ask", 40, 70)
-        page.locator("#ask .setr-street").focus()
+        click(page, name, 40, 70)
+        part(page, name).locator(".setr-street").focus()
         for _ in range(6):
             page.keyboard.press("ArrowRight")
-            settled(page, "ask")
+            settled(page, name)
         page.wait_for_timeout(100)  # entries come a moment later
         longest.append(page.evaluate("() => { tasks.disconnect(); return longest; }"))
-        part(page, "ask").get_by_role("button", name="undo").click()
-        settled(page, "ask")
+        part(page, name).get_by_role("button", name="undo").click()
+        settled(page, name)
         if longest[-1] <= STALL:
             break
     assert min(longest) <= STALL

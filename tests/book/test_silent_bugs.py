@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from silent.copies import make_copy, run_in
-from silent.outcomes import NAMES, falls, inside, looks, prediction_interval
+from silent.outcomes import NAMES, difference, falls, inside, looks, prediction_interval
 from silent.planted import BUGS, BY_ID, CONVERSION, EVALUATION, RANKS, TRAINING, planted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,3 +90,27 @@ def test_bounds_of_the_checks_that_read_a_run():
     lines = [[[step, 4 - slope * step] for step in range(20)] for slope in (0.05, 0.2)]
     assert [falls(curve)["found"] for curve in lines] == [True, False]
     assert falls([[0, 4.0], [1, math.nan]])["found"]
+
+
+@pytest.mark.smoke
+def test_costs_are_paired_by_seed():
+    healthy = [{"miou": miou} for miou in (0.5, 0.6, 0.4, 0.9)]  # more seeds than were trained ill
+    cost = difference([0.4, 0.5, 0.3], healthy)
+    assert cost == pytest.approx({"mean": -10, "low": -10, "high": -10})
+    cost = difference([0.4, 0.4], healthy)
+    assert cost == pytest.approx({"mean": -15, "low": -78.55, "high": 48.55})
+    assert difference(None, healthy) is None
+
+
+@pytest.mark.smoke
+def test_the_promises_tell_how_many_our_own_tests_caught():
+    """A line of the record for each attempt: the first is of the tests as they were."""
+    file = ROOT / "data/runs/silent_bugs/mutants.jsonl"
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    first = {row["key"]: row["outcome"] for row in reversed(rows)}
+    last = {row["key"]: row["outcome"] for row in rows}
+    caught, now = (sum(v == "killed" for v in found.values()) for found in (first, last))
+    page = " ".join((ROOT / "book/promises.md").read_text("utf-8").split())
+    assert f"The tests caught {caught} of {len(BUGS)}." in page
+    assert len(last) == len(BUGS) == now
+    assert f"now all {now} are caught" in page

@@ -239,7 +239,7 @@ def ranks(folder: Path) -> dict[str, Any]:
     for way in ("ddp", "fsdp"):
         run = a_run("toytown_pup", f"train.out={folder}/none", f"train.parallel={way}",
                     "train.amp=bf16", "train.batch_size=4")  # fmt: skip
-        if not run.guard.on_card:  # it looks at a number
+        if not run.guard.on_gpu:  # it looks at a number
             run.guard.before_update = lambda *_: None
         found[way] = one_step(run, a_batch(run.config))
         found[way]["fused"] = any("FusedAdam" in name for name in found[way]["other"])

@@ -398,7 +398,8 @@ def test_images_that_are_not_read_as_they_are(tmp_path: Path, pixels, said: str)
 
 
 @pytest.mark.parametrize(("ending", "times", "dark"), [
-    (".png", 80, True), (".png", 1300, False), (".tif", 80, True)])  # fmt: skip
+    (".png", 80, True), (".png", 1300, False), (".tif", 80, True),
+    (".png", 348, True), (".png", 349, False)])  # 47 x 349 is 64 of 255 and a bit # fmt: skip
 def test_colours_of_16_bits_are_told(tmp_path: Path, ending: str, times: int, dark: bool) -> None:
     path = tmp_path / f"a{ending}"
     cv2.imwrite(str(path), np.repeat(RAMP[..., None] * times, 3, 2).astype(np.uint16))

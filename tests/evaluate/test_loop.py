@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from setr_lite import distributed
 from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, EvalConfig, RunConfig
 from setr_lite.datasets import Cityscapes
-from setr_lite.evaluate import evaluate, image_views
+from setr_lite.errors import UserError
+from setr_lite.evaluate import check_views, evaluate, image_views
 from setr_lite.inference import Window, sliding_window
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETR
@@ -211,3 +212,11 @@ def test_every_part_has_its_own_mode_again(model, streets):
     assert model.training
     assert not frozen.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_begins_with_the_sizes_of_its_evaluation(streets):
+    """A strip would be enlarged until its short side is a window."""
+    check_views(CONFIG, streets)
+    strip = Sample(torch.zeros(3, 1, 60_000, dtype=torch.uint8), torch.zeros(1, 60_000), "strip")
+    with pytest.raises(UserError, match="60000"):
+        check_views(CONFIG, [strip])

@@ -108,7 +108,9 @@ def test_what_each_protocol_averages():
 def test_only_ade20k_has_other_ratios():
     assert len(plan("naive_cityscapes_768_80k", "official+ms", STREET)) == 6
     assert len(plan("naive_ade20k_512_160k", "paper+ms", ADE)) == 6
-    assert len(plan("naive_ade20k_512_160k", "official+ms", ADE)) == 3
+    for head, several in (("naive", (0.5, 0.75, 1.0)), ("mla", (0.5, 0.75, 1.0)), ("pup", SIX)):
+        config = get_recipe(f"{head}_ade20k_512_160k").override("eval.protocol=official+ms")
+        assert protocol_of(config).ratios == several
 
 
 def test_whole_images_are_measured_by_the_training_crop():

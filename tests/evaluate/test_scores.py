@@ -66,6 +66,7 @@ def test_a_quick_look_says_what_it_is(capsys):
     count = len(Cityscapes(SAMPLE, "val"))
     assert f"QUICK LOOK at 3 of {count} images, not a score to report: mIoU" in printed
     first, second = (score_checkpoint(TRAINED, SETTINGS, images=3)[1] for _ in range(2))
+    assert capsys.readouterr().err == ""  # no bar, where nobody asked for one
     low, high = first["interval"]
     assert 0 < low <= first["miou"] <= high < 1
     assert second["interval"] == first["interval"]
@@ -87,11 +88,15 @@ def test_the_interval_by_hand():
     assert bootstrap_miou(mixed) == (low, high)
     few = {bootstrap_miou(mixed, draws=10, seed=seed) for seed in range(5)}
     assert len(few) > 1
+    # half of the draws: 0.674 deviations about the mean, 46.6 to 53.4
+    half = pytest.approx((46.6 / 153.4, 53.4 / 146.6), abs=0.006)
+    assert bootstrap_miou(mixed, level=0.5) == half
     wider = bootstrap_miou(mixed, level=0.99)
     assert wider[0] < low
     assert wider[1] > high
     with pytest.raises(UserError, match=r"interval of 1 image\(s\): give two or more"):
         bootstrap_miou(mixed[:1])
+    assert bootstrap_miou(torch.stack([right] * 2)) == (1.0, 1.0)
 
 
 def test_absent_classes_stay_out_of_the_interval():

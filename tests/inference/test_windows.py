@@ -181,6 +181,13 @@ def test_ratios_round_half_up_and_windows_apply_to_each():
     assert [shape[-2:] for shape in fn.shapes] == [(5, 5)] * 2  # 2 windows and 6, four a batch
 
 
+@pytest.mark.parametrize("size", [(3, 40), (40, 3)])
+def test_the_smallest_ratio_leaves_a_pixel(size):
+    fn = Counting()
+    assert predict(fn, image(*size), ratios=(0.1,)).shape == size
+    assert min(fn.shapes[0][-2:]) == 1
+
+
 def test_views_share_batches_where_their_windows_have_one_size():
     fn = Counting()
     predict(fn, image(5, 7), ratios=(1.0, 2.0), window=Window(5, 5), flip=True, batch=3)

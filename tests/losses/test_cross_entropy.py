@@ -291,3 +291,11 @@ def test_cuda_equals_cpu_without_waiting_for_the_device(no_waiting):
         loss = segmentation_loss(there, label, normalize="valid")
         loss.backward()
     torch.testing.assert_close(loss.cpu(), expected.detach(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("ignored", [0, 3])
+def test_a_class_is_not_ignored(ignored):
+    output, label = random_output()
+    label[label == 255] = 1
+    with pytest.raises(UserError, match=f"4 classes, and ignore_index={ignored} is the id of one"):
+        segmentation_loss(output, label, ignore_index=ignored)

@@ -346,7 +346,7 @@ def test_a_recipe_says_where_it_comes_from(name):
     assert f"Source: {known.source}" in text
     assert f"Released weights: {known.checkpoint}" in text
     assert known.miou_ms is None or f"{known.miou_ms:.2f} with six scales" in text
-    assert known.memory_gb is None or f"{known.memory_gb:.2f} GB a card" in text
+    assert known.memory_gb is None or f"{known.memory_gb:.2f} GB per GPU" in text
     assert re.search(rf"^setr-lite train {name} data.root=DIR", text, flags=re.M)
     assert max(map(len, text.split("setr-lite train")[0].splitlines())) <= 120
 
@@ -360,7 +360,7 @@ def test_a_recipe_says_where_it_comes_from(name):
         ("mla_ade20k_512_160k", "none, the link in the authors' README is empty"),
         ("mla_ade20k_512_160k", "six views, two of them different"),
         ("pup_deit_pascal_480_80k", "heads for 1024 channels on an encoder of 768"),
-        ("naive_pascal_480_80k", "16 are 4 cards"),
+        ("naive_pascal_480_80k", "its 16 need 4 GPUs"),
         ("mla_deit_cityscapes_768_80k", "0.01 on Cityscapes, the configs of SETR-MLA 0.002"),
         ("hybrid_naive_cityscapes_768_40k", "no config was published, so this is rebuilt"),
         ("mla_deit_ade20k_512_160k", "SETR_MLA_DeiT_512x512_160k_ade20k_bs_16.py"),

@@ -32,7 +32,7 @@ def test_the_norm_is_that_of_all_gradients(model):
     (float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan")), (1.0, float("-inf")),
 ])  # fmt: skip
 def test_both_are_looked_at(model, loss, gradient):
-    guard = nonfinite.Guard(torch.optim.SGD(model.parameters(), lr=1), on_card=False)
+    guard = nonfinite.Guard(torch.optim.SGD(model.parameters(), lr=1), on_gpu=False)
     gradients(model, 1.0)
     guard.before_update(1, torch.tensor(1.0), gradient_norm(model.parameters()))
     gradients(model, gradient)
@@ -68,7 +68,7 @@ def moments(optimizer):
 def test_a_card_hears_of_it_a_step_later_and_has_changed_nothing(model):
     model.cuda()
     optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9, fused=True)
-    guard = nonfinite.Guard(optimizer, on_card=True)
+    guard = nonfinite.Guard(optimizer, on_gpu=True)
 
     def step(number, value):
         gradients(model, value)
@@ -138,7 +138,7 @@ def test_the_cards_side_on_a_processor(model, monkeypatch):
     """Fused optimisers heed the flag there, too; only the events are made up."""
     monkeypatch.setattr(torch.cuda, "Event", Event)
     optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9, fused=True)
-    guard = nonfinite.Guard(optimizer, on_card=True)
+    guard = nonfinite.Guard(optimizer, on_gpu=True)
 
     def step(number, value):
         gradients(model, value)
@@ -161,7 +161,7 @@ def test_the_cards_side_on_a_processor(model, monkeypatch):
 def test_another_process_or_the_end_tells_of_it_too(model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     optimizer = torch.optim.SGD(model.parameters(), lr=1, fused=True)
-    guard = nonfinite.Guard(optimizer, on_card=True)
+    guard = nonfinite.Guard(optimizer, on_gpu=True)
     one = torch.tensor(1.0)
     guard.before_update(1, one, one)
     guard.settle()

@@ -105,6 +105,8 @@ def test_the_same_process_holds_a_folder_once(tmp_path):
         with FolderLock(tmp_path / "other"):
             pass
     with FolderLock(tmp_path / "run"):
+        (tmp_path / "run" / lock.NAME).unlink()  # by somebody who takes it for a leftover
+    with FolderLock(tmp_path / "run"):
         assert (tmp_path / "run" / lock.NAME).exists()
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -153,6 +155,8 @@ def test_it_is_taken_of_the_file_that_is_there(tmp_path, monkeypatch):
         return real(number)
 
     monkeypatch.setattr(lock, "_lock", slow)
+    before = len(os.listdir("/dev/fd"))
     with FolderLock(tmp_path):
         assert len(calls) == 2
+        assert len(os.listdir("/dev/fd")) == before + 1
         assert (tmp_path / lock.NAME).exists()

@@ -175,8 +175,11 @@ def test_the_page_labels_a_picture(browser, tmp_path, head, bits, size, equal):
     page.wait_for_selector("[data-state=ready]")
     page.locator("#file").set_input_files(tmp_path / "street.png")
     page.wait_for_selector("#save:not([disabled])")
+    names = {"naive": "Naive", "pup": "PUP", "mla": "MLA"}
+    assert page.title().endswith(f"SETR-{names[head]}, 19 classes")
     with page.expect_download() as download:
         page.locator("#save").click()
+    assert download.value.suggested_filename == "street_labels.png"
     found = np.asarray(Image.open(download.value.path()).convert("L"))
     model = SETR.from_pretrained(checkpoint)
     data = model.normalization(model.config.data)
@@ -187,6 +190,9 @@ def test_the_page_labels_a_picture(browser, tmp_path, head, bits, size, equal):
     assert found.shape == want.shape
     assert (found == want).mean() >= equal
     assert "road" in page.locator("#legend").inner_text()
+    (tmp_path / "words.png").write_text("no image")
+    page.locator("#file").set_input_files(tmp_path / "words.png")
+    page.wait_for_function("document.querySelector('#said').innerText.includes('is no image')")
     assert problems == []
     context.close()
 

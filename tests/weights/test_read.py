@@ -466,6 +466,17 @@ def test_round_trips_are_identities(tmp_path, spread, dialect, head, size):
     assert {k for k in there if "num_batches" not in k} == expected
 
 
+def test_a_file_that_tells_its_size_needs_no_grid(tmp_path, spread):
+    """6 x 8 patches, though 48 + 1 rows could be others."""
+    model = spread(setr("naive", "mmseg", img_size=(96, 128)))
+    state = weights_out.to_mmseg(model.state_dict(), setr_config("naive", "mmseg"))
+    for size in ((96, 128), (90, 120)):  # padded to whole patches
+        told = {"state_dict": state, "meta": {"setr_lite": {"img_size": size}}}
+        back = setr("naive", "mmseg", img_size=(96, 128))
+        weights.load_setr(back, save(told, tmp_path / "told.pth"))
+        assert_equal_states(back.state_dict(), model.state_dict())
+
+
 @pytest.mark.parametrize("head", HEAD_NAMES)
 @torch.no_grad()
 def test_encoder_to_timm_and_back(tmp_path, spread, head):

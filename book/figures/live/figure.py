@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from safetensors.torch import save
 
 from setr_lite.errors import UserError
 
@@ -17,8 +20,10 @@ from ..interactive import (
     sheet_html,
 )
 
-TOOLS = ("stamps", "heads", "own", "look", "positions", "attend", "bits", "measure", "walk")
-"""What a live figure can offer. A street to choose and the answer of SETR-PUP are always there."""
+TOOLS = (
+    "stamps", "heads", "own", "look", "stages", "positions", "attend", "bits", "measure", "walk",
+)  # fmt: skip
+"""What a live figure can offer. A street to choose and one model's answer are always there."""
 
 
 class Live(Figure):
@@ -32,6 +37,11 @@ class Live(Figure):
         name: identifies the figure on its page.
         panes: the still, one or several pictures with text.
         street: index of the street shown first.
+        head: the model that answers, ``naive``, ``pup`` or ``mla``; ``walk`` and ``stages`` need
+            ``pup``.
+        patch: number of the patch looked at first, counted row by row; None is on the road.
+        probes: for ``stages``: module of the head -> a 1 x 1 classifier of what it puts out. They
+            are kept in the notebook, in 16 bits.
         caption: below the figure.
         data: arrays whose summary goes into the ``repr``, which nbval compares.
         also: text for the ``repr``, such as scores in two digits.
@@ -45,6 +55,9 @@ class Live(Figure):
         name: str,
         panes: Sequence[Pane],
         street: int = 0,
+        head: str = "pup",
+        patch: int | None = None,
+        probes: Mapping[str, Any] | None = None,
         caption: str = "",
         data: Iterable[Any] = (),
         also: str = "",
@@ -56,8 +69,11 @@ class Live(Figure):
         plain = ", ".join(filter(None, [" ".join(tools), also]))
         super().__init__(plain, _side_by_side(panes), data, digits)
         note = "The model runs here once the book is built and scripts are on; this is a still."
+        extra = "" if head == "pup" else f' data-head="{head}"'
+        extra += "" if patch is None else f' data-patch="{patch}"'
+        extra += f' data-probes="{_probes_url(probes)}"' if probes else ""
         lines = (
-            f'<div class="setr-live" data-tools="{" ".join(tools)}" data-street="{street}">',
+            f'<div class="setr-live" data-tools="{" ".join(tools)}" data-street="{street}"{extra}>',
             f'<div class="setr-live-still">{sheet_html(panes)}'
             f'<p class="setr-live-note">{note}</p></div>',
             "</div>",
@@ -65,3 +81,11 @@ class Live(Figure):
         )
         self._bundle["text/html"] = figure_html(identifier(name), "", lines, caption)
 
+
+
+def _probes_url(probes: Mapping[str, Any]) -> str:
+    """The probes as a ``data:`` URL of a .safetensors file."""
+    tensors = {f"{name}.probe.weight": probe.weight.half() for name, probe in probes.items()}
+    tensors |= {f"{name}.probe.bias": probe.bias for name, probe in probes.items()}
+    raw = base64.b64encode(save(tensors)).decode()
+    return f"data:application/octet-stream;base64,{raw}"

@@ -116,7 +116,7 @@ def write(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     parts = {"engine": engine_part(), "streets": streets_part()}
     parts |= {h: checkpoint_part(ROOT / f"data/runs/toytown_{h}/model") for h in HEADS}
-    parts["walk"] = (HERE / "walk.js").read_text("utf-8")
+    parts["tasks"] = "".join((HERE / n).read_text("utf-8") for n in ("walk.js", "stages.js"))
     for name, value in parts.items():
         (out / f"{name}.js").write_text(as_script(name, value), "utf-8")
     page = read_source("client.js") + "".join(

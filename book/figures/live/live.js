@@ -12,7 +12,9 @@
     P = 8,
     COLUMNS = W / P,
     ROWS = H / P,
-    N = COLUMNS * ROWS;
+    N = COLUMNS * ROWS,
+    BLOCKS = 5,
+    HEADS = 3;
   const NAMES = { naive: "SETR-Naive", pup: "SETR-PUP", mla: "SETR-MLA" };
   const STEP = 4; // pixels that an arrow key moves a stamp
 
@@ -63,8 +65,22 @@
     bytes[4 * i + 3] = 255;
   }
 
+  /* From a shade of grey, 0, to bright yellow, 1. */
+  const glow = (bytes, i, v, grey) =>
+    paint(bytes, i, grey + v * (255 - grey), grey + v * (190 - grey), grey * (1 - v));
+
+  function softmax(scores) {
+    const most = scores.reduce((a, b) => Math.max(a, b)),
+      e = scores.map((z) => Math.exp(z - most)),
+      sum = e.reduce((a, b) => a + b);
+    return e.map((z) => z / sum);
+  }
+
   const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
   const limit = (value, most) => Math.max(0, Math.min(most, value));
+  const patchAt = (x, y) => Math.floor(y / P) * COLUMNS + Math.floor(x / P);
+  const middleOf = (patch) =>
+    (Math.floor(patch / COLUMNS) * P + P / 2) * W + (patch % COLUMNS) * P + P / 2;
   const where = (patch) => `row ${Math.floor(patch / COLUMNS)}, column ${patch % COLUMNS}`;
 
   /* What all figures of a page share: pictures are decoded once. */
@@ -111,10 +127,11 @@
         attend: "5",
         bits: "32",
       };
-      this.shown = new Set(["pup"]); // the models that answer
+      this.main = figure.dataset.head || "pup"; // whose words and attention are shown
+      this.shown = new Set([this.main]); // the models that answer
       this.answers = {};
       this.placed = []; // { stamp, x, y }, x and y of its middle
-      this.patch = 7 * COLUMNS + 12;
+      this.patch = +(figure.dataset.patch || 7 * COLUMNS + 12);
       this.asked = 0;
     }
 
@@ -167,6 +184,9 @@
         ...(this.has("look") ? [this.buildLook()] : []),
       );
       for (const head of this.shown) this.panels.append(this.output(head));
+      if (this.has("look")) this.last = this.buildOverview();
+      if (this.has("stages")) this.last = this.buildStages();
+      if (this.last) this.panels.append(this.last);
       const parts = [this.bar(), this.panels, this.legend()];
       if (this.has("measure")) parts.push(this.buildMeasure());
       if (this.has("walk"))
@@ -227,17 +247,21 @@
           "Weights of",
           [32, 8, 6, 5, 4, 3].map((n) => [String(n), `${n} bits`]),
         );
-      if (this.has("heads")) {
-        this.more = ["naive", "mla"].map((head) =>
+      if (this.has("stages")) bar.append(this.unit.field, this.reading.field);
+      if (this.has("heads")) bar.append(...this.buildHeads());
+      return bar;
+    }
+
+    buildHeads() {
+      return Object.keys(NAMES)
+        .filter((head) => head !== this.main)
+        .map((head) =>
           make(
             "button",
-            { type: "button", onclick: () => this.addHead(head) },
+            { type: "button", onclick: (e) => this.addHead(head, e.currentTarget) },
             `add ${NAMES[head]}`,
           ),
         );
-        bar.append(...this.more);
-      }
-      return bar;
     }
 
     buildStamps() {
@@ -264,25 +288,15 @@
     buildLook() {
       this.heat = sheet();
       this.heat.canvas.setAttribute("role", "img");
-      const depth = ["1", "2", "3", "4", "5"];
+      const numbers = (n) => Array.from({ length: n }, (_, i) => [String(i), String(i + 1)]);
       const redraw = () => this.drawHeat();
       this.layer = choice(
         "Block",
-        [...depth.map((n, i) => [String(i), n]), ["all", "rolled out over all"]],
+        [...numbers(BLOCKS), ["all", "rolled out over all"]],
         redraw,
         "2",
       );
-      this.headChoice = choice(
-        "head",
-        [
-          ["mean", "mean"],
-          ["0", "1"],
-          ["1", "2"],
-          ["2", "3"],
-        ],
-        redraw,
-        "mean",
-      );
+      this.headChoice = choice("head", [["mean", "mean"], ...numbers(HEADS)], redraw, "mean");
       this.heatSaid = make("p", { class: "setr-readout" });
       return make(
         "div",
@@ -292,6 +306,57 @@
         this.heatSaid,
         make("div", { class: "setr-bar" }, this.layer.field, this.headChoice.field),
       );
+    }
+
+    /* All blocks (across) and heads (down) at once. With the keyboard, the two choices above. */
+    buildOverview() {
+      this.all = sheet(BLOCKS * (COLUMNS + 1) - 1, HEADS * (ROWS + 1) - 1);
+      this.all.canvas.setAttribute("role", "img");
+      this.all.canvas.setAttribute(
+        "aria-label",
+        `An overview of all ${BLOCKS * HEADS} maps of this patch`,
+      );
+      this.allMark = make("span", { class: "setr-mark" });
+      const pick = (event) => {
+        const box = this.all.canvas.getBoundingClientRect();
+        const part = (at, size, n) => String(limit(Math.floor((n * at) / size), n - 1));
+        this.layer.select.value = part(event.clientX - box.left, box.width, BLOCKS);
+        this.headChoice.select.value = part(event.clientY - box.top, box.height, HEADS);
+        this.drawHeat();
+      };
+      return make(
+        "div",
+        { class: "setr-panel" },
+        make("p", { class: "setr-title" }, `Blocks 1 to ${BLOCKS} across, heads 1 to ${HEADS} down`),
+        make("div", { class: "setr-stage setr-all", onclick: pick }, this.all.canvas, this.allMark),
+      );
+    }
+
+    /* What can be read before and after one unit of the decoder, on the grid where it works. */
+    buildStages() {
+      const redraw = () => this.drawStages();
+      const names = this.common().map((k) => [String(k), this.data.classes[k]]);
+      const pole = String(this.data.classes.indexOf("pole"));
+      this.reading = choice("Read", [["", "all classes"], ...names], redraw, pole);
+      const units = [1, 2, 4].map((n, i) => [String(i), `${i + 1}, ${n * ROWS} x ${n * COLUMNS}`]);
+      this.unit = choice("Unit", units, redraw, "1");
+      this.stages = ["before", "after"].map((side) => {
+        const title = make("p", { class: "setr-title" }),
+          said = make("p", { class: "setr-readout" });
+        const { canvas, pen } = sheet();
+        canvas.setAttribute("role", "img");
+        return { side, title, said, canvas, pen };
+      });
+      const panels = this.stages.map(({ side, title, canvas, said }) =>
+        make(
+          "div",
+          { class: "setr-panel", "data-stage": side },
+          title,
+          make("div", { class: "setr-stage" }, canvas),
+          said,
+        ),
+      );
+      return make("div", { class: "setr-live-panels setr-row" }, ...panels);
     }
 
     output(head) {
@@ -309,23 +374,26 @@
       return panel;
     }
 
-    legend() {
+    /* The classes that ToyTown draws. */
+    common() {
       const seen = new Set(this.data.stamps.map((s) => s.label));
       for (const name of ["road", "sidewalk", "building", "fence", "vegetation", "terrain", "sky"])
         seen.add(this.data.classes.indexOf(name));
+      return [...seen].sort((a, b) => a - b);
+    }
+
+    legend() {
       return make(
         "ul",
         { class: "setr-key" },
-        ...[...seen]
-          .sort((a, b) => a - b)
-          .map((k) =>
-            make(
-              "li",
-              {},
-              make("i", { style: `background:rgb(${this.data.palette[k].join()})` }),
-              this.data.classes[k],
-            ),
+        ...this.common().map((k) =>
+          make(
+            "li",
+            {},
+            make("i", { style: `background:rgb(${this.data.palette[k].join()})` }),
+            this.data.classes[k],
           ),
+        ),
       );
     }
 
@@ -352,7 +420,7 @@
         this.measureSaid,
         make(
           "table",
-          {},
+          { hidden: true },
           make("caption", {}, "mIoU over the 12 streets, in percent"),
           make("thead", {}, head),
           this.rows,
@@ -477,7 +545,7 @@
     }
 
     lookAt(x, y) {
-      this.patch = Math.floor(y / P) * COLUMNS + Math.floor(x / P);
+      this.patch = patchAt(x, y);
       this.drawMark();
       this.tell();
     }
@@ -485,6 +553,7 @@
     put(x, y) {
       this.selected = { stamp: this.armed, x, y, seen: [] };
       this.placed.push(this.selected);
+      this.patch = patchAt(x, y);
       this.redraw();
     }
 
@@ -492,6 +561,7 @@
       const to = { x: limit(x, W - 1), y: limit(y, H - 1) };
       if (to.x === this.selected.x && to.y === this.selected.y) return;
       Object.assign(this.selected, to);
+      this.patch = patchAt(to.x, to.y);
       this.redraw();
     }
 
@@ -524,7 +594,8 @@
           y = limit(Math.floor(this.patch / COLUMNS) + step[1], ROWS - 1);
         this.lookAt(x * P, y * P);
       } else if (event.key === "Enter" && this.armed && !this.selected) {
-        this.put((this.patch % COLUMNS) * P + P / 2, Math.floor(this.patch / COLUMNS) * P + P / 2);
+        const middle = middleOf(this.patch);
+        this.put(middle % W, Math.floor(middle / W));
       } else if (event.key === "Delete" && this.selected) {
         this.placed = this.placed.filter((item) => item !== this.selected);
         this.selected = null;
@@ -552,12 +623,14 @@
       this.run();
     }
 
-    addHead(head) {
+    addHead(head, button) {
       this.shown.add(head);
-      this.more[head === "naive" ? 0 : 1].hidden = true;
-      const panel = this.output(head);
-      if (head === "naive") this.panels.querySelector("[data-head]").before(panel);
-      else this.panels.append(panel);
+      button.hidden = true;
+      const order = Object.keys(NAMES),
+        later = [...this.panels.querySelectorAll("[data-head]")].find(
+          (panel) => order.indexOf(panel.dataset.head) > order.indexOf(head),
+        );
+      this.panels.insertBefore(this.output(head), later || this.last || null);
       this.run();
     }
 
@@ -573,7 +646,7 @@
 
     async ask(head, id) {
       const sent = performance.now(),
-        engine = SetrClient.engine(head, await SetrClient.part("walk"));
+        engine = SetrClient.engine(head, await SetrClient.part("tasks"));
       try {
         await engine.ready;
       } catch (error) {
@@ -583,7 +656,10 @@
       }
       const found = await engine.ask(this, {
         rgba: this.picture,
-        keep: head === "pup" && this.has("look"),
+        keep: head === this.main && this.has("look"),
+        ...(head === this.main && this.has("stages")
+          ? { task: "stages", probes: this.figure.dataset.probes.split(",")[1] }
+          : {}),
         ...this.options(),
       });
       if (!found) return; // a newer question has taken its place
@@ -608,8 +684,9 @@
           : `${percent(answer.right, 1)} of the pixels right`;
       answer.said.textContent = `${right}; ${answer.ms.toFixed(0)} ms`;
       answer.canvas.setAttribute("aria-label", `The classes that ${NAMES[head]} gives: ${right}`);
-      if (head !== "pup") return void (this.selected && this.tell());
+      if (head !== this.main) return void (this.selected && this.tell());
       this.tell();
+      if (this.has("stages")) this.drawStages();
       if (this.walk) this.walk.renew();
     }
 
@@ -620,8 +697,7 @@
     }
 
     tell() {
-      const pup = this.answers.pup;
-      if (!pup.label) return;
+      if (!this.answers[this.main].label) return;
       this.say(this.selected ? this.aboutStamp() : this.aboutPatch());
       if (this.has("look")) this.drawHeat();
       if (this.walk) this.walk.follow();
@@ -630,7 +706,7 @@
     aboutStamp() {
       const { stamp, seen, x, y } = this.selected,
         parts = [];
-      for (const head of ["naive", "pup", "mla"]) {
+      for (const head of Object.keys(NAMES)) {
         const { label } = this.answers[head] || {};
         if (!label || !seen.length) continue;
         const counts = {};
@@ -648,33 +724,31 @@
     }
 
     aboutPatch() {
-      const { label, share } = this.answers.pup,
-        middle =
-          (Math.floor(this.patch / COLUMNS) * P + P / 2) * W + (this.patch % COLUMNS) * P + P / 2;
+      const { label, share } = this.answers[this.main],
+        middle = middleOf(this.patch);
       const truth =
         this.truth && this.truth[middle] !== 255
           ? `, truly ${this.data.classes[this.truth[middle]]}`
           : "";
-      return `Patch ${where(this.patch)}: SETR-PUP says ${this.data.classes[label[middle]]} (${percent(share[middle])})${truth}.`;
+      return `Patch ${where(this.patch)}: ${NAMES[this.main]} says ${this.data.classes[label[middle]]} (${percent(share[middle])})${truth}.`;
     }
 
     /* -- attention -- */
 
-    /* The chosen row over the patches, without the class token; null where attention is off. */
-    attention() {
-      const maps = this.answers.pup.attention,
-        n = N + 1,
-        from = this.patch + 1;
-      const of = (block) => maps[block] && this.mean(maps[block], n, from);
-      if (this.layer.select.value === "all")
-        return maps.length ? this.rollout(maps, n, from).subarray(1) : null;
-      const row = of(+this.layer.select.value);
-      return row && row.subarray(1);
+    /* The row of the patch in a block ("all" is rolled out) and a head or their mean, over the
+     * patches, without the class token; null where attention is off. */
+    attention(block, head) {
+      const maps = this.answers[this.main].attention;
+      if (!maps.length || (block !== "all" && !maps[+block])) return null;
+      const n = Math.sqrt(maps[0][0].length),
+        from = this.patch + n - N; // MLA has no class token
+      const row =
+        block === "all" ? this.rollout(maps, n, from) : this.mean(maps[+block], head, n, from);
+      return row.subarray(n - N);
     }
 
-    mean(heads, n, from) {
-      const only = this.headChoice.select.value,
-        used = only === "mean" ? heads : [heads[+only]],
+    mean(heads, head, n, from) {
+      const used = head === "mean" ? heads : [heads[+head]],
         row = new Float32Array(n);
       for (const map of used) for (let i = 0; i < n; i++) row[i] += map[from * n + i] / used.length;
       return row;
@@ -697,27 +771,124 @@
     }
 
     drawHeat() {
-      if (!this.answers.pup.attention) return;
-      const row = this.attention(),
+      if (!this.answers[this.main].attention) return;
+      const block = this.layer.select.value,
+        row = this.attention(block, this.headChoice.select.value),
         image = this.heat.pen.createImageData(W, H);
       const most = row ? row.reduce((a, b) => Math.max(a, b)) : 1;
       for (let i = 0; i < W * H; i++) {
         const grey =
           (0.6 * (this.picture[4 * i] + this.picture[4 * i + 1] + this.picture[4 * i + 2])) / 3;
-        const v = row ? row[Math.floor(i / W / P) * COLUMNS + Math.floor((i % W) / P)] / most : 0;
-        paint(image.data, i, grey + v * (255 - grey), grey + v * (190 - grey), grey * (1 - v));
+        glow(image.data, i, row ? row[patchAt(i % W, i / W)] / most : 0, grey);
       }
       this.heat.pen.putImageData(image, 0, 0);
-      const best = row ? row.indexOf(most) : 0;
-      const text = row
-        ? `Most to ${where(best)}: ${percent(most, 1)}. Evenly would be ${percent(1 / N, 1)}.`
-        : "Attention is off in this block.";
+      this.drawOverview();
+      const text = row ? this.aboutRow(row, most) : "Attention is off in this block.";
       this.heatSaid.textContent = text;
       this.heat.canvas.setAttribute(
         "aria-label",
         `Attention of the patch at ${where(this.patch)}. ${text}`,
       );
       this.figure.dataset.heat = performance.now();
+    }
+
+    drawOverview() {
+      const { canvas, pen } = this.all,
+        image = pen.createImageData(canvas.width, canvas.height);
+      for (let place = 0; place < BLOCKS * HEADS; place++) {
+        const block = Math.floor(place / HEADS),
+          head = place % HEADS,
+          row = this.attention(block, head) || new Float32Array(N),
+          most = row.reduce((a, b) => Math.max(a, b)) || 1;
+        row.forEach((share, n) => {
+          const y = head * (ROWS + 1) + Math.floor(n / COLUMNS),
+            x = block * (COLUMNS + 1) + (n % COLUMNS);
+          glow(image.data, y * canvas.width + x, share / most, 40);
+        });
+      }
+      pen.putImageData(image, 0, 0);
+      const block = +this.layer.select.value,
+        head = +this.headChoice.select.value; // NaN: of all blocks or heads
+      const span = (at, n) => (Number.isNaN(at) ? [0, 100] : [(100 * at) / n, 100 / n]),
+        [left, width] = span(block, BLOCKS),
+        [top, height] = span(head, HEADS);
+      Object.assign(this.allMark.style, {
+        left: `${left}%`,
+        top: `${top}%`,
+        width: `${width}%`,
+        height: `${height}%`,
+      });
+    }
+
+    /* Where a row goes: how many patches count, and which classes get more than their area. */
+    aboutRow(row, most) {
+      const { label } = this.answers[this.main],
+        sum = row.reduce((a, b) => a + b),
+        gets = {},
+        area = {};
+      let spread = 0;
+      row.forEach((share, n) => {
+        const k = label[middleOf(n)];
+        gets[k] = (gets[k] || 0) + share / sum;
+        area[k] = (area[k] || 0) + 1 / N;
+        if (share > 0) spread -= (share / sum) * Math.log(share / sum);
+      });
+      const classes = Object.keys(gets)
+        .filter((k) => gets[k] >= 0.005)
+        .sort((a, b) => gets[b] - gets[a])
+        .slice(0, 3)
+        .map((k) => `${this.data.classes[k]} ${percent(gets[k])} (its area ${percent(area[k])})`);
+      return (
+        `Most to ${where(row.indexOf(most))}: ${percent(most, 1)}, evenly would be ` +
+        `${percent(1 / N, 1)}; about ${Math.exp(spread).toFixed(0)} patches count. ` +
+        `By class: ${classes.join(", ")}.`
+      );
+    }
+
+    /* -- the units of the decoder -- */
+
+    drawStages() {
+      const i = +this.unit.select.value,
+        { stages } = this.answers[this.main];
+      if (!stages) return;
+      for (const panel of this.stages)
+        this.drawStage(panel, stages[i][panel.side], `${panel.side} unit ${i + 1}`);
+    }
+
+    drawStage({ title, said, canvas, pen }, { grid, scores, label }, name) {
+      const k = this.reading.select.value,
+        [h, w] = grid,
+        classes = this.data.classes.length,
+        image = pen.createImageData(W, H),
+        cell = Array.from({ length: h * w }, (_, n) => {
+          const z = scores.subarray(n * classes, (n + 1) * classes);
+          return k === "" ? z.indexOf(z.reduce((a, b) => Math.max(a, b))) : softmax(z)[+k];
+        });
+      for (let n = 0; n < W * H; n++) {
+        const value = cell[Math.floor(((n / W) * h) / H) * w + Math.floor(((n % W) * w) / W)];
+        if (k === "") paint(image.data, n, ...this.data.palette[value]);
+        else glow(image.data, n, value, 40);
+      }
+      pen.putImageData(image, 0, 0);
+      title.textContent = `${name[0].toUpperCase()}${name.slice(1)}: ${h} x ${w}`;
+      said.textContent = this.aboutStage(k, label);
+      canvas.setAttribute(
+        "aria-label",
+        `What a probe reads ${name}, ${h} x ${w} cells. ${said.textContent}`,
+      );
+    }
+
+    /* How good a reading is, resized to the image. */
+    aboutStage(k, label) {
+      if (!this.truth) return "the right answer is unknown";
+      const count = (test) => this.truth.reduce((n, t, i) => n + (t !== 255 && test(t, label[i])), 0);
+      if (k === "")
+        return `${percent(count((t, l) => t === l) / count(() => true), 1)} of the pixels right`;
+      const there = count((t) => t === +k);
+      if (!there) return `there is no ${this.data.classes[k]} in this street`;
+      const hits = count((t, l) => t === +k && l === +k),
+        any = count((t, l) => t === +k || l === +k);
+      return `${this.data.classes[k]}: ${percent(hits / there)} of its ${there} pixels found, IoU ${(hits / any).toFixed(2)}`;
     }
 
     /* -- measuring -- */
@@ -743,7 +914,7 @@
       }
       for (const head of this.shown) {
         this.measureSaid.textContent = `${NAMES[head]} reads 12 streets`;
-        const engine = await SetrClient.engine(head, await SetrClient.part("walk")).ready;
+        const engine = await SetrClient.engine(head, await SetrClient.part("tasks")).ready;
         const { counts } = await engine.ask(this.measureButton, {
           task: "measure",
           streets,
@@ -761,6 +932,7 @@
     }
 
     writeRows() {
+      this.rows.parentNode.hidden = false;
       this.rows.replaceChildren(
         ...Object.entries(this.measured).map(([name, scores]) =>
           make(
