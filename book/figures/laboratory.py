@@ -118,6 +118,8 @@ def _case(
     curve, iou = (record[what].get(bug["id"]) or record[what][baseline(bug)]
                   for what in ("curves", "iou"))  # fmt: skip
     known = [CONTEXT[place] for place in bug["bites"][:1] if place in CONTEXT]
+    if bug.get("settings"):
+        known.append(f"Scored with {' '.join(bug['settings'])}.")
     shares = [iou.get(name) for name in classes]
     right = (rgb == truth).all(-1).mean()
     return {

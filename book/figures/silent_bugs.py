@@ -10,6 +10,7 @@ The record is ``data/runs/silent_bugs/record.json``:
 ``outcomes``         bug -> check -> ``found`` and what the check ``says``; also for ``healthy``;
                      without a check that cannot be run on the bug
 ``trained``          bug -> mIoU of each seed, or None; also ``healthy_HEAD``
+``trained_cost``     bug -> ``mean``, ``low``, ``high`` of pairs by seed, in points; or None
 ``evaluated``        bug -> mIoU of a good checkpoint scored under it, or None; also
                      ``healthy_HEAD``, and ``healthy_for_BUG`` of one scored in another way
 ``..._reported``     the same two as the code with the bug reports them
@@ -20,7 +21,6 @@ The record is ``data/runs/silent_bugs/record.json``:
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,8 +35,6 @@ HEALTHY = "healthy"
 NOT_RUN = {"found": None, "says": "it does not apply to this run"}
 SHORTEST = 0.01
 """Seconds; the clock of the record counts no finer."""
-T95 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306}
-"""Student's t that leaves 2.5 % on either side, by degrees of freedom."""
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -75,20 +73,13 @@ def baseline(bug: Bug) -> str:
 
 
 def cost_of_training(record: Record, bug: Bug) -> tuple[float, float, float] | None:
-    """(mean, low, high): points of mIoU of training with the bug against training without.
+    """(mean, low, high): points of mIoU against training without the bug, with a 95 % interval.
 
-    Student's 95 % interval for two groups of seeds that scatter alike. None where nothing was
-    trained, or a side has a single seed.
+    Pairs of one seed, which have the same first weights and the same crops. None where nothing was
+    trained.
     """
-    sides = [record["trained"].get(key) for key in (bug["id"], baseline(bug))]
-    if not all(side and len(side) > 1 for side in sides):
-        return None
-    a, b = (100 * np.asarray(side, float) for side in sides)
-    freedom = len(a) + len(b) - 2
-    squares = ((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()
-    half = T95[freedom] * math.sqrt(squares / freedom * (1 / len(a) + 1 / len(b)))
-    mean = float(a.mean() - b.mean())
-    return mean, mean - half, mean + half
+    cost = record["trained_cost"].get(bug["id"])
+    return cost and (cost["mean"], cost["low"], cost["high"])
 
 
 def cost_of_scoring(record: Record, bug: Bug) -> float | None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
@@ -31,10 +32,11 @@ def record():
     return {
         "checks": [{"id": c, "name": f"check {c}", "what": "w", "seconds": s}
                    for c, s in SECONDS.items()],
-        "bugs": [bug("one"), bug("two", bites=["ranks"]), bug("three")],
+        "bugs": [bug("one"), bug("two", bites=["ranks"]), bug("three", settings=["a.b=1"])],
         "outcomes": {b: {c: {"found": c in found, "says": f"{c} of {b}"} for c in SECONDS}
                      for b, found in FOUND.items()},
         "trained": {"one": [0.5, 0.52, 0.54], "healthy_pup": [0.7, 0.7, 0.76]},
+        "trained_cost": {"one": {"mean": -20, "low": -25, "high": -15}, "two": None},
         "evaluated": {"one": 0.1, "healthy_pup": 0.7},
         "curves": {"one": [[0, 3.0], [10, 1.0]], "healthy_pup": [[0, 2.9], [10, 0.5]]},
         "iou": {"one": {"road": 0.5}, "healthy_pup": {"road": 0.8, "sky": 0.9}},
@@ -65,15 +67,12 @@ def test_times():
     assert said == ["0.43 s", "10 s", "59 s", "2.5 min"]
 
 
-def test_the_cost_of_training_is_students_interval(record):
-    mean, low, high = silent.cost_of_training(record, record["bugs"][0])
-    # by hand: squares 8 and 24, four degrees of freedom, t 2.776
-    half = 2.776 * (32 / 4 * (2 / 3)) ** 0.5
-    assert (mean, low, high) == pytest.approx((-20, -20 - half, -20 + half))
-    assert silent.cost_of_training(record, record["bugs"][1]) is None
-    record["trained"]["one"] = [0.5]
-    assert silent.cost_of_training(record, record["bugs"][0]) is None
-    assert silent.cost_of_scoring(record, record["bugs"][0]) == pytest.approx(-60)
+def test_costs_are_points_of_miou(record):
+    one, two, _ = record["bugs"]
+    assert silent.cost_of_training(record, one) == (-20, -25, -15)
+    assert silent.cost_of_training(record, two) is None
+    assert silent.cost_of_scoring(record, one) == pytest.approx(-60)
+    assert silent.cost_of_scoring(record, two) is None
 
 
 def test_the_best_order_counts_what_is_new(record):
@@ -123,6 +122,7 @@ def test_the_page_has_every_outcome_as_recorded(record, pictures):
     assert by_id["healthy"]["par"] == "No check raises an alarm."
     assert by_id["one"]["mapWords"].startswith("50%")
     assert "Two processes" in by_id["two"]["story"]
+    assert by_id["three"]["story"].endswith("Scored with a.b=1.")
     assert by_id["two"]["loss"] == by_id["two"]["twin"] != by_id["one"]["loss"]
 
 
@@ -181,3 +181,93 @@ def test_the_list_has_each_bug_with_its_diff_and_is_what_the_matrix_leads_to(rec
 def test_the_script_survives_on_one_line(tmp_path):
     (tmp_path / "one.mjs").write_text(f"export default ({script_line('laboratory.js')});", "utf-8")
     subprocess.run(["node", "--check", str(tmp_path / "one.mjs")], check=True)
+
+
+# --- the game as it is published, in a browser --------------------------------------------------
+
+PAGE = ROOT / "book" / "18b_silent_bugs.ipynb"
+RECORD = ROOT / "data" / "runs" / "silent_bugs" / "record.json"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """The page's figures in a file of their own, with nothing that serves them."""
+    cells = nbformat.read(PAGE, as_version=4).cells
+    parts = [out["data"]["text/html"] for cell in cells for out in cell.get("outputs", [])
+             if "setr-lab" in out.get("data", {}).get("text/html", "")]  # fmt: skip
+    assert len(parts) == 3  # the game, the matrix, the list: all bring its style
+    page = tmp_path_factory.mktemp("lab") / "lab.html"
+    page.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>lab</title>'
+                    f'<meta name="viewport" content="width=device-width"><body>{"".join(parts)}',
+                    "utf-8")  # fmt: skip
+    return page
+
+
+def press(page, selector, key="Enter"):
+    """Keys alone: what has no focus gets none by a pointer."""
+    page.locator(selector).focus()
+    page.keyboard.press(key)
+
+
+def test_a_case_is_played_to_its_end_by_keyboard(browser, file):
+    record = json.loads(RECORD.read_text("utf-8"))
+    bugs = {bug["id"]: bug for bug in _dealt(record)}
+    first = _dealt(record)[0]["id"]
+    outcomes = [silent.outcome(record, first, check["id"]) for check in record["checks"]]
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(file.as_uri())
+    press(page, '[data-check="1"]')
+    press(page, '[data-check="0"]')
+    press(page, '[data-check="1"]')  # is bought already
+    said = page.locator(".setr-log li").all_inner_texts()
+    assert all(text.endswith(out["says"])
+               for text, out in zip(said, outcomes[1::-1], strict=True))
+    assert ["alarm." in text for text in said] == [bool(out["found"]) for out in outcomes[1::-1]]
+    spent = silent.short_time(sum(map(silent.seconds_of, record["checks"][:2])))
+    assert f"Spent on this case: {spent}." in page.locator(".setr-score").inner_text()
+
+    press(page, ".setr-answer button")
+    assert page.locator(".setr-what").inner_text() == "Choose first."
+    wrong = next(name for name in bugs if name != first)
+    page.locator(".setr-answer select").select_option(wrong)
+    assert bugs[wrong]["what"] in page.locator(".setr-what").inner_text()
+    press(page, ".setr-answer button")
+    verdict = page.locator(".setr-verdict")
+    assert verdict.evaluate("e => e === document.activeElement")  # and so is read aloud
+    text = verdict.inner_text()
+    assert f"Not “{bugs[wrong]['name']}”: {bugs[first]['name']}." in text
+    assert bugs[first]["what"] in text
+    assert all(line.strip() in text for line in bugs[first]["before"].splitlines())
+    if fastest := silent.finders(record, first)[:1]:
+        assert f"{fastest[0]['name']}, {silent.short_time(silent.seconds_of(fastest[0]))}" in text
+    bought = [check["id"] for check in record["checks"][:2]]
+    same = [all(silent.found(record, bug, c) == silent.found(record, first, c) for c in bought)
+            for bug in bugs]  # fmt: skip
+    assert f"leave {sum(same)} of the {len(bugs)} cases" in text
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+    press(page, ".setr-next")
+    assert page.locator(".setr-case").input_value() == "1"
+    page.locator(".setr-answer select").select_option(list(bugs)[1])
+    press(page, ".setr-answer button")
+    assert verdict.inner_text().startswith("Right: ")
+    assert "Right so far: 1 of 2" in page.locator(".setr-score").inner_text()
+    page.locator(".setr-case").select_option("0")  # and back: what was played is still there
+    assert page.locator(".setr-log li").all_inner_texts() == said
+    assert problems == []
+    page.close()
+
+
+def test_without_scripts_the_first_case_and_its_text_are_there(browser, file):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    assert page.locator(".setr-off").is_visible()
+    assert page.locator(".setr-loss").is_visible()
+    assert page.locator(".setr-map img").bounding_box()["width"] > 150
+    assert page.locator(".setr-iou tbody tr").count() > 5
+    assert not page.locator(".setr-desk").is_visible()
+    assert page.locator(".setr-bugs tbody tr").first.is_visible()
+    context.close()
