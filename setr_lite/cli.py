@@ -21,6 +21,7 @@ examples:
   setr-lite train toytown_pup                        train on it, five minutes on two cores
   setr-lite check-data folder DIR                    is anything wrong with my files?
   setr-lite train finetune_mla data.root=DIR model.num_classes=5 model.pretrained=FILE
+  setr-lite doctor runs/toytown_pup                  what went wrong in this training?
   setr-lite eval runs/toytown_pup/last               table of scores per class
   setr-lite predict runs/toytown_pup/last photo.jpg --out pictures
   setr-lite convert setr_pup_ade20k.pth pup          from mmsegmentation or the authors
@@ -34,9 +35,9 @@ A mistake in the input ends with one line and exit code 2."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code.
 
-    0 done, or a training that was asked to stop and saved first; 1 `check-data` found faults, 2 a
-    user's mistake, 130 Ctrl-C, 141 pipe closed. Where standard output or standard error cannot be
-    written the work goes on, and is saved.
+    0 done, or a training that was asked to stop and saved first; 1 `check-data` or `doctor` found
+    something, 2 a user's mistake, 130 Ctrl-C, 141 pipe closed. Where standard output or standard
+    error cannot be written the work goes on, and is saved.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
@@ -232,6 +233,15 @@ def run_compare(options: argparse.Namespace) -> None:
         print(f"written: {options.out}")
 
 
+def run_doctor(options: argparse.Namespace) -> int:
+    """Likely causes of what went wrong in a training."""
+    from .running.doctor import report
+
+    said, well = report(options.run_folder, options.scores)
+    print(said)
+    return 0 if well else 1
+
+
 def run_download(options: argparse.Namespace) -> None:
     """Fetch published weights, or list them."""
     from .weights.published_files import download, table
@@ -388,6 +398,15 @@ def _parser() -> argparse.ArgumentParser:
         "--with", dest="other", required=True, metavar="LOG",
         help="another run, or a .log.json or scalars.json of mmsegmentation")
     verb.add_argument("--out", metavar="FILE", help="write the curves of both there, a picture")
+
+    verb = _verb(
+        verbs, "doctor", run_doctor,
+        "read what a run has left and name likely causes of what went wrong in it, each with the "
+        "check that would prove it; exit code 0 none, 1 some")
+    verb.add_argument("run_folder", metavar="RUN", help="folder of a run, or a checkpoint in it")
+    verb.add_argument(
+        "--scores", default="", metavar="FILE",
+        help="of eval --json (default: RUN/scores.json, of the last evaluation in training)")
 
     _add_convert(verbs)
     _add_bench(verbs)

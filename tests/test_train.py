@@ -53,7 +53,7 @@ def test_a_run_leaves_everything_it_promises(tmp_path, head):
     assert 0 <= result["miou"] <= 1
     assert [step for step, _ in losses(result)] == [1, 2, 3, 4, 5, 6]
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    assert names == {"last", "best", "log.csv", "curves.png", "tensorboard"}
+    assert names == {"last", "best", "log.csv", "scores.json", "curves.png", "tensorboard"}
     state = checkpoint.read_state(result["checkpoint"])
     assert (state["step"], state["samples"], state["miou"]) == (6, 12, result["miou"])
 

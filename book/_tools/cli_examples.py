@@ -39,6 +39,7 @@ EXAMPLES = {
     "predict": (f"{MODEL} {STREET}", 10),
     "convert": (f"{MODEL} encoder.safetensors --to timm", 10),
     "compare": ("data/runs/toytown_pup --with data/runs/toytown_naive", 20),
+    "doctor": ("data/runs/camvid_pup", 20),
     "download": ("", 4),
     "bench": ("loss --classes 19 --size 64x64 --turns 2", 2),
     "export": (f"{MODEL} --format torch --out model.pt2", 12),

@@ -1,8 +1,9 @@
-"""What a run writes down while it goes on: ``log.csv``, TensorBoard events, curves."""
+"""What a run writes down: ``log.csv``, ``scores.json``, TensorBoard events, curves."""
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 import threading
 import time
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("step", "loss", "lr", "images_per_s", "miou")
 """Of ``log.csv``; TensorBoard has all the rest too."""
+SCORES = "scores.json"
+"""Of the latest evaluation, with its confusion matrix: what `doctor` looks at."""
 
 
 class RunLog:
@@ -126,7 +129,10 @@ class RunLog:
         classes: Sequence[str],
         pictures: Iterable[tuple[str, np.ndarray]],
     ) -> None:
-        """A line on an evaluation, its pictures (H, W, 3) uint8 by name, and the curves anew."""
+        """A line on an evaluation, its pictures (H, W, 3) uint8 by name, and the curves anew.
+
+        ``scores.json`` holds the latest evaluation in full: `ConfusionMatrix.to_dict`, ``step``.
+        """
         if self.board is not None:
             ious = dict(zip(classes, confusion.iou().tolist(), strict=True))
             ious = {f"iou/{name}": iou for name, iou in ious.items() if not math.isnan(iou)}
@@ -135,6 +141,9 @@ class RunLog:
                 with written_in(self.folder):
                     self.board.add_image(printable(name), picture, step, dataformats="HWC")
             self._draw()
+            scores = {"step": step, "names": list(classes), **confusion.to_dict(classes)}
+            with written_in(self.folder), written_beside(self.folder / SCORES) as part:
+                part.write_text(json.dumps(scores) + "\n", encoding="utf-8")
         self.restart_clock(step)  # an evaluation is not the loop's time
 
     def _write(self, row: dict[str, Any]) -> None:
