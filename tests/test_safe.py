@@ -86,10 +86,11 @@ def connections(source):
 def test_no_source_opens_a_connection():
     """timm downloads what ``timm:NAME`` asks for, in one place; published checkpoints and the hub's
     come when they are named; the lock of a run says its host's name; setting the book up fetches
-    files for the browser."""
+    files for the browser; a check of two processes asks for a port that is free."""
     found = {(path.relative_to(ROOT).as_posix(), what) for path in SOURCES
              for what in connections(path.read_text("utf-8"))}  # fmt: skip
     assert found == {
+        ("book/_tools/silent/checks.py", "imports socket"),
         ("setr_lite/weights/first.py", "downloads weights"),
         ("setr_lite/weights/published_files.py", "imports http.client"),
         ("setr_lite/weights/published_files.py", "imports urllib.error"),

@@ -43,6 +43,7 @@ LIT = {
     "16_scaling_out": "loss",
     "17_camvid": "attention mlp naive pup mla",
     "18_inside": "attention taps",
+    "18b_silent_bugs": "embedding positions attention taps neck resize labels loss score",
     "19_speed": "attention resize loss",
     "20_results": "score",
     "21_after_setr": "attention mlp naive pup mla",

@@ -219,6 +219,9 @@ def costs(study: Any, healthy: dict[str, list[dict[str, Any]]]) -> dict[str, Any
         "evaluated", "evaluated_reported", "trained", "trained_reported", "curves", "iou")}
     for bug in BUGS:
         enter(found, bug.id, study.found(f"evaluated/{bug.id}"), seeds_of(study, bug))
+        run = run_of(study, bug)
+        if run and "iou" in run:  # of the run that its user has, trained with the bug or not
+            found["iou"][bug.id] = run["iou"]
     for head, group in healthy.items():
         name = f"healthy_{head}"
         enter(found, name, study.found(f"evaluated/{name}"), group)
