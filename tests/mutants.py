@@ -44,7 +44,7 @@ SEEN_BY = {
     "optim.py": "test_optim test_checkpoint test_train",
     "step.py": "test_train running/test_memory",
     "transforms.py": "test_transforms",
-    "checkpoint.py": "test_checkpoint test_bad_input",
+    "checkpoint.py": "test_checkpoint test_bad_input distributed/test_parallel",
     "files.py": "test_files test_checkpoint",
     "errors.py": "test_errors test_cli",
     "losses/cross_entropy.py": "losses card",

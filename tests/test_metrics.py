@@ -99,6 +99,12 @@ def test_all_reduce_leaves_a_single_process_alone():
     assert torch.equal(confusion.matrix, before)
 
 
+def test_the_share_of_a_single_pixel():
+    matrix = ConfusionMatrix(2)
+    matrix.update(torch.tensor([1]), torch.tensor([1]))
+    assert "car    1.0000  1.0000  100.0%" in matrix.table(("road", "car"))
+
+
 def test_table():
     assert filled().table(NAMES).splitlines() == [
         "class     IoU     acc  pixels",

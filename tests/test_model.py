@@ -53,6 +53,11 @@ def test_model_totals(head, size, classes):
     assert round(count_parameters(model) / 1e6, 2) == TOTALS[head, size, classes]
 
 
+def test_images_are_512_x_512_unless_told():
+    with torch.device("meta"):
+        assert SETR(19, "naive", "toy").encoder.grid == (64, 64)
+
+
 def test_cityscapes_naive_aux_of_mmseg_has_one_unit():
     with torch.device("meta"):
         model = SETR(19, "naive", dialect="mmseg", aux_units=1)

@@ -26,6 +26,7 @@ class Script:
 
     def __init__(self, answers: np.ndarray) -> None:
         self.answers = list(answers)
+        self.between: set[tuple[float, float]] = set()
 
     def integers(self, low: int, high: int | None = None) -> int:
         low, high = (0, low) if high is None else (low, high)
@@ -36,6 +37,7 @@ class Script:
     def uniform(self, low: float, high: float) -> float:
         answer = float(self.answers.pop(0))
         assert low <= answer <= high
+        self.between.add((low, high))
         return answer
 
     def random(self) -> float:
@@ -135,6 +137,15 @@ def test_distorted_bytes(case: int) -> None:
     assert not rng.answers
     np.testing.assert_array_equal(result, GOLDEN[f"distort_{case}"])
     np.testing.assert_array_equal(before, GOLDEN["distort_image"])  # the input is left alone
+
+
+def test_brightness_contrast_and_saturation_are_drawn_as_in_mmsegmentation() -> None:
+    between = set()
+    for case in cases("distort"):
+        rng = Script(GOLDEN[f"distort_draws_{case}"])
+        transforms.photometric_distortion(rng, GOLDEN["distort_image"].copy())
+        between |= rng.between
+    assert between == {(-32, 32), (0.5, 1.5)}
 
 
 def test_the_scripts_reach_every_step_of_the_distortion(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from setr_lite.inference import (
     window_starts,
     windows,
 )
+from setr_lite.inference.tiles import TILE, View, cut_tiles
 from setr_lite.logits import LazyLogits
 
 
@@ -186,6 +187,11 @@ def test_the_smallest_ratio_leaves_a_pixel(size):
     fn = Counting()
     assert predict(fn, image(*size), ratios=(0.1,)).shape == size
     assert min(fn.shapes[0][-2:]) == 1
+
+
+def test_a_tile_is_a_pixel_at_least():
+    view = View(torch.zeros(1, 3, 2, 3), (2, 3), [(0, 0, 2, 3)])
+    assert len(cut_tiles([view], classes=2 * TILE)) == 6
 
 
 def test_views_share_batches_where_their_windows_have_one_size():
