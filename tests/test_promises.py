@@ -83,6 +83,21 @@ def test_random_mutants_can_be_planted():
     assert set(mutants.equivalent()) <= {mutant.key for mutant in order}
 
 
+@pytest.mark.parametrize("seeds", [(11, 12), (21, 22)])
+def test_the_mutants_are_told_as_they_were(seeds):
+    """By what the tests said of each when they met it first."""
+    known, first = mutants.equivalent(), {}
+    for seed in seeds:
+        path = ROOT / "data" / "runs" / "mutants" / f"seed_{seed}.jsonl"
+        for row in map(json.loads, path.read_text("utf-8").splitlines()):
+            first.setdefault(row["key"], row["outcome"])
+    counted = [outcome for key, outcome in first.items()
+               if outcome == "killed" or key not in known]  # fmt: skip
+    told = " ".join(PAGE.split())
+    assert f"{len(first)} " in told
+    assert f"caught {counted.count('killed')} of {len(counted)}" in told
+
+
 def test_the_siege_is_told_as_it_was():
     record = json.loads((ROOT / "data" / "runs" / "siege" / "siege.json").read_text())
     assert record["accidents"] == sum(record["by_kind"].values())
