@@ -94,7 +94,7 @@ class Case:
     """Of the training images only `FEW` are there."""
     signs: bool = False
     """Two classes: traffic signs, and all the rest."""
-    pretrained: bool = False
+    from_teacher: bool = False
     """Fine-tuned from the encoder of the healthy run of that seed."""
     fault: str = ""
     """What happens meanwhile: ``lost`` weights, ``nan``, a ``stop``, or ``eval`` mode."""
@@ -103,7 +103,7 @@ class Case:
 FINE = ("optim.lr=1e-4", "optim.head_multiplier=20", "optim.neck_multiplier=20")
 CASES = {
     "healthy": Case(()),
-    "healthy fine-tuned": Case((), FINE, pretrained=True),
+    "healthy fine-tuned": Case((), FINE, from_teacher=True),
     "healthy two classes": Case((), ("loss.class_weights=auto",), signs=True),
     "masks reduced twice": Case(("shifted labels",), masks=reduced_twice),
     "two classes swapped": Case(("swapped labels",), masks=two_swapped),
@@ -120,7 +120,7 @@ CASES = {
     "overflow": Case(
         ("overflow of bfloat16",), ("train.amp=bf16", "train.save_every=50"), fault="nan"),
     "too few images": Case(("overfitting",), few=True),
-    "weights lost": Case(("encoder not pretrained",), FINE, pretrained=True, fault="lost"),
+    "weights lost": Case(("encoder not pretrained",), FINE, from_teacher=True, fault="lost"),
     "random encoder frozen": Case(
         ("random encoder frozen",), ("train.freeze_encoder=true",)),
     "stopped early": Case(("not finished",), (f"train.steps={4 * STEPS}",), fault="stop"),
@@ -211,7 +211,7 @@ def settings(
         "model.embed_dim=96", "model.channels=32", "optim.warmup=30", f"train.seed={seed}",
         f"train.steps={steps}", "train.batch_size=4", "train.eval_every=100", "train.log_every=10",
         "train.save_every=1000", f"train.out={folder}", "train.device=cpu",
-        *([f"model.pretrained={teacher}"] if case.pretrained else []), *case.settings,
+        *([f"model.pretrained={teacher}"] if case.from_teacher else []), *case.settings,
     )  # fmt: skip
 
 
