@@ -147,8 +147,8 @@ def _not_finite(s: Signs) -> Iterator[Clue]:
         return
     fell = f"the loss was {s.end:.3g} and not rising"
     amp = s.config.train.amp if s.config else "off"
-    card = str(s.traces.state.get("device", "")).startswith("cuda")
-    if amp == "bf16" or (amp == "auto" and card):
+    on_gpu = str(s.traces.state.get("device", "")).startswith("cuda")
+    if amp == "bf16" or (amp == "auto" and on_gpu):
         yield Clue("overflow of bfloat16", 0.9, f"{where}; {fell}; train.amp={amp}")
     yield Clue("no finite number", 0.8, f"{where}; {fell}")
 

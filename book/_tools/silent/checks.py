@@ -230,16 +230,16 @@ def label_on_disk(image: Path) -> np.ndarray:
 
 
 def gradient() -> Answer:
-    """The loss's slope along a random direction of all weights: backward against differences."""
+    """The loss's derivative along a random direction: backward against differences."""
     worst = 0.0
     for head in HEADS:
         model, image = small(head, (32, 48), std=0.1), image_of(32, 48, batch=2)
         label = torch.randint(CLASSES, (2, 32, 48), generator=torch.Generator().manual_seed(3))
         parameters = [p for p in model.parameters() if p.requires_grad]
         loss = segmentation_loss(model(image, aux=True), label)
-        slopes = torch.autograd.grad(loss, parameters)
+        gradients = torch.autograd.grad(loss, parameters)
         along = [torch.randn(p.shape, dtype=p.dtype) for p in parameters]
-        told = sum(float((s * a).sum()) for s, a in zip(slopes, along, strict=True))
+        told = sum(float((g * a).sum()) for g, a in zip(gradients, along, strict=True))
         seen = difference(model, image, label, parameters, along)
         worst = max(worst, abs(told - seen) / max(abs(seen), 1e-9))
     return {"gradient": [worst > 1e-4, f"relative difference {worst:.1e}, allowed 1e-04"]}

@@ -45,8 +45,8 @@ NAMES = {
     "overfit": ("Overfit one batch", "After 60 steps on one batch its loss is below a fifth."),
     "overfit_predict": ("Overfit, then predict", "After that, predict knows 90 % of the same "
                         "pictures' pixels, read from their files."),
-    "gradient": ("Gradient check", "The loss's slope along a random direction, backward against "
-                 "differences, in float64."),
+    "gradient": ("Gradient check", "The loss's derivative along a random direction, backward "
+                 "against differences, in float64."),
     "steps_by_hand": ("Three steps by hand", "Weights after three steps against the loss, clipping "
                       "and AdamW of PyTorch."),
     "rates": ("Rates by formula", "The learning rate at each step by the formula; what decays."),
