@@ -175,7 +175,7 @@ test-book: $(DONE)/book
 
 test-faults: $(DONE)/environment
 	$(call say,the full fault drill)
-	@$(ONE_THREAD) DRILL=full $(PYTEST) -v -s --durations 0 --durations-min 1 tests/faults
+	@$(ONE_THREAD) DRILL=full $(PYTEST) --timeout 0 -v -s --durations 0 --durations-min 1 tests/faults
 
 # not in `test`: the whole of what it has a part of, other versions, and what needs a network
 
