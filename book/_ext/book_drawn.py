@@ -30,8 +30,8 @@ WIDE = re.compile(r"figures/drawn/([\w-]+)-wide\.svg$")
 STEPS = re.compile(r' data-steps="([^"]*)"')
 OPENING = "intro"
 HINT = (
-    "<figcaption>Point at a number, a symbol or a line of code: what it is made of lights up."
-    "</figcaption>"
+    "<figcaption>Point at a number, a symbol or a line of code to see what it is computed from. "
+    "The arithmetic beside the code is that of the car.</figcaption>"
 )
 
 
