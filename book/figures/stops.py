@@ -19,4 +19,4 @@ FIRST = (
     "one on which the three decoders disagree. Later chapters meet it again: next as part of a "
     '<a href="02_patch_embedding.html">patch</a>, then as a token, a row of attention, and a class.'
 )
-AGAIN = "The pixel of the lamp post, from chapter 1, in the trained models of ToyTown."
+AGAIN = "The pixel of the lamp post, from the first chapter, in the trained models of ToyTown."
