@@ -4,7 +4,7 @@
   becomes inline SVG: it follows the page's theme, its parts can be links, and on a phone the
   drawing for narrow screens takes its place.
 * Every page of ``figures.map.LIT`` gets the map of SETR above its first section, with its own
-  parts lit; so does the opening page, with none.
+  parts lit: a strip of names, and the drawing folded below it. The opening page gets the drawing.
 * The chapters of ``figures.stops.STOPS`` get their part of the journey of one pixel.
 * A drawing with ``data-steps`` gets a button for each step (see ``drawn.js``).
 """
@@ -21,7 +21,7 @@ from docutils import nodes
 
 BOOK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BOOK))
-from figures.map import LIT  # noqa: E402
+from figures.map import LIT, NAMES, PARTS  # noqa: E402
 from figures.stops import AGAIN, FIRST, STOPS, TITLE  # noqa: E402
 
 sys.path.remove(str(BOOK))
@@ -29,9 +29,15 @@ DRAWN = BOOK / "figures" / "drawn"
 WIDE = re.compile(r"figures/drawn/([\w-]+)-wide\.svg$")
 STEPS = re.compile(r' data-steps="([^"]*)"')
 OPENING = "intro"
+LIT_HERE = '"d-lit" aria-current="true"'
+WHOLE = (
+    '<p class="setr-caption">The same in full size: SETR with ViT-Large on a crop of 512 × 512, '
+    "for the 150 classes of ADE20K. Every part is a link, and every chapter opens with these "
+    "names, its own in blue.</p>"
+)
 HINT = (
-    "<figcaption>Point at a number, a symbol or a line of code: what it is made of lights up."
-    "</figcaption>"
+    "<figcaption>Point at a number, a symbol or a line of code to see what it is computed from. "
+    "The arithmetic beside the code is that of the car.</figcaption>"
 )
 
 
@@ -60,13 +66,23 @@ def figure(name: str) -> str:
     return f'<figure class="setr-drawn">{buttons}{"".join(pictures)}{hint}</figure>'
 
 
-def map_of_setr(lit: str) -> str:
-    """HTML of the map with these parts lit."""
+def map_of_setr(lit: str | None) -> str:
+    """HTML of the map with these parts lit: a strip of links, and the drawing to be opened.
+
+    With None the drawing alone, in full.
+    """
     text = svg_of("map", "wide") + svg_of("map", "narrow")
+    if lit is None:
+        return f'<nav class="setr-drawn setr-map" aria-label="Map of SETR">{text}{WHOLE}</nav>'
     for part in lit.split():
         text = text.replace(f'data-part="{part}"', f'data-part="{part}" class="d-lit" '
                                                    'aria-current="true"')
-    return f'<nav class="setr-drawn setr-map" aria-label="Map of SETR">{text}</nav>'
+    strip = "".join(
+        f'<li><a href="{page}.html"{" class=" + LIT_HERE if part in lit.split() else ""}>'
+        f"{NAMES.get(part, part)}</a></li>" for part, page in PARTS.items())
+    return (f'<nav class="setr-map" aria-label="Map of SETR"><ul class="setr-strip">{strip}</ul>'
+            f'<details><summary>The map of SETR</summary><div class="setr-drawn">{text}</div>'
+            "</details></nav>")
 
 
 def draw_into(app: Any, doctree: Any) -> None:
@@ -78,11 +94,10 @@ def draw_into(app: Any, doctree: Any) -> None:
             app.env.note_dependency(str(DRAWN / Path(image["uri"]).name))
             image.replace_self(nodes.raw("", figure(found[1]), format="html"))
     page = Path(app.env.docname).name
-    lit = {OPENING: "", **LIT}.get(page)
     sections = list(doctree.findall(nodes.section))
-    if lit is not None and sections:
+    if page in (OPENING, *LIT) and sections:
         app.env.note_dependency(str(DRAWN / "map-wide.svg"))
-        put_map(sections[0], lit)
+        put_map(sections[0], LIT.get(page))
     put_journey(doctree, page)
 
 
@@ -98,7 +113,7 @@ def put_journey(doctree: Any, page: str) -> None:
         top.parent.insert(top.parent.index(top), nodes.raw("", box, format="html"))
 
 
-def put_map(top: Any, lit: str) -> None:
+def put_map(top: Any, lit: str | None) -> None:
     """Above the first section inside the page's own; at its end if it has none."""
     places = [i for i, child in enumerate(top.children) if isinstance(child, nodes.section)]
     top.insert(places[0] if places else len(top), nodes.raw("", map_of_setr(lit), format="html"))

@@ -45,8 +45,8 @@ async function (script, name) {
     const level = (i) => pixels[4 * (q * n + i)];
     const short = (x) => Math.abs(x) < 1e-4 * Math.abs(high - low) ? "0" : x.toPrecision(2);
     const value = (i) => short(low + (high - low) * level(i) / 255);
-    let best = q;
-    for (let i = 0; i < n; i++) if (level(i) > level(best)) best = i;
+    let best = q ? 0 : 1;
+    for (let i = 0; i < n; i++) if (i !== q && level(i) > level(best)) best = i;
     paint(canvas, w, h, level);
     for (const mark of root.querySelectorAll(".setr-mark")) {
       Object.assign(mark.style, {
@@ -56,7 +56,7 @@ async function (script, name) {
     }
     find(".setr-low").textContent = short(low);
     find(".setr-high").textContent = short(high);
-    const text = `patch at ${place(q)}: ${label} largest at ${place(best)} (${value(best)}), to itself ${value(q)}`;
+    const text = `patch at ${place(q)}: ${label} to another patch largest at ${place(best)} (${value(best)})`;
     find(".setr-readout").textContent = text;
     canvas.setAttribute("aria-label", text);
     pick.setAttribute("aria-valuenow", q);

@@ -1,7 +1,7 @@
 """One pixel, one journey: what each chapter's step makes of one pixel of a lamp post.
 
-The pixel lies at the right edge of a post in chapter 1's street. It was chosen because the three
-trained heads do not agree on it; what holds for this one pixel need not hold for another.
+The pixel lies at the right edge of a lamp post. It was chosen because the three trained decoders
+disagree on it; what holds for this one pixel need not hold for another.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from .svg import Box, Drawing
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 STREET, ROW, COLUMN = 3, 40, 44
+BLOCK, HEAD = 3, 2
+"""Counted from 1: a head whose attention depends on the query, as chapter 4 shows."""
 HEADS = ("naive", "pup", "mla")
 SHOWN = 8
 """Channels of a token that are drawn, of its 144."""
@@ -38,7 +40,7 @@ class Journey(NamedTuple):
     place: Tensor
     """(C,), its row of the position table."""
     row: Tensor
-    """(h, w), the last block's attention of this patch, a mean over heads."""
+    """(h, w), attention of this patch in one head."""
     added: list[tuple[float, float]]
     """Of each block, the length of what attention and MLP add to the token."""
     lengths: list[float]
@@ -61,7 +63,7 @@ def journey() -> Journey:
         patch = encoder.patch_size
         grid = (sample.label.shape[0] // patch, sample.label.shape[1] // patch)
         number = ROW // patch * grid[1] + COLUMN // patch
-        maps = attention_maps(models["pup"], image, len(encoder.blocks) - 1)[0].mean(0)
+        maps = attention_maps(models["pup"], image, BLOCK - 1)[0, HEAD - 1]
         x, lengths, added = encoder.embed(image), [], []
         lengths.append(float(x[0, 1 + number].norm()))
         for block in encoder.blocks:
@@ -122,15 +124,16 @@ def place(shape: str) -> Drawing:
 
 
 def attention(shape: str) -> Drawing:
-    """Where its patch looks in the last block."""
+    """What its patch attends to, in one head."""
     trip = journey()
     h, w = trip.row.shape
     best = trip.row.flatten().argmax().item()
+    where = f"What its patch attends to, in block {BLOCK}, head {HEAD}"
     most = trip.row.flatten()[best]
-    picture = _start("attention", shape, 224, "Where its patch looks, in the last block", (
-        f"The attention row of the patch over all {h * w} patches, a mean over the heads. The "
-        f"largest share, {most:.3f}, goes to row {best // w}, column {best % w}; an even share "
-        f"would be {1 / (h * w + 1):.4f}."))
+    picture = _start("attention", shape, 224, where, (
+        f"The attention row of the patch over all {h * w} patches. The largest share, {most:.3f}, "
+        f"goes to row {best // w}, column {best % w}; an even share would be "
+        f"{1 / (h * w + 1):.4f}."))
     side = 14
     for i in range(h):
         for j in range(w):

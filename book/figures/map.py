@@ -22,6 +22,12 @@ PARTS = {
 }  # fmt: skip
 """The page that each part of the map leads to."""
 
+NAMES = {
+    "mlp": "MLP", "naive": "Naive", "pup": "PUP", "mla": "MLA",
+    "auxiliary": "auxiliary heads", "score": "mIoU",
+}  # fmt: skip
+"""What a part is called where its key is not its name."""
+
 LIT = {
     "01_segmentation": "image classes",
     "02_patch_embedding": "patches embedding",
@@ -105,8 +111,8 @@ def words() -> dict[str, tuple[str, ...]]:
         "pup": ("PUP", f"~{maps['pup']}"),
         "mla": ("MLA", f"~{maps['mla']}"),
         "resize": ("resize", f"~to {SIDE} × {SIDE}"),
-        "classes": ("classes", f"~{traces['pup'].shapes['head'][0]} scores a pixel"),
-        "auxiliary": ("auxiliary heads",), "loss": ("loss",), "labels": ("labels",),
+        "classes": ("classes", f"~best of {traces['pup'].shapes['head'][0]}"),
+        "auxiliary": ("auxiliary heads", "~on the taps"), "loss": ("loss",), "labels": ("labels",),
         "score": ("mIoU",),
     }  # fmt: skip
 

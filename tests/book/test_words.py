@@ -31,13 +31,9 @@ WORDS = {
 """Pattern of a word of our own -> what the field says."""
 
 ALLOWED = {
-    "listens to every patch": "the title of chapter 4, where the image introduces attention",
-    "may listen to all the others": "where the image is introduced ...",
-    "this listening is": "... and followed at once by the term",
     "slopes of the lines": "lines of a plot",
     "spread below": "dots of a plot",
     "bicyclist spread": "dots of a plot",
-    "picture a stream": "the verb",
     "picture differs": "a stage of a figure bears this name",
     "pictures that we had drawn": "figures",
     "the picture looks right": "what one sees, against what was computed",
@@ -143,7 +139,7 @@ def test_a_planted_word_is_found(sentence):
 def test_code_formulas_and_allowed_places_are_left_alone():
     text = "Call `spread(picture)` for $slope$.\n```python\ncard = 1  # nobody\n```\n"
     assert not private_words(prose(text))
-    assert not private_words(prose("# Every patch listens to every patch"))
+    assert not private_words(prose("# Segment your own picture"))
 
 
 def test_a_planted_sentence_is_found():

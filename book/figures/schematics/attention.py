@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..svg import Box, Drawing
 
-TOKENS = ("road", "sky", "car")
-X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-W_QUERY = 3 * torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+TOKENS = ("road ↑", "road ↓", "car")
+X = torch.tensor([[1.0, 0.0, -1.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+W_QUERY = torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
 
 STEPS = ("project", "score", "softmax", "weighted sum")
 CODE = (
@@ -19,11 +19,11 @@ CODE = (
     "out = weights @ v",
 )
 PLACES = {
-    "wide": {"x": (52, 34), "w": (176, 34), "q": (330, 34), "k": (470, 34), "v": (610, 34),
-             "s": (52, 152), "p": (254, 152), "o": (456, 152), "formula": (564, 188),
+    "wide": {"x": (52, 34), "w": (160, 34), "q": (316, 34), "k": (470, 34), "v": (620, 34),
+             "s": (52, 152), "p": (244, 152), "o": (430, 152), "formula": (578, 188),
              "code": (16, 272), "sum": (310, 272), "size": (720, 344)},
-    "narrow": {"x": (44, 34), "w": (150, 34), "q": (270, 34), "k": (44, 146), "v": (150, 146),
-               "s": (38, 258), "p": (216, 258), "o": (44, 378), "formula": (196, 414),
+    "narrow": {"x": (48, 34), "w": (148, 34), "q": (276, 34), "k": (48, 146), "v": (204, 146),
+               "s": (48, 258), "p": (226, 258), "o": (48, 378), "formula": (202, 414),
                "code": (8, 482), "sum": (20, 499), "size": (360, 694)},
 }  # fmt: skip
 """(left, top) of each table and block of text."""
@@ -47,8 +47,9 @@ STEP_OF = {"x": "1", "w": "1", "q": "1 2", "k": "1 2", "v": "1 4", "s": "2 3", "
 def lights(name: str, i: int, j: int) -> str:
     """What a cell is made of: the names that light up with it, its line of code among them."""
     return {
-        "x": f"x{i}", "w": f"w{i}{j} c0", "q": f"q{i} x{i} w0{j} w1{j} c0", "k": f"k{i} x{i} c0",
-        "v": f"v{i} x{i} c0", "s": f"s{i}{j} q{i} k{j} c1", "p": f"p{i}{j} s{i}0 s{i}1 s{i}2 c2",
+        "x": f"x{i}", "w": f"w{i}{j} c0", "q": f"q{i} x{i} w0{j} w1{j} w2{j} c0",
+        "k": f"k{i} x{i} c0", "v": f"v{i} x{i} c0", "s": f"s{i}{j} q{i} k{j} c1",
+        "p": f"p{i}{j} s{i}0 s{i}1 s{i}2 c2",
         "o": f"o{i}{j} p{i}0 p{i}1 p{i}2 v0 v1 v2 c3",
     }[name]  # fmt: skip
 
@@ -57,20 +58,21 @@ def draw(shape: str) -> Drawing:
     places = PLACES[shape]
     made = tables()
     picture = Drawing(f"attention-{shape}", places["size"], "Attention in four steps", (
-        "Three tokens, road, sky and car, become queries, keys and values. Query times key gives "
-        "a three by three table of scores. Softmax turns each row into shares: road gives itself "
-        f"{made['p'][0, 0]:.3f}, sky {made['p'][0, 1]:.3f} and car {made['p'][0, 2]:.3f}. The "
-        "output is the values, weighted with these shares."), role="group")
+        "Three tokens, road above a car, road below it and the car, become queries, keys and "
+        "values. Query times key gives a three by three table of scores. Softmax turns each row "
+        f"into weights: the car gives the road above {made['p'][2, 0]:.3f}, the road below "
+        f"{made['p'][2, 1]:.3f} and itself {made['p'][2, 2]:.3f}. The output is the values, "
+        "weighted with these."), role="group")
     picture.root.set("data-steps", "|".join(STEPS))
     for name, values in made.items():
-        _table(picture, name, values, places[name])
+        _table(picture, name, values, places[name], 46 if shape == "wide" else 44)
     _formula(picture, *places["formula"])
     _lines(picture, places, made, 20 if shape == "wide" else 56)
     return picture
 
 
 def _lines(picture: Drawing, places: dict, made: dict[str, Tensor], pitch: float) -> None:
-    """Each line of code, and the arithmetic of road's row that it stands for."""
+    """Each line of code, and the arithmetic of the car's row that it stands for."""
     (x, y), (x2, y2) = places["code"], places["sum"]
     for i, (line, sums) in enumerate(zip(CODE, _sums(made), strict=True)):
         picture.text(x, y + pitch * i, line, "d-code", "start", data_of=f"c{i}",
@@ -81,7 +83,9 @@ def _lines(picture: Drawing, places: dict, made: dict[str, Tensor], pitch: float
                          data_step=str(i + 1))
 
 
-def _table(picture: Drawing, name: str, values: Tensor, place: tuple[float, float]) -> Box:
+def _table(
+    picture: Drawing, name: str, values: Tensor, place: tuple[float, float], room: int
+) -> Box:
     """One matrix with its title, and with the tokens' names where its rows are tokens."""
     x, y = place
     wide = name in "spo"
@@ -90,15 +94,15 @@ def _table(picture: Drawing, name: str, values: Tensor, place: tuple[float, floa
         picture.text(x, y - 9, TITLES[name], "d-strong", "start")
         rows = [[f"{value:.{digits}f}" for value in row] for row in values.tolist()]
         box = picture.table(
-            x, y, rows, (46 if wide else 34, 24), _colour(name),
+            x, y, rows, (room if wide else 27, 24), _colour(name),
             lambda i, j: {"data_of": f"{name} {name}{i} {name}{i}{j}",
                           "data_lights": lights(name, i, j)})
-        if len(values) == 3:
+        if name != "w":
             for i, token in enumerate(TOKENS):
                 picture.text(x - 6, y + 24 * i + 16, token, "d-small", "end")
         if name in "sp":
             for j, token in enumerate(TOKENS):
-                picture.text(x + 46 * j + 23, box.bottom + 14, token, "d-small")
+                picture.text(x + room * (j + 0.5), box.bottom + 14, token, "d-small")
     return box
 
 
@@ -124,14 +128,15 @@ def _formula(picture: Drawing, x: float, y: float) -> None:
 
 
 def _sums(made: dict[str, Tensor]) -> list[list[str]]:
-    """The arithmetic of road's row, one entry a step, in one or two lines."""
-    q, s, p, o = (made[name][0].tolist() for name in "qspo")
-    powers = ", ".join(f"{value:.1f}" for value in made["s"][0].exp().tolist())
+    """The arithmetic of the car's row, one entry a step, in one or two lines."""
+    q, s, p, o = (made[name][2].tolist() for name in "qspo")
+    powers = ", ".join(f"{value:.1f}" for value in made["s"][2].exp().tolist())
+    rows = [f"({', '.join(f'{value:.0f}' for value in row)})" for row in X.tolist()]
     return [
-        [f"Road's query: (1, 0) W = ({q[0]:.0f}, {q[1]:.0f}). It looks for sky."],
-        [f"Road and sky: {q[0]:.0f}·0 + {q[1]:.0f}·1 = {s[1]:.0f}.",
-         f"Road and road: {q[0]:.0f}·1 + {q[1]:.0f}·0 = {s[0]:.0f}."],
+        [f"The car's query: {rows[2]} W = ({', '.join(f'{value:.0f}' for value in q)})."],
+        [f"Car and road ↑: {q[0]:.0f}·1 - {q[2]:.0f}·1 = {s[0]:.0f}.",
+         f"Car and road ↓: {q[0]:.0f}·1 + {q[2]:.0f}·1 = {s[1]:.0f}."],
         [f"Powers of e: {powers}.", f"Over their sum: {', '.join(f'{v:.3f}' for v in p)}."],
-        [f"{p[0]:.3f}·(1, 0) + {p[1]:.3f}·(0, 1) + {p[2]:.3f}·(1, 1)",
-         f"= ({o[0]:.3f}, {o[1]:.3f})"],
-    ]  # fmt: skip
+        [f"{p[0]:.3f}·{rows[0]} + {p[1]:.3f}·{rows[1]}",
+         f"+ {p[2]:.3f}·{rows[2]} = ({', '.join(f'{value:.3f}' for value in o)})"],
+    ]
