@@ -43,7 +43,6 @@ ALLOWED = {
     "the picture looks right": "what one sees, against what was computed",
     "show the same picture": "what one sees, against what was computed",
     "answer in pictures": "figures, against numbers",
-    "pictures say what": "figures, against numbers",
     "your own picture": "the title of a chapter and of its links",
 }
 """Text around a word, in lower case -> why it may stand there."""
