@@ -40,7 +40,6 @@ ALLOWED = {
     "show the same picture": "what one sees, against what was computed",
     "picture a stream": "the verb",
     "answer in pictures": "figures, against numbers",
-    "pictures say what": "figures, against numbers",
     "your own picture": "the title of a chapter and of its links",
 }
 """Text around a word, in lower case -> why it may stand there."""
