@@ -27,7 +27,7 @@ CHANGES = {
     "metrics": ("metrics.py", "return hit / (labelled + predicted - hit)",
                 "return hit / (labelled + predicted + hit)", "10_measuring"),
     "resize": ("logits.py", "(inputs / outputs) - 0.5)", "(inputs / outputs) - 0.3)",
-               "10_measuring"),
+               "10b_protocols"),
 }  # fmt: skip
 """name -> (file, text, what it becomes, chapter)."""
 

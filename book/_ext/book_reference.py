@@ -391,6 +391,12 @@ def result_of(test: str, record: dict) -> str:
 
 def find_source(app: Any, module: str) -> tuple[str, dict] | None:
     """The source of a module for the [source] links, read and not imported."""
+    return source_of(module)  # which is asked for each of its names
+
+
+@cache
+def source_of(module: str) -> tuple[str, dict] | None:
+    """Code and tags of a module of the library, None for any other."""
     name = module.removeprefix("setr_lite.")
     if name not in all_modules():
         return None

@@ -37,6 +37,7 @@ function (script, name) {
     const line = make("li", "", find(".setr-log"));
     line.className = alarm ? "setr-alarm" : "setr-pass";
     make("b", `${checks[check].name}: ${alarm ? "alarm" : alarm === null ? "not run" : "passes"}.`, line);
+    make("i", ` ${checks[check].what}`, line);
     line.append(` ${says}`);
   };
   const showScore = () => {

@@ -97,10 +97,18 @@ class Laboratory(Figure):
 
 
 def _dealt(record: Record) -> list[Bug]:
-    """The bugs and the clean run, in an order that tells nothing."""
+    """The bugs and the clean run in an order that tells nothing, but for its ends.
+
+    The first case is the bug that most checks find, the last ones are those that none finds: a
+    game that begins with a case that cannot be won teaches that it is unfair.
+    """
     cases = [*record["bugs"], {**CLEAN, "head": record["bugs"][0]["head"]}]
     random.Random(22).shuffle(cases)
-    return cases
+    found_by = {case["id"]: len(finders(record, case["id"])) for case in cases}
+    easiest = max(cases, key=lambda case: found_by[case["id"]])
+    cases.sort(key=lambda case: not found_by[case["id"]] and case["id"] != HEALTHY)
+    cases.remove(easiest)
+    return [easiest, *cases]
 
 
 def _map_of(bug: Bug, pictures: Mapping[str, Any]) -> np.ndarray:
@@ -199,7 +207,8 @@ def _game(
     classes: Mapping[str, Sequence[int]],
     name: str,
 ) -> list[str]:
-    checks = [{"name": c["name"], "seconds": seconds_of(c)} for c in record["checks"]]
+    checks = [{"name": c["name"], "what": c["what"], "seconds": seconds_of(c)}
+              for c in record["checks"]]
     packed = json.dumps({"cases": cases, "checks": checks}, separators=(",", ":"))
     packed = packed.replace("</", r"<\/")
     return [
@@ -228,8 +237,8 @@ def _evidence(
     read = _img(case["map"], case["mapWords"], shape=truth.shape)
     return [
         f'<p class="setr-story">{html.escape(case["story"])}</p><div class="setr-panels">',
-        *_panel("the street as it should be read", f'<div class="setr-stage">{street}</div>'),
-        *_panel("the street as this run reads it",
+        *_panel("the true label map", f'<div class="setr-stage">{street}</div>'),
+        *_panel("the label map that this run predicts",
                 f'<div class="setr-stage setr-map">{read}</div>'
                 f'<p class="setr-readout">{case["mapWords"]}</p>'),
         *_panel('its loss <label hidden><input type="checkbox" class="setr-beside"> beside a clean '

@@ -239,6 +239,7 @@ class _Alive(TorchDispatchMode):
         super().__init__()
         self.known = weakref.WeakSet(tensor.untyped_storage() for tensor in there)
         self.at_work = at_work
+        self.shapes = _Shapes()
         self.now: Counter[str] = Counter()
         self.total = self.peak = 0
         self.at_peak: Counter[str] = Counter()
@@ -246,7 +247,7 @@ class _Alive(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = self.shapes.run(func, args, kwargs or {})
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self._see(value.untyped_storage())
@@ -270,6 +271,50 @@ class _Alive(TorchDispatchMode):
         self.total += size
         if self.total > self.peak:
             self.peak, self.at_peak = self.total, self.now.copy()
+
+
+class _Shapes:
+    """Runs operations on meta tensors, each only once for the same shapes.
+
+    A block is like the next and a micro-batch like the one before, and PyTorch takes a millisecond
+    to work out in Python what shape a product has.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[Any, list[tuple[Any, ...]]] = {}
+        """What an operation makes; nothing where it returns what it was given."""
+
+    def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """What `func` returns: its shapes, strides and types."""
+        key = func, _looks(args), _looks(tuple(kwargs.items()))
+        if looks := self.known.get(key):
+            made = [torch.empty_strided(size, stride, dtype=dtype, device="meta")
+                    for _, size, stride, dtype, _ in looks]  # fmt: skip
+            return made[0] if len(made) == 1 else tuple(made)
+        result = func(*args, **kwargs)
+        if key not in self.known:
+            outputs = result if isinstance(result, tuple) else (result,)
+            new = _are_new(outputs, args)
+            self.known[key] = [_looks(value) for value in outputs] if new else []
+        return result
+
+
+def _are_new(outputs: tuple, args: tuple) -> bool:
+    """Whether all outputs lie on the meta device, in memory of their own."""
+    given = {v.untyped_storage()._cdata for v in tree_leaves(args) if isinstance(v, Tensor)}
+    return all(
+        isinstance(value, Tensor) and value.is_meta and value.untyped_storage()._cdata not in given
+        for value in outputs
+    )
+
+
+def _looks(value: Any) -> Any:
+    """All that a meta kernel sees of an argument, to be compared."""
+    if isinstance(value, Tensor):
+        return Tensor, value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, list | tuple):
+        return tuple(map(_looks, value))
+    return type(value), value  # 1, 1.0 and True are equal
 
 
 class _LikeTheDevice(TorchFunctionMode):

@@ -76,14 +76,15 @@ def test_costs_are_points_of_miou(record):
 
 
 def test_the_best_order_counts_what_is_new(record):
-    first, second = silent.best_order(record)
-    assert (first.check["id"], first.new, first.bugs, first.seconds) == ("a", 1, 1, 1.0)
-    assert (second.check["id"], second.new, second.bugs, second.seconds) == ("b", 1, 2, 4.0)
+    (only,) = silent.best_order(record)
+    assert (only.check["id"], only.new, only.bugs, only.seconds) == ("b", 2, 2, 3.0)
+    record["outcomes"]["two"] = {c: {"found": c == "c", "says": ""} for c in SECONDS}
+    first, second = silent.best_order(record)  # each finds one: the quicker stands first
+    assert (first.check["id"], first.new, first.bugs, first.seconds) == ("c", 1, 1, 0.5)
+    assert (second.check["id"], second.new, second.bugs, second.seconds) == ("a", 1, 2, 1.5)
+    record["checks"][2]["run_seconds"] = 0.1  # c reads a run: it comes last
+    assert [step.check["id"] for step in silent.best_order(record)] == ["a", "c"]
     assert silent.best_order(record, ["three"]) == []
-    record["checks"][1]["seconds"] = 0.0  # less than the clock counts
-    assert [step.check["id"] for step in silent.best_order(record)] == ["b"]
-    record["checks"][1]["run_seconds"] = 3.0  # unless it needs a run
-    assert [step.check["id"] for step in silent.best_order(record)] == ["a", "b"]
 
 
 def test_a_check_that_was_not_run_finds_nothing_and_is_left_blank(record, pictures):
@@ -142,9 +143,15 @@ def test_the_answers_are_all_bugs_and_none(record, pictures):
 
 def test_the_order_of_the_cases_is_always_the_same_and_none_of_theirs(record):
     record["bugs"] = [bug(f"b{i}") for i in range(20)]
+    found = {f"b{i}": ["a"] * (i not in (3, 8)) + ["b"] * (i == 5) for i in range(20)}
+    record["outcomes"] |= {b: {c: {"found": c in found[b], "says": ""} for c in SECONDS}
+                           for b in found}
     dealt = [case["id"] for case in _dealt(record)]
     assert dealt == [case["id"] for case in _dealt(record)]
-    assert dealt[:-1] != [b["id"] for b in record["bugs"]]
+    assert sorted(dealt) == sorted([*found, "healthy"])
+    assert [b for b in dealt if b != "healthy"] != list(found)
+    assert dealt[0] == "b5"  # the one that most checks find
+    assert set(dealt[-2:]) == {"b3", "b8"}  # those that none finds
 
 
 def test_a_case_without_a_map_is_refused(record, pictures):
@@ -175,6 +182,7 @@ def test_the_list_has_each_bug_with_its_diff_and_is_what_the_matrix_leads_to(rec
     assert first.select_one("del").text == "− one = 1\n"
     assert not first.select("ins")  # a line that the bug leaves out
     assert [li["class"] for li in first.select("li")] == [["setr-alarm"]] * 2 + [["setr-pass"]]
+    assert first.select("li")[-1].text == "1 of 3 checks pass."
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="no node to read the script")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import math
 import re
 import time
 
@@ -602,7 +603,7 @@ def ablated(model, town):
 
 
 def test_the_walk_shows_the_forward_pass(page, town, models):
-    """Every product of a row and a column gives the number shown, and that is PyTorch's."""
+    """What a number is computed from gives the number shown, and that is PyTorch's."""
     settled(page, "walk")
     walk = part(page, "walk").locator(".setr-walk")
     right, seen = walked(models["pup"], town[0].image, 7 * 24 + 12), {}
@@ -610,8 +611,13 @@ def test_the_walk_shows_the_forward_pass(page, town, models):
     for i in range(len(titles)):
         walk.get_by_label("Stop").select_option(str(i))
         page.wait_for_function(f"document.querySelector('.setr-walk').dataset.shown === '{i}'")
-        value, total = walk.evaluate("w => [w.dataset.value, w.dataset.sum]")
-        if total:
+        value, total, how = walk.evaluate("w => [w.dataset.value, w.dataset.sum, w.dataset.how]")
+        assert bool(total) != bool(how)
+        if how:
+            formula = how.replace("−", "-").replace("×", "*")
+            found = eval(formula, {"exp": math.exp})
+            assert float(value) == pytest.approx(found, rel=1e-2, abs=1e-3), how
+        else:
             relu = max(0.0, float(total)) if "unit" in titles[i] else float(total)
             assert float(value) == pytest.approx(relu, abs=1e-4)
         seen[titles[i].partition(". ")[2]] = walk.evaluate(

@@ -123,7 +123,7 @@ def test_any_stage(page, stage, shape, photo) -> None:
 
 
 def test_any_picture_in_windows(photo) -> None:
-    live = live_cell("10_measuring", ('PICTURE = ""', photo))
+    live = live_cell("10b_protocols", ('PICTURE = ""', photo))
     moves(live, ("crop", 48), ("step", 0.3), ("mirror", True))
 
 

@@ -10,6 +10,7 @@ from setr_lite.errors import UserError
 from setr_lite.losses import segmentation_loss
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
+from setr_lite.running import memory
 from setr_lite.running.memory import estimate_memory, format_bytes
 from setr_lite.running.recompute import recompute_encoder
 from setr_lite.step import add_gradients
@@ -203,6 +204,16 @@ def test_attention_never_costs_the_square_of_the_tokens():
              for s in (64, 128, 256)]  # fmt: skip
     assert sides[2] / sides[1] == pytest.approx(4, rel=0.02)
     assert sides[1] / sides[0] == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize("settings", [(), ("train.amp=bf16", "train.micro_batch=1")])
+def test_shapes_that_are_remembered_change_nothing(monkeypatch, settings):
+    config = small("model.head=naive", "train.batch_size=4", *settings)
+    remembered, runs = estimate_memory(config), []
+    monkeypatch.setattr(memory._Shapes, "run", lambda self, func, args, kwargs: runs.append(
+        func) or func(*args, **kwargs))
+    assert estimate_memory(config) == remembered
+    assert len(runs) > 500
 
 
 def test_a_table_and_a_mistake():

@@ -28,9 +28,8 @@ TICK = 0.01
 NAMES = {
     "loss_falls": ("Loss falls", "The last tenth of the run's loss curve is below half of the "
                    "first tenth."),
-    "pictures": ("Pictures look right", "Stand-in for an eye that knows good pictures: on 100 "
-                 "streets at most 10 points fewer pixels are right than in the mean of healthy "
-                 "runs."),
+    "pictures": ("Pictures look right", "Stand-in for a look at label maps: on 100 streets the "
+                 "share of correct pixels is at most 10 points below the mean of healthy runs."),
     "miou_100": ("mIoU on 100 images", "The run's own score lies in the 95 % prediction interval "
                  "for one more healthy seed."),
     "edges": ("Look at the edges", "Errors in the outer 8 pixels, relative to those inside, lie in "
@@ -43,15 +42,15 @@ NAMES = {
                        "second implementation, to 1e-9, at the table's square size."),
     "non_square": ("Oracle, not square", "The same at 70 x 100 pixels: another grid, odd sizes."),
     "overfit": ("Overfit one batch", "After 60 steps on one batch its loss is below a fifth."),
-    "overfit_predict": ("Overfit, then predict", "After that, predict knows 90 % of the same "
-                        "pictures' pixels, read from their files."),
+    "overfit_predict": ("Overfit, then predict", "After that, predict is right at 90 % of the "
+                        "pixels of the same images, read from their files."),
     "gradient": ("Gradient check", "The loss's derivative along a random direction, backward "
                  "against differences, in float64."),
     "steps_by_hand": ("Three steps by hand", "Weights after three steps against the loss, clipping "
                       "and AdamW of PyTorch."),
     "rates": ("Rates by formula", "The learning rate at each step by the formula; what decays."),
-    "one_batch": ("Look at one batch", "16 crops as the network gets them beside their files, and "
-                  "one test image."),
+    "one_batch": ("Batch against files", "16 crops as the network gets them beside their files, "
+                  "and one test image."),
     "score_by_hand": ("Score by hand", "Labels of six streets by a second implementation, their "
                       "mIoU by counting pixels."),
     "windows": ("Windows of ones", "Sliding windows of a constant average to that constant."),

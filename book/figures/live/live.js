@@ -720,7 +720,7 @@
           : "";
         parts.push(`${NAMES[head]} ${percent(right)} ${this.data.classes[stamp.label]}${rest}`);
       }
-      return `The ${stamp.name} at ${x}, ${y} is read as: ${parts.join("; ")}.`;
+      return `The ${stamp.name} at ${x}, ${y} by class: ${parts.join("; ")}.`;
     }
 
     aboutPatch() {
@@ -728,9 +728,9 @@
         middle = middleOf(this.patch);
       const truth =
         this.truth && this.truth[middle] !== 255
-          ? `, truly ${this.data.classes[this.truth[middle]]}`
+          ? `, label ${this.data.classes[this.truth[middle]]}`
           : "";
-      return `Patch ${where(this.patch)}: ${NAMES[this.main]} says ${this.data.classes[label[middle]]} (${percent(share[middle])})${truth}.`;
+      return `Patch ${where(this.patch)}: ${NAMES[this.main]} predicts ${this.data.classes[label[middle]]} (${percent(share[middle])})${truth}.`;
     }
 
     /* -- attention -- */

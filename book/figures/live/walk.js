@@ -104,38 +104,63 @@ function around(name, [r, c]) {
 }
 
 /* key -> (model, places, index) -> what the number was computed from: `left` times `right` plus
- * `plus`, over `over`; or `parts`, each with a name. */
+ * `plus`, over `over`; or `parts`, each with a name, and `how` they make it. */
+const n4 = (x) => (x < 0 ? `(${x.toPrecision(4)})` : x.toPrecision(4));
+const exponentials = (s, i, word) => {
+  const most = Math.max(...s),
+    sum = s.reduce((a, b) => a + Math.exp(b - most), 0);
+  return {
+    parts: [
+      [`its ${word}`, s[i]],
+      [`largest ${word}`, most],
+      ["sum of all exponentials", sum],
+    ],
+    how: `exp(${n4(s[i])} − ${n4(most)}) / ${n4(sum)}`,
+  };
+};
+const added = (name, a, other, b) => ({
+  parts: [
+    [name, a],
+    [other, b],
+  ],
+  how: `${n4(a)} + ${n4(b)}`,
+});
 const norms = (m, name, from, i) => {
   const mean = from.reduce((a, b) => a + b, 0) / from.length;
   const variance = from.reduce((a, b) => a + (b - mean) ** 2, 0) / from.length;
+  const std = Math.sqrt(variance + EPS),
+    weight = m.t[`${name}.weight`].data[i],
+    bias = m.t[`${name}.bias`].data[i];
   return {
     parts: [
       ["value", from[i]],
       ["mean", mean],
-      ["standard deviation", Math.sqrt(variance + EPS)],
-      ["weight", m.t[`${name}.weight`].data[i]],
-      ["bias", m.t[`${name}.bias`].data[i]],
+      ["standard deviation", std],
+      ["weight", weight],
+      ["bias", bias],
     ],
+    how: `(${n4(from[i])} − ${n4(mean)}) / ${n4(std)} × ${n4(weight)} + ${n4(bias)}`,
   };
 };
 const times = (m, left, name, c) => ({ left, ...column(m, name, c) });
 const WHY = {
-  pixels: (m, p, i) => ({
-    parts: [
-      ["value, 0 to 255", kept("pixels", p.patch)[i] * m.std[i % 3] + m.mean[i % 3]],
-      ["mean of its colour", m.mean[i % 3]],
-      ["standard deviation", m.std[i % 3]],
-    ],
-  }),
+  pixels: (m, p, i) => {
+    const mean = m.mean[i % 3],
+      std = m.std[i % 3],
+      value = kept("pixels", p.patch)[i] * std + mean;
+    return {
+      parts: [
+        ["value, 0 to 255", value],
+        ["mean of its colour", mean],
+        ["standard deviation", std],
+      ],
+      how: `(${n4(value)} − ${n4(mean)}) / ${n4(std)}`,
+    };
+  },
   patch: (m, p, i) => times(m, STOPS.pixels(m, p), "encoder.patch_embed.proj", i),
   embed: (m, p, i) => {
     const token = STOPS.patch(m, p)[i];
-    return {
-      parts: [
-        ["token", token],
-        ["row of the position table", STOPS.embed(m, p)[i] - token],
-      ],
-    };
+    return added("token", token, "row of the position table", STOPS.embed(m, p)[i] - token);
   },
   norm1: (m, p, i) => norms(m, `${p.block}.norm1`, kept(p.before, p.token), i),
   q: (m, p, i) => times(m, STOPS.norm1(m, p), `${p.block}.attn.qkv`, p.q + i),
@@ -147,17 +172,7 @@ const WHY = {
     plus: 0,
     over: Math.sqrt(p.d),
   }),
-  softmax: (m, p, i) => {
-    const s = scoresOf(m, p),
-      most = Math.max(...s);
-    return {
-      parts: [
-        ["its score", s[i]],
-        ["largest score", most],
-        ["sum of all exponentials", s.reduce((a, b) => a + Math.exp(b - most), 0)],
-      ],
-    };
-  },
+  softmax: (m, p, i) => exponentials(scoresOf(m, p), i, "score"),
   mixed: (m, p, i) => ({
     left: STOPS.softmax(m, p),
     plus: 0,
@@ -167,43 +182,29 @@ const WHY = {
     ),
   }),
   proj: (m, p, i) => times(m, kept(`${p.block}.attn.heads`, p.token), `${p.block}.attn.proj`, i),
-  stream1: (m, p, i) => ({
-    parts: [
-      ["before", kept(p.before, p.token)[i]],
-      ["attention adds", STOPS.proj(m, p)[i]],
-    ],
-  }),
+  stream1: (m, p, i) =>
+    added("before", kept(p.before, p.token)[i], "attention adds", STOPS.proj(m, p)[i]),
   norm2: (m, p, i) => norms(m, `${p.block}.norm2`, STOPS.stream1(m, p), i),
   fc1: (m, p, i) => times(m, STOPS.norm2(m, p), `${p.block}.mlp.fc1`, i),
-  act: (m, p, i) => ({
-    parts: [
-      ["value", STOPS.fc1(m, p)[i]],
-      ["share kept", STOPS.act(m, p)[i] / STOPS.fc1(m, p)[i]],
-    ],
-  }),
+  act: (m, p, i) => {
+    const value = STOPS.fc1(m, p)[i],
+      share = STOPS.act(m, p)[i] / value;
+    return {
+      parts: [
+        ["value", value],
+        ["share kept", share],
+      ],
+      how: `${n4(value)} × ${n4(share)}`,
+    };
+  },
   fc2: (m, p, i) => times(m, STOPS.act(m, p), `${p.block}.mlp.fc2`, i),
-  stream2: (m, p, i) => ({
-    parts: [
-      ["before", STOPS.stream1(m, p)[i]],
-      ["MLP adds", STOPS.fc2(m, p)[i]],
-    ],
-  }),
+  stream2: (m, p, i) => added("before", STOPS.stream1(m, p)[i], "MLP adds", STOPS.fc2(m, p)[i]),
   norm: (m, p, i) => norms(m, "head.norm", kept(`encoder.blocks.${m.taps[3]}`, p.token), i),
   conv0: (m, p, i) => times(m, around("head.norm", p.fine(1)), "head.convs.0.0", i),
   conv1: (m, p, i) => times(m, around("head.convs.0.up", p.fine(2)), "head.convs.1.0", i),
   conv2: (m, p, i) => times(m, around("head.convs.1.up", p.fine(4)), "head.convs.2.0", i),
   classes: (m, p, i) => times(m, STOPS.conv2(m, p), "head.classifier", i),
-  share: (m, p, i) => {
-    const s = STOPS.classes(m, p),
-      most = Math.max(...s);
-    return {
-      parts: [
-        ["its logit", s[i]],
-        ["largest logit", most],
-        ["sum of all exponentials", s.reduce((a, b) => a + Math.exp(b - most), 0)],
-      ],
-    };
-  },
+  share: (m, p, i) => exponentials(STOPS.classes(m, p), i, "logit"),
 };
 
 /* The model has to run for a picture that was not walked through before. */

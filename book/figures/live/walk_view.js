@@ -1,6 +1,6 @@
 "use strict";
 /* The walk, as a reader sees it: stop by stop, each a row of numbers, and for every number what it
- * was made of. The numbers come from walk.js in the worker, so from the forward pass itself. */
+ * was computed from. The numbers come from walk.js in the worker, so from the forward pass itself. */
 
 class SetrWalk {
   static STOPS = [
@@ -26,7 +26,7 @@ class SetrWalk {
       "norm1",
       "LayerNorm",
       "norm1(x)",
-      "The numbers of the token less their mean, by their standard deviation, times a weight, plus a bias.",
+      "Subtract the token's mean, divide by its standard deviation, multiply by a weight and add a bias.",
     ],
     ["q", "Its query", "q, k, v = qkv.permute(2, 0, 3, 1, 4)", "What this head asks: 48 numbers."],
     [
@@ -262,9 +262,10 @@ class SetrWalk {
     if (!why || at !== this.at) return;
     const text = `${this.name(this.index)}: ${why.value.toPrecision(4)}`;
     this.slider.setAttribute("aria-valuetext", text);
-    this.said.textContent = text + (why.parts ? "." : ` = ${this.sum(why)}`);
+    this.said.textContent = `${text} = ${why.parts ? `${why.how}.` : this.sum(why)}`;
     this.element.dataset.value = why.value;
     this.element.dataset.sum = why.parts ? "" : this.total(why);
+    this.element.dataset.how = why.how ?? "";
     this.write(why);
     this.element.dataset.shown = this.at;
   }

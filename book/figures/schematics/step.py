@@ -1,15 +1,16 @@
-"""One training step, with the numbers of the paper's recipe for ADE20K."""
+"""One training step, with the numbers of the recipe of the page that shows it."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+from setr_lite import SETR
 from setr_lite.recipes import get_recipe
 
-from ..sizes import size, trace
+from ..sizes import size
 from ..svg import Box, Drawing
 
-RECIPE = "pup_ade20k_512_160k"
+RECIPE = "toytown_pup"
 PLACES = {
     "wide": {"batch": (6, 20, 130, 56), "forward": (170, 20, 130, 56), "scores": (334, 20, 170, 56),
              "loss": (538, 20, 176, 56), "backward": (538, 124, 176, 56),
@@ -24,9 +25,8 @@ PLACES = {
 
 def draw(shape: str) -> Drawing:
     config = get_recipe(RECIPE)
-    model = trace("pup").model
     optim, batch, crop = config.optim, config.train.batch_size, config.data.crop_size
-    aux = len(model.aux_heads)
+    aux = len(SETR.from_config(config.model).aux_heads)
     lines = {
         "batch": ("batch", f"~{batch} × 3 × {size(crop)}"),
         "forward": ("forward", "~encoder and heads"),
@@ -34,8 +34,8 @@ def draw(shape: str) -> Drawing:
         "loss": ("loss, one number", f"~main + {config.loss.aux_weight:g} × each auxiliary"),
         "backward": ("backward", "~the same way back"),
         "gradients": ("gradients", "~one per parameter"),
-        "optimizer": (f"{optim.name.upper()}, new weights", f"~momentum {optim.momentum:g}"),
-        "rate": ("learning rate", f"~{optim.lr:g}, poly {optim.power:g}"),
+        "optimizer": ("AdamW, new weights", f"~weight decay {optim.weight_decay:g}"),
+        "rate": ("learning rate", f"~warm-up, {optim.lr:g}, poly"),
     }
     picture = Drawing(f"step-{shape}", {"wide": (720, 196), "narrow": (360, 334)}[shape],
                       "One training step", (
