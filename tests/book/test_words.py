@@ -34,11 +34,6 @@ ALLOWED = {
     "slopes of the lines": "lines of a plot",
     "spread below": "dots of a plot",
     "bicyclist spread": "dots of a plot",
-    "picture differs": "a stage of a figure bears this name",
-    "pictures that we had drawn": "figures",
-    "the picture looks right": "what one sees, against what was computed",
-    "show the same picture": "what one sees, against what was computed",
-    "picture a stream": "the verb",
     "answer in pictures": "figures, against numbers",
     "your own picture": "the title of a chapter and of its links",
 }
