@@ -39,6 +39,7 @@ EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
 WIDE_VALUE = 86  # columns, above which a value is shown as the source breaks it
 LONG_VALUE = 12  # lines of a value that are shown
+LONG_SENTENCE = 110  # letters, above which a table has only the first clause of a sentence
 SECTIONS_OF_A_RUN = {
     "model": "ModelConfig", "data": "DataConfig", "loss": "LossConfig", "optim": "OptimConfig",
     "train": "TrainConfig", "eval": "EvalConfig",
@@ -354,7 +355,10 @@ def settings_reference() -> str:
 
 def first_sentence(text: str) -> str:
     text = " ".join(text.partition("\n\n")[0].split())
-    return re.split(r"(?<=[^.]\w[.)])\s+(?=[A-Z`{0-9])", text)[0].replace(" | ", " \\| ")
+    text = re.split(r"(?<=[^.]\w[.)])\s+(?=[A-Z`{0-9])", text)[0]
+    if len(text) > LONG_SENTENCE:  # its first clause, if a name in backticks does not end there
+        text = re.split(r"[:;] (?=[^`]*(?:`[^`]*`[^`]*)*$)", text)[0]
+    return text.rstrip(".:").replace(" | ", " \\| ")
 
 
 def setting_row(section: str, cls: str, field: ast.AnnAssign, said: str, default: object,
