@@ -59,7 +59,7 @@ def default_taps(depth: int, head: str) -> tuple[int, ...]:
 
 
 def check_taps(taps: Sequence[int], depth: int) -> None:
-    """Refuse taps that an encoder of `depth` blocks does not have.
+    """Raise UserError unless an encoder with `depth` blocks has these taps.
 
     Raises:
         UserError: a tap beyond the last block, or taps that do not rise from 0 on.

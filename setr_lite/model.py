@@ -167,7 +167,7 @@ class SETR(nn.Module):
         return push_to_hub(self, name, **about)
 
     def forward(self, image: Tensor, *, aux: bool | None = None) -> SETROutput:
-        """(B, 3, H, W) normalised -> scores; None has auxiliary ones in training mode only."""
+        """(B, 3, H, W) normalised -> scores. None: auxiliary scores in training mode only."""
         features, patch = self.features(image), self.encoder.patch_size
         size, (h, w) = (image.shape[-2], image.shape[-1]), self._grid(image)
         streams = self.aux_streams if (self.training if aux is None else aux) else ()
@@ -244,9 +244,9 @@ class SETR(nn.Module):
                 ``model.config.override("eval.protocol=official+ms")``.
 
         Returns:
-            (H, W) on the CPU, uint8 for up to 256 classes, else int64; or (K, H, W), whose K sum to
-            1. A list for a list, (B, ...) for a batch. `predict_images` streams more images than
-            memory holds.
+            (H, W) on the CPU, uint8 for up to 256 classes, else int64; or (K, H, W), whose K values
+            sum to one. A list for a list, (B, ...) for a batch. `predict_images` streams more
+            images than memory holds.
 
         Raises:
             UserError: anything else for an image, or a file that cannot be read.

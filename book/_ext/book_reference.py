@@ -39,6 +39,7 @@ EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
 WIDE_VALUE = 86  # columns, above which a value is shown as the source breaks it
 LONG_VALUE = 12  # lines of a value that are shown
+LONG_SENTENCE = 110  # letters, above which a table has only the first clause of a sentence
 SECTIONS_OF_A_RUN = {
     "model": "ModelConfig", "data": "DataConfig", "loss": "LossConfig", "optim": "OptimConfig",
     "train": "TrainConfig", "eval": "EvalConfig",
@@ -131,7 +132,30 @@ def fields(lines: list[str], scope: tuple[str, ...] = ()) -> Iterator[str]:
         if found and not line[base:].startswith(" "):
             yield f"- **{plain(found[1])}**: {plain(found[2], scope)}"
         else:
-            yield f"  {plain(line.strip(), scope)}" if line.strip() else ""
+            words = re.sub(r"^(\d+)\. ", r"\1\\. ", plain(line.strip(), scope))  # no list
+            yield f"  {words}" if line.strip() else ""
+
+
+def table(lines: list[str], scope: tuple[str, ...] = ()) -> list[str]:
+    """A simple table of reStructuredText for MyST; a row without a first cell goes on."""
+    starts = [found.start() for found in re.finditer(r"=+", lines[0])]
+    ends = [*starts[1:], None]
+    rows: list[list[str]] = []
+    rules = 0
+    head = sum(bool(RULE.match(line)) for line in lines) > 2
+    for line in lines:
+        if RULE.match(line):
+            rules += 1
+            continue
+        cells = [line[a:b].strip() for a, b in zip(starts, ends, strict=True)]
+        if not cells[0] and rows:
+            rows[-1] = [f"{old} {new}".strip() for old, new in zip(rows[-1], cells, strict=True)]
+        else:
+            rows.append(cells)
+    said = [[re.sub(r"(?<!\\)\|", r"\|", plain(cell, scope)) for cell in row] for row in rows]
+    first = said.pop(0) if head else [""] * len(starts)
+    rule = ["---"] * len(starts)
+    return [f"| {' | '.join(cells)} |" for cells in (first, rule, *said)]
 
 
 def markdown(docstring: str, scope: tuple[str, ...] = ()) -> str:
@@ -149,7 +173,7 @@ def markdown(docstring: str, scope: tuple[str, ...] = ()) -> str:
             block = [line]
             while lines and (lines[0].strip()):
                 block.append(lines.pop(0))
-            out += ["", "```text", *block, "```", ""]
+            out += ["", *table(block, scope), ""]
         elif line.startswith("    ") and (not out or not out[-1]):
             block = [line]
             while lines and (lines[0].startswith("    ") or not lines[0].strip()):
@@ -240,7 +264,8 @@ def describe_class(node: ast.ClassDef, module: str) -> str:
     for field, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_"):
             text = markdown(string_below(after), scope)
-            default = f"\n:value: {ast.unparse(field.value)}" if field.value else ""
+            # in quotes of its own: the option is read as YAML, which would take off the value's
+            default = f"\n:value: {json.dumps(ast.unparse(field.value))}" if field.value else ""
             options = f":type: {ast.unparse(field.annotation)}{default}"
             parts.append(directive("attribute", field.target.id, text, 5, options))
     for method in public(list(methods.values())):
@@ -273,9 +298,18 @@ def library_reference(modules: list[str]) -> str:
         if first:
             stable += [f"```{{py:currentmodule}} {module}\n```\n", *first]
         inside += [f"### {name}", f"\n```{{py:module}} {module}\n```\n",
-                   markdown(ast.get_docstring(tree_of(name)) or "", (name,)), "", *rest]
+                   markdown(ast.get_docstring(tree_of(name)) or "", (name,)), "", *folded(rest)]
     top = ["## What scripts use", "", *stable] if stable else []
     return "\n".join([*top, "## Inside, by module" if top else "## By module", "", *inside])
+
+
+def folded(entries: list[str]) -> list[str]:
+    """Entries that open on request and are not in the list of contents beside the page."""
+    quiet = [re.sub(r"^(`+\{py:\w+\} .*)$", r"\1\n:no-contents-entry:", text, flags=re.M)
+             for text in entries]
+    names = "1 name" if len(quiet) == 1 else f"{len(quiet)} names"
+    opened = f'<details class="setr-inside">\n<summary>{names}</summary>\n'
+    return [opened, *quiet, "</details>\n"] if quiet else []
 
 
 def modules_of(words: str) -> list[str]:
@@ -305,27 +339,39 @@ def settings_reference() -> str:
     classes = {n.name: n for n in tree_of("config").body if isinstance(n, ast.ClassDef)}
     lines = []
     for section, cls in SECTIONS_OF_A_RUN.items():
-        lines += [f"### {section}", "", "| setting | type | default | recipes change it to |",
+        lines += [f"### {section}", "",
+                  "| setting | what it sets | default | recipes change it to |",
                   "|---|---|---|---|"]
-        for field in classes[cls].body:
+        body = classes[cls].body
+        for field, after in zip(body, [*body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign):
                 key = field.target.id
                 values = {name: recipe[section][key] for name, recipe in recipes.items()}
-                lines.append(setting_row(section, cls, field, defaults[section][key], values))
+                said = first_sentence(markdown(string_below(after), ("config", cls)))
+                lines.append(setting_row(section, cls, field, said, defaults[section][key], values))
         lines.append("")
     return "\n".join(lines)
 
 
-def setting_row(section: str, cls: str, field: ast.AnnAssign, default: object,
+def first_sentence(text: str) -> str:
+    text = " ".join(text.partition("\n\n")[0].split())
+    text = re.split(r"(?<=[^.]\w[.)])\s+(?=[A-Z`{0-9])", text)[0]
+    if len(text) > LONG_SENTENCE:  # its first clause, if a name in backticks does not end there
+        text = re.split(r"[:;] (?=[^`]*(?:`[^`]*`[^`]*)*$)", text)[0]
+    return text.rstrip(".:").replace(" | ", " \\| ")
+
+
+def setting_row(section: str, cls: str, field: ast.AnnAssign, said: str, default: object,
                 values: dict[str, object]) -> str:
-    """One line of the table; of the values that recipes give, the four most frequent."""
+    """One line of the table; of the values that recipes give, the most frequent."""
     key = field.target.id
     name = f"{{py:obj}}`{section}.{key} <setr_lite.config.{cls}.{key}>`"
     kind = ast.unparse(field.annotation).replace("|", "or")
     changed = Counter(written(v) for v in values.values() if v != default)
-    shown = [f"`{value}` ({count})" for value, count in changed.most_common(4)]
-    more = f", {len(changed) - 4} more values" if len(changed) > 4 else ""
-    return f"| {name} | `{kind}` | `{written(default)}` | {', '.join(shown)}{more} |"
+    most = 5 if len(changed) == 5 else 4
+    shown = [f"`{value}` ({count})" for value, count in changed.most_common(most)]
+    more = f", {len(changed) - most} more values" if len(changed) > most else ""
+    return (f"| {name}<br>`{kind}` | {said} | `{written(default)}` | {', '.join(shown)}{more} |")
 
 
 def written(value: object) -> str:

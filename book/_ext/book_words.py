@@ -1,7 +1,7 @@
-"""Sphinx extension: the notation by chapter, and the glossary where it is needed.
+"""Sphinx extension: the notation, titles of claims, and the glossary where it is needed.
 
-* The table ``| symbol | meaning | page |`` of notation.md, one row a symbol, becomes one table for
-  each chapter, in the order of the book.
+* In the table ``| symbol | meaning | page |`` of notation.md a page's number becomes its title.
+* On claims.md a comment below a heading becomes the heading's words; what links to it stays.
 * On every page the first mention of a word of the glossary links to it.
 """
 
@@ -17,8 +17,7 @@ from sphinx import addnodes
 
 NOTATION = Path(__file__).resolve().parents[1] / "notation.md"
 HEADER = "| symbol | meaning | page |\n|---|---|---|\n"
-ROW = re.compile(r"^\| (.*) \| (.*) \| (.*) \|$")
-PAGE = re.compile(r"\]\((\w+\.ipynb)\)")
+PAGE = re.compile(r"\[\w+\]\((\w+\.ipynb)\)")
 # what a word must not stand in to be linked: it is a name there, or a link already
 APART = (nodes.reference, nodes.literal, nodes.title, nodes.caption, nodes.math, nodes.raw,
          addnodes.pending_xref, nodes.literal_block)  # fmt: skip
@@ -27,22 +26,24 @@ APART = (nodes.reference, nodes.literal, nodes.title, nodes.caption, nodes.math,
 # --- notation -----------------------------------------------------------------------------------
 
 
-def by_chapter(text: str) -> str:
-    """notation.md with its table of symbols cut up by chapter."""
+def with_titles(text: str) -> str:
+    """notation.md with the titles of pages in place of their numbers, which no page shows."""
     before, header, after = text.partition(HEADER)
-    if not header:
-        return text
-    table, gap, rest = after.partition("\n\n")
-    chapters: dict[str, list[str]] = {}
-    for line in table.splitlines():
-        symbol, meaning, pages = ROW.match(line).groups()
-        for page in PAGE.findall(pages):
-            chapters.setdefault(page, []).append(f"| {symbol} | {meaning} |")
-    parts = [
-        "\n".join([f"### []({page})", "", "| symbol | meaning |", "|---|---|", *rows, ""])
-        for page, rows in sorted(chapters.items())
-    ]
-    return before + "\n".join(parts) + gap + rest
+    return before + header + PAGE.sub(r"[](\1)", after) if header else text
+
+
+# --- claims -------------------------------------------------------------------------------------
+
+
+def say_claims(app: Any, doctree: Any) -> None:
+    """``### rollout`` and below it ``% Rollout beats ...``: the reader sees the sentence."""
+    if Path(app.env.docname).name != "claims":
+        return
+    for section in doctree.findall(nodes.section):
+        title, *rest = section.children
+        if rest and isinstance(rest[0], nodes.comment):
+            title.children = []
+            title += nodes.Text(rest[0].astext())
 
 
 # --- glossary -----------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ def xref(word: str, entry: str) -> addnodes.pending_xref:
 
 def group(app: Any, page: str, source: list[str]) -> None:
     if Path(page).name == NOTATION.stem:
-        source[0] = by_chapter(source[0])
+        source[0] = with_titles(source[0])
 
 
 def link_page(app: Any, doctree: Any) -> None:
@@ -117,4 +118,5 @@ def link_page(app: Any, doctree: Any) -> None:
 def setup(app: Any) -> dict[str, Any]:
     app.connect("source-read", group)
     app.connect("doctree-read", link_page)
+    app.connect("doctree-read", say_claims, priority=400)  # before the contents are collected
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

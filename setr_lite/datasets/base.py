@@ -64,7 +64,7 @@ class SegmentationDataset(Dataset[Sample]):
         split: a key of `splits`.
         strict: False leaves images without label out, and takes an empty split.
         unlabelled: take a split whose images have no label at all, as one that a server scores;
-            every pixel of theirs is ignored.
+            all their pixels are ignored.
 
     Raises:
         UserError: no such split; `root` is not this data set; no image in the split; images

@@ -42,7 +42,7 @@ class Cityscapes(SegmentationDataset):
     """Cityscapes, 19 classes (Cordts et al., CVPR 2016): 2975 / 500 / 1525 images, 2048x1024.
 
     Reads the `labelIds` masks of the download, or `labelTrainIds` where only those are there.
-    The masks of the test split are dummies: every pixel of theirs is ignored.
+    The masks of the test split are dummies: all their pixels are ignored.
     """
 
     name = "cityscapes"
@@ -108,7 +108,7 @@ class ADE20K(SegmentationDataset):
 
     @classmethod
     def find_root(cls, root: str | Path, split: str) -> Path:
-        """As for every data set; knows the full form, which another page of theirs offers."""
+        """Refuses the full release of ADE20K, which has another folder layout."""
         for place in (path_of(root), path_of(root) / "ADE20K_2021_17_01"):
             if (place / "images" / "ADE").is_dir():
                 raise UserError(f"{place}: ADE20K in its full form; {CHALLENGE}")

@@ -283,7 +283,7 @@ def from_setr(file: WeightFile, model: nn.Module, **options: Any) -> Converted:
         file, model: see `from_official`.
         options: of `from_official` or `from_mmseg`.
 
-    Returns and raises as these; a plain ViT is refused, too.
+    Same returns and errors as `from_official` and `from_mmseg`; refuses a plain ViT.
     """
     kind = kind_of(file)
     readers: dict[str, Callable[..., Converted]] = {

@@ -1,6 +1,8 @@
 """What serves the book's build: its Sphinx extensions, and the box at the top of each notebook."""
 
+import contextlib
 import importlib.util
+import io
 import re
 import subprocess
 import sys
@@ -122,24 +124,35 @@ def test_docstrings_become_markdown():
             normalised.
 
     =====  =====
-    a      b
+    a      b,
+           ``c|d``
     =====  =====
+
+    Returns:
+        Numbers that sum to
+        1. A list for a list.
     """)
     assert r"Find \$x." in text
     assert r"``a < b`` and \*args" in text
     assert "```text\ncode [1] < 2\n```" in text
     assert "- **image**: (B, 3, H, W),\n  normalised." in text
-    assert "```text\n=====  =====\na      b\n=====  =====\n```" in text
+    assert "\n|  |  |\n| --- | --- |\n| a | b, ``c\\|d`` |\n" in text
+    assert "  1\\. A list for a list." in text
+    headed = reference.table(["==  ==", "x   y", "==  ==", "1   2", "==  =="])
+    assert headed == ["| x | y |", "| --- | --- |", "| 1 | 2 |"]
 
 
 def test_signatures_are_those_of_the_source():
     text = reference.library_reference(["encoder", "model", "config"])
     assert "{py:class} Block(dim: int, " in text
     assert "{py:function} count_parameters(" in text
-    assert "{py:attribute} lr\n:type: float" in text
+    assert "{py:attribute} lr\n:no-contents-entry:\n:type: float" in text
     stable, _, inside = text.partition("## Inside, by module")
     assert "{py:class} SETR(" in stable
     assert "{py:class} Block(" in inside
+    assert ":no-contents-entry:" in inside
+    assert ":no-contents-entry:" not in stable
+    assert inside.count("<details") == inside.count("</details>") > 0
 
 
 def test_constants_have_their_words_and_their_value():
@@ -177,9 +190,13 @@ def test_the_examples_of_the_reference_run(monkeypatch, tmp_path):
     (tmp_path / "data").symlink_to(ROOT / "data")
     (tmp_path / "toytown").symlink_to(ROOT / "data/sample/toytown_cityscapes")
     monkeypatch.chdir(tmp_path)
-    scope = {}
-    for block in blocks:
-        exec(block, scope)
+    scope, printed = {}, []
+    for block in blocks[:-1]:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(block, scope)
+        printed += [out.getvalue()] * ("print(" in block)
+    assert printed == re.findall(r"```text\n(.*?)```", page, re.S)
+    exec(blocks[-1], scope)
     assert scope["found"].shape == scope["label"].shape
     assert scope["confusion"].miou() > 0.7
 
