@@ -148,7 +148,7 @@ def test_a_planted_sentence_is_found():
 def vanishing(markdown):
     """Lines that begin with %, outside of fenced code: the built page leaves them out. Below an
     address on the page of claims such a line is its heading."""
-    markdown = re.sub(r"^(##+ [a-z0-9-]+)\n\n% ", r"\1\n\n", markdown, flags=re.M)
+    markdown = re.sub(r"^(##+ \w[\w-]*)\n\n% ", r"\1\n\n", markdown, flags=re.M)
     text = re.sub(r"^(`{3,})(?![^\n]*\{).*?^\1`*$", "", markdown, flags=re.S | re.M)
     return re.findall(r"^[ \t]*%.*$", text, flags=re.M)
 
