@@ -80,7 +80,7 @@ def map_of_setr(lit: str | None) -> str:
     strip = "".join(
         f'<li><a href="{page}.html"{" class=" + LIT_HERE if part in lit.split() else ""}>'
         f"{NAMES.get(part, part)}</a></li>" for part, page in PARTS.items())
-    return (f'<nav class="setr-map" aria-label="Map of SETR"><ul class="setr-strip">{strip}</ul>'
+    return (f'<nav class="setr-map" aria-label="Map of SETR"><ul class="setr-names">{strip}</ul>'
             f'<details><summary>The map of SETR</summary><div class="setr-drawn">{text}</div>'
             "</details></nav>")
 
