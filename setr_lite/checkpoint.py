@@ -1,6 +1,8 @@
 """A checkpoint is a folder of plain files, complete or absent.
 
 ====================  =============================================================
+file                  contents
+====================  =============================================================
 ``model.safetensors``  parameters and BatchNorm statistics, under their module names
 ``config.json``        the whole `RunConfig`, class names and colours
 ``state.json``         step, sample counter, best mIoU, versions

@@ -2,7 +2,7 @@
 (FSDP2).
 
 =======  ==========================================  ==============================================
-         DDP                                         FSDP2
+process  DDP                                         FSDP2
 =======  ==========================================  ==============================================
 holds    everything, in every process                1/W of weights, gradients, optimiser state
 sends    each gradient once (all-reduce)             each block's weights, twice, before it is used,

@@ -73,6 +73,8 @@ def predict_files(
     Three PNG files for each image, in `out` with the folders of the input:
 
     ====================  ==========================================================================
+    file                  contents
+    ====================  ==========================================================================
     ``NAME_ids.png``      (H, W) grey, the number of each pixel's class; 16 bits above 256 classes
     ``NAME_labels.png``   the same in colours: a palette image, whose indices are the numbers
     ``NAME_overlay.png``  the colours over the image, with the names of the classes below
