@@ -537,7 +537,7 @@ def test_a_unit_is_judged_by_the_truth(page, town, models, probes):
 
 def test_another_model_may_come_first(page):
     settled(page, "turned")
-    assert "SETR-Naive says" in said(page, "turned")
+    assert "SETR-Naive predicts" in said(page, "turned")
     part(page, "turned").get_by_label("Positions").select_option("upside down")
     settled(page, "turned")
     add_heads(page, "turned", ("SETR-MLA", "SETR-PUP"))
