@@ -94,10 +94,10 @@ def test_a_state_dict_in_memory_is_as_good_as_its_file(tmp_path, dialect):
         assert_equal_states(model.state_dict(), models[0].state_dict())
     options = {"taps": (0, 1, 2, 3), "img_size": size}
     convert({"model": state}, tmp_path / "folder", **options)
-    assert_equal_states(
-        SETR.from_pretrained(tmp_path / "folder").state_dict(),
-        {name: v.to(SETR.from_pretrained(tmp_path / "folder").state_dict()[name].dtype)
-         for name, v in models[0].state_dict().items()})  # fmt: skip
+    loaded = SETR.from_pretrained(tmp_path / "folder").state_dict()
+    assert_equal_states(loaded, {
+        name: value.to(loaded[name].dtype) for name, value in models[0].state_dict().items()
+    })
 
 
 def test_a_plain_vit_in_memory(tmp_path):
