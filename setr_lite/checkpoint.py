@@ -1,13 +1,13 @@
 """A checkpoint is a folder of plain files, complete or absent.
 
-====================  =============================================================
-file                  contents
-====================  =============================================================
+=====================  ============================================================
+file                   contents
+=====================  ============================================================
 ``model.safetensors``  parameters and BatchNorm statistics, under their module names
 ``config.json``        the whole `RunConfig`, class names and colours
 ``state.json``         step, sample counter, best mIoU, versions
 ``optimizer.pt``       the optimiser's state (absent in a checkpoint made for use only)
-====================  =============================================================
+=====================  ============================================================
 
 It is written beside its final name and renamed, so a crash at any instant leaves the last
 complete one, and a disk that is too small is noticed before the first byte. Weights and state are

@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
+def one_worker_each(paths):
+    """Parameters by which `--dist loadgroup` gives each page to one worker, which reads it once."""
+    return [
+        pytest.param(path, marks=pytest.mark.xdist_group(path.stem), id=path.stem)
+        for path in paths
+    ]
+
+
 @pytest.fixture(scope="session")
 def browser():
     if not CHROMIUM:

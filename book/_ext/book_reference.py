@@ -141,11 +141,9 @@ def table(lines: list[str], scope: tuple[str, ...] = ()) -> list[str]:
     starts = [found.start() for found in re.finditer(r"=+", lines[0])]
     ends = [*starts[1:], None]
     rows: list[list[str]] = []
-    rules = 0
     head = sum(bool(RULE.match(line)) for line in lines) > 2
     for line in lines:
         if RULE.match(line):
-            rules += 1
             continue
         cells = [line[a:b].strip() for a, b in zip(starts, ends, strict=True)]
         if not cells[0] and rows:
@@ -354,9 +352,10 @@ def settings_reference() -> str:
 
 
 def first_sentence(text: str) -> str:
+    """Of a description in Markdown, for a cell of a table; of a long one its first clause."""
     text = " ".join(text.partition("\n\n")[0].split())
     text = re.split(r"(?<=[^.]\w[.)])\s+(?=[A-Z`{0-9])", text)[0]
-    if len(text) > LONG_SENTENCE:  # its first clause, if a name in backticks does not end there
+    if len(text) > LONG_SENTENCE:  # if it does not end inside of backticks
         text = re.split(r"[:;] (?=[^`]*(?:`[^`]*`[^`]*)*$)", text)[0]
     return text.rstrip(".:").replace(" | ", " \\| ")
 

@@ -102,7 +102,7 @@ def xref(word: str, entry: str) -> addnodes.pending_xref:
 # --- Sphinx -------------------------------------------------------------------------------------
 
 
-def group(app: Any, page: str, source: list[str]) -> None:
+def name_pages(app: Any, page: str, source: list[str]) -> None:
     if Path(page).name == NOTATION.stem:
         source[0] = with_titles(source[0])
 
@@ -116,7 +116,7 @@ def link_page(app: Any, doctree: Any) -> None:
 
 
 def setup(app: Any) -> dict[str, Any]:
-    app.connect("source-read", group)
+    app.connect("source-read", name_pages)
     app.connect("doctree-read", link_page)
     app.connect("doctree-read", say_claims, priority=400)  # before the contents are collected
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHROMIUM, SLOW
+from conftest import CHROMIUM, SLOW, one_worker_each
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,13 +106,6 @@ def wake(page):
     for figure in page.locator(".setr-live").all():
         figure.scroll_into_view_if_needed()
         figure.and_(page.locator("[data-state=ready]")).wait_for()
-
-
-def one_worker_each(paths):
-    return [
-        pytest.param(path, marks=pytest.mark.xdist_group(path.stem), id=path.stem)
-        for path in paths
-    ]
 
 
 @pytest.fixture(scope="module", params=one_worker_each(PAGES))
@@ -510,8 +503,7 @@ FLATTEN = """() => {
 
 def complaints(page, *, contrast_only=False):
     """What axe finds wrong, in the theme that is on."""
-    context, options = {"exclude": [["mjx-container"]]}, {"resultTypes": ["violations"]}
-    found = []
+    options, found = {"resultTypes": ["violations"]}, []
     if not contrast_only:
         rules = {rule: {"enabled": False} for rule in [*OF_LOOKS, *THEIRS]}
         page.evaluate(FLATTEN)
@@ -519,7 +511,7 @@ def complaints(page, *, contrast_only=False):
         page.evaluate(PUT_BACK)
     assert page.evaluate(LOOKS) > 1
     page.evaluate(TAKE_OUT)
-    context["include"] = [["[data-look]"]]
+    context = {"include": [["[data-look]"]], "exclude": [["mjx-container"]]}
     options["runOnly"] = OF_LOOKS
     found += axe().run(page, context, options).response["violations"]
     page.evaluate(PUT_BACK)

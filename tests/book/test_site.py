@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from conftest import one_worker_each
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html"))
@@ -17,14 +18,6 @@ PAGES = sorted((HTML / "book").glob("*.html"))
 VENDORED = (HTML / "_static" / "vendor" / "widgets" / "embed.js").exists()
 PAGE_KB = 1500  # the page's own HTML; its scripts are shared and cached
 EXPLORER_KB = 3000  # where attention maps are explored
-
-def one_worker_each(paths):
-    """A page is parsed once, not by every worker."""
-    return [
-        pytest.param(path, marks=pytest.mark.xdist_group(path.stem), id=path.stem)
-        for path in paths
-    ]
-
 
 pytestmark = pytest.mark.skipif(not PAGES, reason="the book is not built: make book")
 
