@@ -1,0 +1,156 @@
+"""CamVid with the encoder trained: DINOv2 ViT-S/14 under each head, the rate chosen, then scored.
+
+    python book/_tools/measure_camvid_tuned.py WEIGHTS CAMVID RUNS
+
+WEIGHTS is a file of ``vit_small_patch14_dinov2.lvd142m`` as timm reads it, CAMVID the data set's
+folder, RUNS a folder for checkpoints. All runs are the recipes ``finetune_*``.
+
+- ``search``: 400 steps for each head and rate. They learn from the first four fifths of each
+  training drive and are scored on the last fifth, so val and the unseen drive choose nothing.
+- ``two drives``: 1200 steps at the head's best rate on 0001TP and 0016E5, scored on 0006R0 and on
+  the official val.
+- ``all``: the same on the whole training set, scored on the official val.
+
+Three seeds for the head that is best in the search, one for the others. Whole images at one scale,
+and at six scales with mirror images. Ctrl-C ends with a checkpoint, and a finished run goes to
+data/runs/camvid_tuned/results.json; started again, the command goes on from both. An hour or two a
+head on two cores that compute in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import records
+from measure_auxiliary import write
+
+from setr_lite.config import RunConfig
+from setr_lite.datasets import CamVid, CamVidUnseenDrive, SegmentationDataset, load_dataset
+from setr_lite.evaluate import evaluate
+from setr_lite.model import SETR
+from setr_lite.recipes import get_recipe
+from setr_lite.train import train
+
+OUT = records.RUNS / "camvid_tuned" / "results.json"
+HEADS = ("mla", "pup", "naive")
+RATES = (5e-5, 1e-4, 2e-5)
+SCALES = "eval.ratios=0.5,0.75,1,1.25,1.5,1.75"
+
+
+class Arm(NamedTuple):
+    """A training; what it is scored on follows from `images`."""
+
+    head: str
+    images: str
+    lr: float
+    seed: int
+    steps: int
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = records.options(__doc__)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("camvid", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--steps", type=int, nargs=2, default=(400, 1200),
+                        help="of a run of the search, and of one that is scored")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args(argv)
+    results = json.loads(options.out.read_text()) if options.out.exists() else fresh()
+    while (arm := next(missing(results["runs"], *options.steps), None)) is not None:
+        results["runs"].append(measure(options, arm))
+        write(options.out, results)
+
+
+def fresh() -> dict[str, Any]:
+    command = "python book/_tools/measure_camvid_tuned.py WEIGHTS CAMVID RUNS"
+    return records.about(command) | {"runs": []}
+
+
+def missing(runs: Sequence[dict[str, Any]], few: int, many: int) -> Iterator[Arm]:
+    """What is still to be trained, in order; of the scored runs once the search is complete."""
+    there = {Arm(*(run[name] for name in Arm._fields)): run for run in runs}
+    search = [Arm(head, "search", lr, 0, few) for lr, head in itertools.product(RATES, HEADS)]
+    yield from (arm for arm in search if arm not in there)
+    found = {arm: there[arm]["scores"]["kept back"]["one scale"]["miou"] for arm in search}
+    best = {head: max((arm for arm in found if arm.head == head), key=found.__getitem__)
+            for head in HEADS}
+    order = sorted(HEADS, key=lambda head: -found[best[head]])
+    seeds = [(head, 0) for head in order] + [(order[0], 1), (order[0], 2)]
+    scored = [Arm(head, images, best[head].lr, seed, many)
+              for head, seed in seeds for images in ("two drives", "all")]
+    yield from (arm for arm in scored if arm not in there)
+
+
+def measure(options: argparse.Namespace, arm: Arm) -> dict[str, Any]:
+    """Train one arm, or go on with it, and score it."""
+    config = settings(options, arm)
+    resume = (Path(config.train.out) / "last").exists()
+    print(*arm, "goes on" if resume else "begins", flush=True)
+    result = train(config, resume=resume)
+    model = SETR.from_pretrained(Path(result["folder"]) / "last")
+    ways = {"one scale": config}
+    if arm.images != "search":
+        ways["six scales and mirrors"] = config.override(SCALES, "eval.flip=true")
+    found = {name: {way: score(model, dataset, how) for way, how in ways.items()}
+             for name, dataset in tests(options, arm).items()}
+    facts = {"trained_on": len(load_dataset(config.data, "train")),
+             "seconds": round(result["seconds"]), "date": records.today()}
+    print({name: one["one scale"]["miou"] for name, one in found.items()}, facts, flush=True)
+    return arm._asdict() | facts | {"scores": found}
+
+
+def settings(options: argparse.Namespace, arm: Arm) -> RunConfig:
+    name = re.sub(r"\W+", "_", "_".join(map(str, arm)))
+    root = held_out(options) if arm.images == "search" else options.camvid
+    kind = "camvid_unseen" if arm.images == "two drives" else "camvid"
+    return get_recipe(f"finetune_{arm.head}").override(
+        f"data.name={kind}", f"data.root={root}", "model.num_classes=11",
+        f"model.pretrained={options.weights}", f"optim.lr={arm.lr}", f"train.seed={arm.seed}",
+        f"train.steps={arm.steps}", f"train.out={options.runs / name}", "train.eval_every=0",
+        "train.save_every=50", "train.workers=1")
+
+
+def held_out(options: argparse.Namespace) -> Path:
+    """A data set of links: the first four fifths of every training drive, and the last fifth."""
+    root = options.runs / "search"
+    if not (root / "done").exists():
+        files = sorted((options.camvid / "train").iterdir())
+        for _, drive in itertools.groupby(files, lambda file: file.name.split("_")[0]):
+            frames = list(drive)
+            for number, image in enumerate(frames):
+                split = "train" if 5 * number < 4 * len(frames) else "val"
+                label = image.parent.with_name("trainannot") / f"{image.stem}.png"
+                for folder, file in ((split, image), (f"{split}annot", label)):
+                    (root / folder).mkdir(parents=True, exist_ok=True)
+                    link = root / folder / file.name
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(file.resolve())
+        (root / "done").touch()
+    return root
+
+
+def tests(options: argparse.Namespace, arm: Arm) -> dict[str, SegmentationDataset]:
+    if arm.images == "search":
+        return {"kept back": CamVid(held_out(options), "val")}
+    val = CamVid(options.camvid, "val")
+    if arm.images == "all":
+        return {"val": val}
+    return {"val": val, "unseen drive": CamVidUnseenDrive(options.camvid, "val")}
+
+
+def score(model: SETR, dataset: SegmentationDataset, config: RunConfig) -> dict[str, Any]:
+    found = evaluate(model, dataset, config).to_dict(dataset.classes)
+    iou = {name: round(found["classes"][name]["iou"], 4) for name in found["averaged"]}
+    return {"images": len(dataset), "miou": round(found["miou"], 5),
+            "mean_accuracy": round(found["mean_accuracy"], 5), "iou": iou}
+
+
+if __name__ == "__main__":
+    main()
