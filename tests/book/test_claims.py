@@ -228,7 +228,8 @@ def checks(record: Record) -> Found:
     most = max(single, key=lambda name: single[name])
     said = [f"{compared.sum()} of {len(cells)}", f"{looked.sum()} of {len(cells)}",
             f"{gap.mean():.0f} points ({low:.0f} to {high:.0f})", f"{seconds:.1f} s",
-            f"`{most}` finds {single[most]}"]
+            f"The {next(c['name'] for c in record['checks'] if c['id'] == most).lower()} alone "
+            f"finds {single[most]}"]
     healthy = [*record["outcomes"]["healthy"].values(),
                *(cell for control in record["controls"].values() for cell in control.values())]
     return said, low > 0 and not any(cell["found"] for cell in healthy)
@@ -312,6 +313,27 @@ def test_every_claim_names_what_it_rests_on():
             ("test_parameters", None) if name == "parameters" else ("test_claim_holds", name))
         if name in CLAIMS:
             assert f"`data/runs/{CLAIMS[name].record}`" in text
+
+
+ROWS = re.findall(r"^\| \[[^\]]+\]\(#([\w-]+)\) \| (.*) \|$", PAGE, re.M)
+
+
+def test_the_table_names_every_claim_in_order():
+    assert [name for name, _ in ROWS] == list(SECTIONS)
+
+
+@pytest.mark.parametrize(("name", "words"), ROWS, ids=[name for name, _ in ROWS])
+def test_the_table_has_the_numbers_of_its_claim(name, words):
+    """The sections' numbers are those of the records."""
+    number = r"(?<![\w.])-?\d+(?:\.\d+)?"
+    told = set(re.findall(number, SECTIONS[name]))
+    assert set(re.findall(number, words.replace("+", ""))) <= told
+
+
+def test_no_heading_has_the_address_of_a_claim():
+    """Of two headings with one address only the first would get its sentence."""
+    headings = re.findall(r"^## (.+)$", PAGE, re.M)
+    assert not {heading.lower().replace(" ", "-") for heading in headings} & set(SECTIONS)
 
 
 def test_links_to_claims_lead_to_one():
