@@ -1,6 +1,5 @@
-"""Sphinx extension: the notation, titles of claims, and the glossary where it is needed.
+"""Sphinx extension: titles of claims, and the glossary where it is needed.
 
-* In the table ``| symbol | meaning | page |`` of notation.md a page's number becomes its title.
 * On claims.md a comment below a heading becomes the heading's words; what links to it stays.
 * On every page the first mention of a word of the glossary links to it.
 """
@@ -16,20 +15,9 @@ from docutils import nodes
 from sphinx import addnodes
 
 NOTATION = Path(__file__).resolve().parents[1] / "notation.md"
-HEADER = "| symbol | meaning | page |\n|---|---|---|\n"
-PAGE = re.compile(r"\[\w+\]\((\w+\.ipynb)\)")
 # what a word must not stand in to be linked: it is a name there, or a link already
 APART = (nodes.reference, nodes.literal, nodes.title, nodes.caption, nodes.math, nodes.raw,
          addnodes.pending_xref, nodes.literal_block)  # fmt: skip
-
-
-# --- notation -----------------------------------------------------------------------------------
-
-
-def with_titles(text: str) -> str:
-    """notation.md with the titles of pages in place of their numbers, which no page shows."""
-    before, header, after = text.partition(HEADER)
-    return before + header + PAGE.sub(r"[](\1)", after) if header else text
 
 
 # --- claims -------------------------------------------------------------------------------------
@@ -102,11 +90,6 @@ def xref(word: str, entry: str) -> addnodes.pending_xref:
 # --- Sphinx -------------------------------------------------------------------------------------
 
 
-def name_pages(app: Any, page: str, source: list[str]) -> None:
-    if Path(page).name == NOTATION.stem:
-        source[0] = with_titles(source[0])
-
-
 def link_page(app: Any, doctree: Any) -> None:
     """Chapters only: the reference has its own words, and the notation defines them."""
     path = Path(app.env.doc2path(app.env.docname))
@@ -116,7 +99,6 @@ def link_page(app: Any, doctree: Any) -> None:
 
 
 def setup(app: Any) -> dict[str, Any]:
-    app.connect("source-read", name_pages)
     app.connect("doctree-read", link_page)
     app.connect("doctree-read", say_claims, priority=400)  # before the contents are collected
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""Every symbol of every formula stands in the table of book/notation.md, for its page."""
+"""Every symbol of every formula is explained: on book/notation.md, or for its page in symbols.md."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 NOTATION = (BOOK / "notation.md").read_text("utf-8")
+LOCAL = Path(__file__).with_name("symbols.md").read_text("utf-8")
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 GREEK = set(re.findall(
     r"\w+",
@@ -38,7 +39,7 @@ def symbols(formula):
 def table():
     """(symbol, page) pairs; the page is its number, or "" for everywhere."""
     found = set()
-    for row in re.findall(r"^\| (\$.*) \|$", NOTATION, flags=re.M):
+    for row in re.findall(r"^\| (\$.*) \|$", NOTATION + LOCAL, flags=re.M):
         cells = row.split(" | ")
         pages = re.findall(r"\]\((\w+?)_\w+\.ipynb\)", cells[2]) if len(cells) == 3 else [""]
         for name in set().union(*map(symbols, formulas(cells[0]))):
@@ -58,9 +59,14 @@ def test_every_symbol_is_explained(path):
     used = set().union(*(symbols(f) for source in text for f in formulas(source)))
     known, page = table(), path.stem.split("_")[0]
     missing = {name for name in used if not {(name, ""), (name, page)} & known}
-    assert not missing, "explain them in the table of book/notation.md"
+    assert not missing, "explain them on the page, and in tests/book/symbols.md"
 
 
 def test_the_table_names_nothing_that_is_not_there():
     pages = {path.stem.split("_")[0] for path in NOTEBOOKS}
     assert {page for _, page in table()} <= pages | {""}
+
+
+def test_the_notation_page_is_for_all_pages():
+    """What a single page needs stands there, and not among what every reader has to know."""
+    assert ".ipynb" not in NOTATION.partition("## Symbols")[2].partition("## Words")[0]

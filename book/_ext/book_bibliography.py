@@ -1,0 +1,98 @@
+"""Sphinx extension: the bibliography by author and year, each entry with the pages that cite it.
+
+The text cites by author and year, so the list needs no keys; titles keep their capitals.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from pybtex.plugin import register_plugin
+from pybtex.style.formatting import toplevel
+from pybtex.style.formatting.unsrt import Style as Unsorted
+from pybtex.style.formatting.unsrt import pages as page_range
+from pybtex.style.template import field, join, node, optional, optional_field, sentence, tag
+from sphinx.util.nodes import make_refnode
+
+PAGE = "bibliography"
+
+
+@node
+def authors(children: list, context: dict) -> Any:
+    """``Abnar, S., and Zuidema, W.``; of a list that ends with "others" the names, and et al."""
+    people, style = context["entry"].persons["author"], context["style"]
+    more = str(people[-1]) == "others"
+    shown = [style.format_name(p, style.abbreviate_names) for p in people[: -1 if more else None]]
+    if more:
+        return join(sep=", ")[*shown, "et al."].format_data(context)
+    return join(sep=", ", sep2=", and ", last_sep=", and ")[shown].format_data(context)
+
+
+class Style(Unsorted):
+    """Authors (year). Title. Where."""
+
+    default_name_style = "lastfirst"
+    default_sorting_style = "author_year_title"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **(options | {"abbreviate_names": True}))
+
+    def start(self, e: Any) -> Any:
+        year = join["(", field("year"), ")."]
+        return join(sep=" ")[authors, year, sentence[field("title")]]
+
+    def entry(self, e: Any, *where: Any) -> Any:
+        return toplevel[self.start(e), *where, sentence[optional_field("note")],
+                        self.format_web_refs(e)]  # fmt: skip
+
+    def get_article_template(self, e: Any) -> Any:
+        pages = optional[join[":", page_range]]
+        issue = optional[join[field("volume"), optional["(", field("number"), ")"], pages]]
+        return self.entry(e, sentence[tag("em")[field("journal")], issue])
+
+    def get_inproceedings_template(self, e: Any) -> Any:
+        return self.entry(e, sentence[tag("em")[field("booktitle")]])
+
+    def get_misc_template(self, e: Any) -> Any:
+        return self.entry(e, sentence[optional_field("howpublished")])
+
+
+register_plugin("pybtex.style.formatting", "book", Style)
+
+
+def finish(app: Any, doctree: Any, docname: str) -> None:
+    """Each entry without its key, and with links to the pages that cite it."""
+    if Path(docname).name != PAGE:
+        return
+    domain = app.env.get_domain("cite")
+    order = [page for page in app.env.toc_num_entries if page in app.env.titles]
+    keys = {citation.citation_id: citation.key for citation in domain.citations}
+    for entry in list(doctree.findall(nodes.citation)):
+        for label in list(entry.findall(nodes.label)):
+            label.parent.remove(label)
+        key = next(keys[name] for name in entry["ids"] if name in keys)
+        citing = {ref.docname for ref in domain.citation_refs if key in ref.keys}
+        pages = sorted(citing, key=lambda page: (page not in order, order.index(page)
+                                                 if page in order else 0, page))
+        entry += cited_in(app, docname, pages)
+
+
+def cited_in(app: Any, docname: str, pages: list[str]) -> nodes.paragraph:
+    said = nodes.paragraph("", "Cited in ", classes=["setr-cited"])
+    for i, page in enumerate(pages):
+        said += nodes.Text(", " * (i > 0))
+        title = nodes.Text(app.env.titles[page].astext())
+        said += make_refnode(app.builder, docname, page, None, title)
+    return said
+
+
+def always_written(app: Any, env: Any) -> list[str]:
+    return [page for page in env.found_docs if Path(page).name == PAGE]
+
+
+def setup(app: Any) -> dict[str, Any]:
+    app.connect("doctree-resolved", finish)
+    app.connect("env-updated", always_written)
+    return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
