@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  setr-lite toytown toytown                          draw the embedded data set
+  setr-lite toytown toytown                          draw the built-in data set
   setr-lite train toytown_pup                        train on it, five minutes on two cores
   setr-lite check-data folder DIR                    is anything wrong with my files?
   setr-lite train finetune_mla data.root=DIR model.num_classes=5 model.pretrained=FILE
@@ -326,27 +326,31 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "recipes", run_recipes, "list the recipes, or print one in full")
     verb.add_argument("name", nargs="?", help="recipe to show in full")
 
-    verb = _verb(verbs, "toytown", run_toytown, "draw the embedded data set of street scenes")
+    verb = _verb(
+        verbs, "toytown", run_toytown,
+        "draw ToyTown, the built-in data set of street scenes")
     verb.add_argument("out", help="folder to write")
     verb.add_argument("--train", type=int, default=1500, help="training scenes (default 1500)")
     verb.add_argument("--val", type=int, default=100, help="validation scenes (default 100)")
     verb.add_argument(
         "--size", type=_size, default=(96, 192), help="height x width (default 96x192)")
-    verb.add_argument("--seed", type=int, default=0, help="another seed is another town")
+    verb.add_argument(
+        "--seed", type=int, default=0, help="another seed draws another town (default 0)")
     verb.add_argument(
         "--layout", default="cityscapes",
-        help="folders and ids of cityscapes (default), ade20k or pascal_context")
+        help="write the folders and ids of cityscapes (default), ade20k or pascal_context")
 
     verb = _verb(
         verbs, "check-data", run_check_data,
-        "read a data set and name what is wrong with it; exit code 0 healthy, 1 not")
-    verb.add_argument("name", help="data set, as for data.name")
+        "read a data set and report what is wrong with it; exit code 0 if nothing is, else 1")
+    verb.add_argument("name", help="data set, as in data.name")
     verb.add_argument(
         "root", nargs="?", default="", help="its folder (default $SETR_DATA/NAME or data/NAME)")
     verb.add_argument("--classes", default="", metavar="FILE", help="list of classes, for folder")
-    verb.add_argument("--fast", action="store_true", help="read 200 images, evenly spread")
+    verb.add_argument("--fast", action="store_true", help="read only 200 images, evenly spaced")
     verb.add_argument(
-        "--out", metavar="FOLDER", help="report and pictures go there (default runs/check_NAME)")
+        "--out", metavar="FOLDER",
+        help="where to write the report and its images (default runs/check_NAME)")
 
     _add_own_data(verbs)
 
@@ -356,31 +360,32 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--resume", action="store_true", help="continue the run in train.out")
     verb.add_argument(
         "--dry-run", action="store_true",
-        help="build all, read one batch, take two steps with it, say what would happen; nothing "
-        "is written")
+        help="build everything, read one batch, take two steps and report what a run would need; "
+        "nothing is written")
 
     verb = _verb(verbs, "eval", run_eval, "score a checkpoint: IoU per class and mIoU")
     verb.add_argument("checkpoint", help="checkpoint folder, such as runs/toytown_pup/last")
     _add_settings(verb)
     verb.add_argument("--split", default="val", help="split to score (default val)")
-    verb.add_argument("--json", metavar="FILE", help="write the scores there too, with everything")
-    verb.add_argument("--csv", metavar="FILE", help="write a line per class there")
+    verb.add_argument("--json", metavar="FILE", help="write all scores to this file as well")
+    verb.add_argument("--csv", metavar="FILE", help="write one line per class to this file")
     verb.add_argument(
         "--images", type=int, default=0, metavar="N",
-        help="a quick look at N images drawn by a fixed seed, with a confidence interval")
+        help="score only N images, drawn with a fixed seed, and give a confidence interval")
     verb.add_argument(
         "--save-predictions", default="", metavar="DIR",
-        help="write a label file per image, with the ids the data set's server wants; the images "
-        "of a test split need no masks then")
+        help="write one label file per image, with the ids that the data set's server expects; a "
+        "test split then needs no masks")
 
     verb = _verb(
         verbs, "predict", run_predict,
-        "segment image files, or folders of them: class ids, colours, and an overlay with a legend")
+        "segment image files or folders of them; write class ids, colours and an overlay with "
+        "legend")
     verb.add_argument("checkpoint", help="checkpoint folder")
     verb.add_argument(
         "images", nargs="+", metavar="IMAGE",
-        help="image files and folders of them; section.key=value among them changes a setting, "
-        "such as eval.flip=true")
+        help="image files, or folders of them; section.key=value changes a setting, such as "
+        "eval.flip=true")
     verb.set_defaults(settings=[])
     verb.add_argument("--out", default="pictures", help="folder to write (default pictures)")
     verb.add_argument("--alpha", type=float, default=0.5, help="opacity of the overlay's colours")
@@ -388,84 +393,97 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(
         verbs, "download", run_download,
         "fetch published weights, convert and keep them in $SETR_HOME")
-    verb.add_argument("name", nargs="?", default="", help="a name of the list, or all")
+    verb.add_argument(
+        "name", nargs="?", default="",
+        help="a name from the list, or all; without it the list is printed")
 
     verb = _verb(
         verbs, "compare", run_compare,
-        "lay a run's log over another's, ours or mmsegmentation's, and say where it falls behind")
+        "compare the logs of two runs and report where the first falls behind")
     verb.add_argument("log", metavar="RUN", help="folder of a run, or its log.csv")
     verb.add_argument(
         "--with", dest="other", required=True, metavar="LOG",
-        help="another run, or a .log.json or scalars.json of mmsegmentation")
-    verb.add_argument("--out", metavar="FILE", help="write the curves of both there, a picture")
+        help="another run, or mmsegmentation's .log.json or scalars.json")
+    verb.add_argument("--out", metavar="FILE", help="draw the curves of both into this image file")
 
     verb = _verb(
         verbs, "doctor", run_doctor,
-        "read what a run has left and name likely causes of what went wrong in it, each with the "
-        "check that would prove it; exit code 0 none, 1 some")
+        "diagnose a run from its files: likely causes of what went wrong, each with the check that "
+        "would prove it; exit code 0 if there are none, else 1")
     verb.add_argument("run_folder", metavar="RUN", help="folder of a run, or a checkpoint in it")
     verb.add_argument(
         "--scores", default="", metavar="FILE",
-        help="of eval --json (default: RUN/scores.json, of the last evaluation in training)")
+        help="scores written by eval --json (default RUN/scores.json, from the last evaluation in "
+        "training)")
 
     _add_convert(verbs)
     _add_bench(verbs)
 
     verb = _verb(
         verbs, "export", run_export,
-        "write a checkpoint as one file, normalised image (RGB in 0..255, minus mean, over std; "
-        "both are in the file) to full-size logits, and check it against PyTorch; or as a folder "
-        "with a page that runs it in a browser")
+        "write a checkpoint as one ONNX or PyTorch file and check it against PyTorch, or as a "
+        "folder with a page that runs it in a browser. The file maps a normalised image (RGB in "
+        "0..255, minus mean, over std; both are in the file) to full-size logits")
     verb.add_argument("checkpoint", help="checkpoint folder")
     verb.add_argument(
         "--format", default="onnx", metavar="onnx|torch|web",
-        help="ONNX (default), a program of torch.export, or a page to open by double-click; mmseg, "
-        "official and timm do as convert --to")
+        help="onnx (default), torch for a program of torch.export, or web for a page that opens by "
+        "double-click; mmseg, official and timm are the same as convert --to")
     verb.add_argument(
         "--out", default="", metavar="FILE",
-        help="default CHECKPOINT/model.onnx or model.pt2; for web a folder, CHECKPOINT/web")
+        help="file to write (default CHECKPOINT/model.onnx or model.pt2); for web a folder "
+        "(default CHECKPOINT/web)")
     verb.add_argument(
-        "--size", type=_size, metavar="HEIGHTxWIDTH", help="of images (default: the run's crop)")
+        "--size", type=_size, metavar="HEIGHTxWIDTH",
+        help="size of the images (default: the run's crop)")
     verb.add_argument(
         "--dynamic", action=argparse.BooleanOptionalAction, default=True,
-        help="any multiples of the patch (default), or only --size; the batch is always free")
+        help="accept all image sizes that are multiples of the patch (default), or only --size; "
+        "the batch size is always free")
     verb.add_argument(
         "--fixed", dest="dynamic", action="store_false", help="the same as --no-dynamic")
     verb.add_argument(
         "--bits", type=int, default=0, metavar="8|16|32",
-        help="web: of a weight in the page (default 16)")
+        help="for web: bits per weight in the page (default 16)")
     return parser
 
 
 def _add_own_data(verbs: Verbs) -> None:
     verb = _verb(
         verbs, "make-masks", run_make_masks,
-        "turn labelme or COCO annotations, or masks in colours, into a folder data set")
+        "turn labelme or COCO annotations, or colour masks, into a folder data set")
     verb.add_argument(
         "source", help="folder of labelme's JSON files, COCO's JSON file, or a folder of masks")
-    verb.add_argument("out", help="folder to make: images/, labels/, classes.txt")
+    verb.add_argument("out", help="folder to write: images/, labels/, classes.txt")
     verb.add_argument(
-        "--images", default="", metavar="DIR", help="where the images are (default: by the JSON)")
+        "--images", default="", metavar="DIR",
+        help="folder of the images (default: as the JSON says)")
     verb.add_argument(
         "--classes", default="", metavar="FILE",
-        help="list of classes; for RGB masks NAME #rrggbb (default: the names that occur)")
+        help="file with one class name a line, for RGB masks NAME #rrggbb (default: the names that "
+        "occur)")
     verb.add_argument(
         "--background", default="background", metavar="NAME",
-        help="class of pixels in no region (default background); ignore leaves them out")
+        help="class of the pixels outside all regions (default background); ignore leaves them "
+        "unlabelled")
     verb.add_argument(
-        "--split", default="", metavar="train|val|test", help="if the annotations are one of these")
+        "--split", default="", metavar="train|val|test",
+        help="the split to which all annotations belong, if it is one")
 
     verb = _verb(
         verbs, "split", run_split,
-        "write lists of the images of a folder data set to learn from and to score on")
+        "divide the images of a folder data set into train, val and test")
     verb.add_argument("root", help="folder with images/, labels/ and classes.txt")
-    verb.add_argument("--val", type=float, default=0.2, help="share of val (default 0.2)")
-    verb.add_argument("--test", type=float, default=0.0, help="share of test (default 0)")
+    verb.add_argument(
+        "--val", type=float, default=0.2, help="share of the images for val (default 0.2)")
+    verb.add_argument(
+        "--test", type=float, default=0.0, help="share of the images for test (default 0)")
     verb.add_argument(
         "--group", default="", metavar="folder|EXPRESSION",
-        help="keep together what lies in one folder of images/, or shares what a regular "
-        "expression finds in the name: a scene, a patient, a drive")
-    verb.add_argument("--seed", type=int, default=0, help="another seed is another split")
+        help="keep images of one scene, patient or drive together: those of one folder of "
+        "images/, or those in whose names a regular expression matches the same text")
+    verb.add_argument(
+        "--seed", type=int, default=0, help="another seed draws another split (default 0)")
     verb.add_argument("--classes", default="", metavar="FILE", help="list of classes")
 
 
@@ -473,50 +491,53 @@ def _add_convert(verbs: Verbs) -> None:
     verb = _verb(
         verbs, "convert", run_convert,
         "turn a checkpoint of the authors or of mmsegmentation into a folder for eval and predict, "
-        "or weights into another program's")
-    verb.add_argument("source", metavar="SOURCE", help="file; with --to also a checkpoint folder")
-    verb.add_argument("out", metavar="OUT", help="folder to write; with --to a file")
+        "or write weights in another program's format")
+    verb.add_argument(
+        "source", metavar="SOURCE", help="file to read; with --to also a checkpoint folder")
+    verb.add_argument("out", metavar="OUT", help="folder to write; with --to the file")
     verb.add_argument(
         "store", metavar="STORE", nargs="?",
-        help="`convert vit2mmseg PRETRAIN STORE` does as mmsegmentation's script of that name")
+        help="for `convert vit2mmseg PRETRAIN STORE`, which does what mmsegmentation's script of "
+        "that name does")
     verb.add_argument(
-        "--to", metavar="PROGRAM", help="mmseg, official, or timm (the encoder alone)")
+        "--to", metavar="PROGRAM",
+        help="format to write: mmseg, official, or timm (the encoder alone)")
     verb.add_argument(
         "--img-size", type=_size, metavar="HEIGHTxWIDTH",
-        help="image size of a position table that is no square")
+        help="image size for which a position table that is not square was made")
     verb.add_argument(
         "--taps", type=_taps, metavar="A,B,C,D",
-        help="blocks that the heads read, the first is 0 (default: as published)")
+        help="blocks that the heads read, counted from 0 (default: as published)")
     verb.add_argument(
         "--num-heads", type=int, metavar="N",
-        help="attention heads of an encoder that is no preset, which no file tells")
+        help="attention heads of an encoder that is not a preset; files do not record them")
     verb.add_argument("--no-aux", action="store_true", help="leave the auxiliary heads out")
     verb.add_argument(
         "--changed-config", action="store_true",
-        help="write for a config that is not the published one; what to change is printed")
+        help="allow a result that needs a changed mmsegmentation config, and print the changes")
     verb.add_argument(
         "--zero-patch-bias", action="store_true",
-        help="take zeros for the patch bias that mmsegmentation 1.x leaves out")
+        help="set the patch bias, which mmsegmentation 1.x omits, to zero")
     verb.add_argument(
         "--unsafe-pickle", action="store_true",
-        help="open a file that can run code of its author")
+        help="also open a pickle that can run its author's code; only for files you trust")
 
 
 def _add_bench(verbs: Verbs) -> None:
     verb = _verb(
         verbs, "bench", run_bench,
-        "measure speed and memory beside plain PyTorch or mmsegmentation, in turns, as ratios")
-    verb.add_argument("kind", help="forward, train, eval, data, loss or memory")
+        "measure speed and memory, alone or in turns with plain PyTorch or mmsegmentation")
+    verb.add_argument("kind", help="what to measure: forward, train, eval, data, loss or memory")
     verb.add_argument(
         "recipe", nargs="?", default="",
-        help="memory: of a step of this recipe, with --batch images, beside the estimate")
+        help="for memory: measure a step of this recipe with --batch images, beside the estimate")
     _add_settings(verb)
     verb.add_argument(
         "--against", default="", metavar="OTHER",
-        help="plain (full-size logits), mmseg, or a script that serves as the other side")
+        help="compare with plain (full-size logits), mmseg, or a script")
     verb.add_argument(
-        "--python", default="", metavar="PATH", help="interpreter of the other side")
-    verb.add_argument("--save", metavar="FILE", help="add the rows to this JSON list")
+        "--python", default="", metavar="PATH", help="Python interpreter that runs the other side")
+    verb.add_argument("--save", metavar="FILE", help="add the results to this JSON list")
     for name, setting in _bench_flags().items():
         flag, text = f"--{name.replace('_', '-')}", setting.metadata["help"]
         if setting.type == "bool":

@@ -47,7 +47,7 @@ MOST_IN_ENCODER = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is built: encoder, neck and head."""
+    """The model: encoder, neck and heads."""
 
     encoder: str = "vit_large_patch16"
     """A key of `encoder.PRESETS`, ``hybrid_base``, or ``timm:NAME``, any plain ViT of timm, with
@@ -61,26 +61,26 @@ class ModelConfig:
     Empty: the recipe needs weights and none are named, so training refuses to start. Only
     the start of a fresh run reads it; a checkpoint has its own weights."""
     head: Head = "pup"
-    """Decoder of the paper's section 3.3; ``linear`` is a yardstick, see `heads.LinearHead`."""
+    """Decoder of the paper's section 3.3; ``linear`` is a baseline, see `heads.LinearHead`."""
     dialect: Dialect = "official"
     """Whose details the heads follow: the authors' code or mmsegmentation's."""
     num_classes: int = 150
     """Number of outputs, without the ignored label."""
     patch_size: int | None = None
-    """Side of a patch in pixels; None, here and in the next four, keeps the encoder's own."""
+    """Side of a patch in pixels; None keeps the encoder's own."""
     embed_dim: int | None = None
-    """Width of a token."""
+    """Width of a token, in channels; None keeps the encoder's own."""
     depth: int | None = None
-    """Number of blocks."""
+    """Number of blocks; None keeps the encoder's own."""
     num_heads: int | None = None
-    """Attention heads of a block; must divide the width."""
+    """Attention heads of a block; must divide the width. None keeps the encoder's own."""
     mlp_ratio: float | None = None
-    """Hidden width of a block's MLP in units of the token's."""
+    """Hidden width of a block's MLP, in units of the token's; None keeps the encoder's own."""
     patch_bias: bool = True
     """The patch projection adds a bias, as the paper's and timm's do; mmsegmentation 1.x has none
     (``patch_bias=False`` in its configs). Presets only."""
     img_size: Size = (512, 512)
-    """Size whose grid the position table has; other sizes resize the table."""
+    """Image size whose grid the position table has; for other sizes the table is resized."""
     odd: Literal["crop", "squeeze"] = "crop"
     """What undoes the padding of sizes that the patch does not divide: cut it off, or press the
     padded map into the image's size, as mmsegmentation does. Holds for the loss, too; a named
@@ -129,8 +129,8 @@ class DataConfig:
     root: str = ""
     """Its folder; empty takes ``$SETR_DATA/<name>``, else ``data/<name>``."""
     classes: str = ""
-    """For ``name=folder``: a text with one class name a line, ``NAME`` or ``NAME #rrggbb``;
-    empty takes ``classes.txt`` in the folder. The other data sets have their own classes."""
+    """List of the classes of a ``folder`` data set: one a line, ``NAME`` or ``NAME #rrggbb``. Empty
+    takes ``classes.txt`` in the folder. The other data sets have their own classes."""
     base_size: Size = (512, 2048)
     """Short and long side that an image is fitted into before the random ratio is applied."""
     crop_size: Size = (512, 512)
@@ -144,11 +144,12 @@ class DataConfig:
     distort: bool = True
     """Photometric distortion: brightness, contrast, saturation, hue."""
     mean: Colour | None = None
-    """Subtracted from RGB in 0..255. None takes what the encoder was trained with: `IMAGENET_MEAN`
+    """Mean that is subtracted, per channel, from RGB in 0..255. None takes what the encoder was trained with: `IMAGENET_MEAN`
     for the presets, as published; timm's constants for a ``timm:`` encoder. A run writes the
     numbers it used into its checkpoint."""
     std: Colour | None = None
-    """Divides RGB after that; None as for `mean`, `IMAGENET_STD` for the presets."""
+    """Divisor, per channel, after the mean was subtracted; None as for `mean`, `IMAGENET_STD` for the
+    presets."""
 
     def __post_init__(self) -> None:
         check_types("data", self)
@@ -173,10 +174,11 @@ class LossConfig:
     aux_weight: float = 0.4
     """Weight of each auxiliary loss (published configurations)."""
     normalize: Literal["all", "valid"] = "all"
-    """Divide by all pixels (as the published code does) or by those not ignored."""
+    """Divide the sum over pixels by all of them (as the published code does) or by those not
+    ignored."""
     class_weights: tuple[float, ...] | Literal["auto"] | None = None
-    """What a pixel of each class counts, one number a class; None counts all alike, as in every
-    SETR recipe. ``auto`` counts the pixels of the training masks first and takes
+    """Weight of a pixel of each class, one number a class; None weights all alike, as in every SETR
+    recipe. ``auto`` counts the pixels of the training masks first and takes
     `datasets.balance.balanced_weights`; a run writes the numbers into its checkpoint. Frequent
     classes pay for what rare ones gain: look at the IoU of all classes, not at recall alone."""
 
@@ -212,19 +214,20 @@ class OptimConfig:
     head_multiplier: float = 10.0
     """Learning rate of the heads in units of `lr`."""
     neck_multiplier: float = 1.0
-    """The same of the MLA neck; 1 as published, which is slow for a neck that starts anew beside an
-    encoder that learns slowly."""
+    """Learning rate of the MLA neck in units of `lr`; 1 as published, which is slow for a new neck
+    beside an encoder with a low rate."""
     layer_decay: float = 1.0
-    """Rate of each encoder block in units of that of the block above it, and of the embeddings
-    below the first; 1, as in every SETR recipe, leaves the encoder at `lr`. With 0.75 the last
+    """Learning rate of each encoder block in units of that of the next block, and of the embeddings
+    in units of the first; 1, as in every SETR recipe, leaves the encoder at `lr`. With 0.75 the last
     of 12 blocks trains at 0.75 `lr`, the first at 0.03 (the rule of BEiT, Bao et al., ICLR
     2022)."""
     momentum: float = 0.9
-    """SGD's momentum; AdamW's first beta."""
+    """Momentum of SGD; first beta of AdamW."""
     beta2: float = 0.999
     """AdamW's second beta; short runs learn faster with 0.98."""
     weight_decay: float = 0.0
-    """0 in every SETR recipe. Biases, norms, class token and position table never decay."""
+    """Weight decay, 0 in every SETR recipe. Biases, norms, class token and position table never
+    decay."""
     warmup: int = 0
     """Steps over which the rate rises linearly to `lr`; 0 in every SETR recipe."""
     power: float = 0.9
@@ -252,7 +255,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop."""
+    """The training loop."""
 
     steps: int = 160_000
     """Optimiser steps."""
@@ -267,7 +270,7 @@ class TrainConfig:
     """Parts into which a process's share of the batch is split; gradients add up. BatchNorm
     then sees the statistics of a part."""
     micro_batch: int = 0
-    """Images that the encoder takes at a time, 0 all. Exact: the taps of all images are collected
+    """Images that the encoder takes at a time; 0 takes all. Exact: the taps of all images are collected
     first, neck, heads and loss see the whole batch, with its true BatchNorm statistics, and the
     encoder then runs again, micro-batch by micro-batch, for its gradients. Costs one more forward
     pass of the encoder; its activations shrink to those of one micro-batch. See
@@ -306,10 +309,10 @@ class TrainConfig:
     eval_every: int = 16_000
     """Steps between evaluations; 0 evaluates only at the end."""
     save_every: int = 2_000
-    """Steps between checkpoints; the last one is kept, and the best by mIoU."""
+    """Steps between checkpoints; the last one and the best by mIoU are kept."""
     keep_last: int = 1
-    """Above 1 this many of the latest checkpoints are kept under their step's number, beside
-    ``last`` and ``best``."""
+    """Number of the latest checkpoints to keep; above 1 they are kept under their step's number,
+    beside ``last`` and ``best``."""
     log_every: int = 20
     """Steps between lines of the log."""
     on_bad_image: Literal["stop", "skip"] = "stop"
@@ -358,7 +361,7 @@ class EvalConfig:
     window: Size = (512, 512)
     """Height and width of a window."""
     stride: Size = (341, 341)
-    """Steps from window to window."""
+    """Vertical and horizontal distance between windows."""
     window_batch: int = 4
     """Windows of an image that go through the model together, or whole images of its views; changes
     memory and speed only."""
@@ -366,14 +369,14 @@ class EvalConfig:
     """Short and long side that an image is fitted into at test time; None takes
     `data.base_size`. The published Pascal Context recipes train and test at different ones."""
     ratios: tuple[float, ...] = (1.0,)
-    """Sizes, relative to `base_size`, whose probabilities are averaged."""
+    """Scales, relative to `base_size`, whose probabilities are averaged."""
     flip: bool = False
-    """Average with the mirrored image."""
+    """Average with the prediction of the mirrored image."""
     amp: Literal["auto", "off", "bf16"] = "off"
     """bfloat16 autocast, as for `train.amp`. Off keeps scores comparable to the published ones, to
     the last digit; only pixels whose two best classes nearly tie come out otherwise."""
     limit: int = 0
-    """Evaluate only the first so many images; 0 evaluates all."""
+    """Number of images to evaluate, the first ones; 0 evaluates all."""
 
     def __post_init__(self) -> None:
         check_types("eval", self)
@@ -396,11 +399,17 @@ class RunConfig:
     recipe: str = ""
     """Name of the recipe it started from."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """Encoder, neck and heads."""
     data: DataConfig = field(default_factory=DataConfig)
+    """What is read, and how it is augmented."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """Cross-entropy of main and auxiliary heads."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser and learning-rate schedule."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    """The training loop."""
     eval: EvalConfig = field(default_factory=EvalConfig)
+    """How an image is turned into labels."""
 
     def override(self, *settings: str) -> RunConfig:
         """A copy with ``"section.key=value"`` settings applied, left to right.

@@ -103,5 +103,6 @@ def test_the_siege_is_told_as_it_was():
     record = json.loads((ROOT / "data" / "runs" / "siege" / "siege.json").read_text())
     assert record["accidents"] == sum(record["by_kind"].values())
     told = " ".join(PAGE.split())
-    assert (f"In {record['seconds'] / 3600:.1f} hours, {record['accidents']:,} accidents lost no saved "
-            f"step, and {record['runs_finished_equal']} runs ended with the same") in told
+    hours, accidents = record["seconds"] / 3600, record["accidents"]
+    assert (f"In {hours:.1f} hours, {accidents:,} accidents lost no saved step, and "
+            f"{record['runs_finished_equal']} runs ended with the same") in told

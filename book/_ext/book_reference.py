@@ -1,24 +1,24 @@
 """Sphinx extension: the reference pages, written anew from the source at every build.
 
-* ``<!-- library reference: MODULE ... -->`` in a page becomes every public name of these modules
-  with its signature and docstring, what the package itself exports first; ``the rest`` stands for
-  all that no other page names. The source is read, not imported: no torch, no GPU, less than a
-  second. Names in `single backticks` become links, and every entry has one to its source.
+* ``<!-- reference: MODULE.NAME ... -->`` in a page becomes these names, signature and docstring.
+  The source is read, not imported: no torch, no GPU, less than a second. Names in `single
+  backticks` become links if a page documents them, and every entry has one to its source.
+* ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
+  public names. ``the rest`` stands for all modules that no other page lists.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, for every verb, with
   the examples that ``book/_tools/cli_examples.py`` has run.
-* ``<!-- settings -->`` becomes a table of all settings.
-* Each promise of promises.md gets date and result of its test's last run, where
+* Each promise of promises.md opens to show its test, with date and result of the last run where
   ``book/_tools/promises.py`` has recorded one.
 """
 
 from __future__ import annotations
 
 import ast
+import html
 import json
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from inspect import cleandoc
@@ -31,15 +31,37 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "setr_lite"
 COLUMNS = "74"  # argparse leaves two of them free
 SECTIONS = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
-MODULES = re.compile(r"<!-- library reference: (.*?) -->")
-SETTINGS = "<!-- settings -->"
+ENTRIES = re.compile(r"<!-- reference: (.*?) -->", re.S)
+MODULES = re.compile(r"<!-- modules: (.*?) -->", re.S)
 HELP = "<!-- command-line reference -->"
-PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`", re.M)
+PROMISE = re.compile(r"^- (.*)\n  <br>`(tests/[^`]+)`$", re.M)
 EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
 WIDE_VALUE = 86  # columns, above which a value is shown as the source breaks it
 LONG_VALUE = 12  # lines of a value that are shown
-LONG_SENTENCE = 110  # letters, above which a table has only the first clause of a sentence
+WHEN = {
+    "recipes": "To choose an experiment: [](11_five_minutes.ipynb) starts with one.",
+    "toytown": "Before the first training on [ToyTown](11_five_minutes.ipynb).",
+    "check-data": "Before a training on [your own images](09b_your_pictures.ipynb), or after a "
+    "download.",
+    "make-masks": "When [your own images](09b_your_pictures.ipynb) have been annotated.",
+    "split": "When [your own images](09b_your_pictures.ipynb) are not divided yet.",
+    "train": "[](11_five_minutes.ipynb) follows a run; the [settings](api_runs.md#settings) are "
+    "explained "
+             "in one place.",
+    "eval": "To score a model: [](10_measuring.ipynb) explains the numbers, "
+    "[](10b_protocols.ipynb) the "
+            "protocols.",
+    "predict": "To use a trained model: [](09b_your_pictures.ipynb).",
+    "convert": "To use published checkpoints, or to hand yours on: [](12_weight_conversion.ipynb).",
+    "compare": "When a run is worse than another that should equal it.",
+    "doctor": "When a training has gone wrong: [](18b_silent_bugs.ipynb).",
+    "download": "To see which weights are published, and to fetch them: "
+    "[](12_weight_conversion.ipynb).",
+    "bench": "To measure speed and memory on your machine: [](19_speed.ipynb).",
+    "export": "To run a model without this library, or in a page like [](07b_alive.ipynb).",
+}
+"""Verb -> when one wants it, and the chapter about it."""
 SECTIONS_OF_A_RUN = {
     "model": "ModelConfig", "data": "DataConfig", "loss": "LossConfig", "optim": "OptimConfig",
     "train": "TrainConfig", "eval": "EvalConfig",
@@ -95,22 +117,26 @@ def target(name: str, scope: tuple[str, ...]) -> str | None:
 
 @cache
 def names() -> set[str]:
-    """Every public name of the library, and every module, without ``setr_lite.``."""
+    """Every name that a page documents, with its members, without ``setr_lite.``."""
     found = set()
-    for module in all_modules():
-        found.add(module)
-        for node in public(tree_of(module).body):
-            name = getattr(node, "name", None) or constant(node)
-            found.add(f"{module}.{name}")
-            if isinstance(node, ast.ClassDef):
-                found |= {f"{module}.{name}.{member}" for member in members(node)}
+    for full in documented():
+        module, _, name = full.rpartition(".")
+        found.add(full)
+        if isinstance(node := nodes_of(module)[name][0], ast.ClassDef):
+            shown = [m.target.id for m, _ in fields_of(node)] + [m.name for m in methods_of(node)]
+            found |= {f"{full}.{member}" for member in shown}
     return found
 
 
-def members(node: ast.ClassDef) -> list[str]:
-    fields = [m.target.id for m in node.body if isinstance(m, ast.AnnAssign)]
-    methods = [m.name for m in node.body if isinstance(m, ast.FunctionDef)]
-    return [name for name in fields + methods if not name.startswith("_")]
+@cache
+def documented() -> tuple[str, ...]:
+    """``model.SETR`` and all other names that a page documents."""
+    return tuple(name for text in pages() for found in ENTRIES.findall(text)
+                 for name in found.split())  # fmt: skip
+
+
+def pages() -> list[str]:
+    return [path.read_text("utf-8") for path in sorted((ROOT / "book").glob("api*.md"))]
 
 
 def all_modules() -> list[str]:
@@ -214,14 +240,19 @@ def directive(kind: str, title: str, body: str, ticks: int, *options: str) -> st
     return "\n".join([f"{fence}{{py:{kind}}} {title}", *options, "", body, fence, ""])
 
 
-def entries(module: str) -> dict[str, str]:
-    """Public name -> MyST of its entry."""
-    found, body = {}, tree_of(module).body
-    for node, after in zip(body, [*body[1:], None], strict=True):
-        if node in public([node]):
-            name = getattr(node, "name", None) or constant(node)
-            found[name] = describe(node, after, module)
-    return found
+@cache
+def nodes_of(module: str) -> dict[str, tuple[ast.stmt, ast.stmt | None]]:
+    """Public name -> where it is defined, and what follows there."""
+    body = tree_of(module).body
+    return {getattr(node, "name", None) or constant(node) or "": (node, after)
+            for node, after in zip(body, [*body[1:], None], strict=True)
+            if node in public([node])}  # fmt: skip
+
+
+def entry(full: str) -> str:
+    """MyST of one name, such as ``model.SETR``."""
+    module, _, name = full.rpartition(".")
+    return describe(*nodes_of(module)[name], module)
 
 
 def describe(node: ast.stmt, after: ast.stmt | None, module: str) -> str:
@@ -243,142 +274,124 @@ def string_below(after: ast.stmt | None) -> str:
 
 
 def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> str:
-    """Its words, then its value; of a large table its first lines."""
+    """Its words, then its value if that is written out; of a large table its first lines."""
+    words = markdown(string_below(after), (module,))
+    try:
+        value = ast.literal_eval(node.value)
+    except ValueError:  # computed from something else
+        return words
+    if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
+        rows = [f"| `{key}` | `{text}` |" for key, text in value.items()]
+        return "\n".join([words, "", "| ours | theirs |", "|---|---|", *rows])
     lines = ast.unparse(node.value).splitlines()
     source = (LIBRARY / f"{module.replace('.', '/')}.py").read_text("utf-8")
     if len(lines[0]) > WIDE_VALUE or len(lines) > 1:
         written = ast.get_source_segment(source, node.value, padded=True) or ""
         lines = cleandoc(written).splitlines()
     shown = lines[:LONG_VALUE] + ["..."] * (len(lines) > LONG_VALUE)
-    return "\n".join([markdown(string_below(after), (module,)), "", "```python", *shown, "```"])
+    return "\n".join([words, "", "```python", *shown, "```"])
+
+
+def base_of(node: ast.ClassDef) -> ast.ClassDef | None:
+    """The class of the library from which a class derives."""
+    wanted = {ast.unparse(base) for base in node.bases}
+    return next((found for module in all_modules() for found in tree_of(module).body
+                 if isinstance(found, ast.ClassDef) and found.name in wanted), None)
+
+
+def fields_of(node: ast.ClassDef) -> list[tuple[ast.AnnAssign, str]]:
+    """Fields with their words. One without words is told by its class, or inherits them."""
+    found = []
+    for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_"):
+            words = string_below(after)
+            if isinstance(field.value, ast.Call) and ast.unparse(field.value.func) == "_asked":
+                words = ast.literal_eval(field.value.args[1])
+                words = f"{words[0].upper()}{words[1:]}."
+            found += [(field, words)] if words else []
+    return found
+
+
+def methods_of(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    """Public methods, without those that only fill in what the base class describes."""
+    base = base_of(node)
+    told = {m.name for m in methods_of(base)} - {"__call__"} if base else set()
+    methods = [m for m in node.body if isinstance(m, ast.FunctionDef)]
+    return [m for m in public(methods) if m.name not in told]
+
+
+def constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
+    own = next((m for m in node.body if getattr(m, "name", "") == "__init__"), None)
+    base = base_of(node)
+    return own or (constructor(base) if base else None)
+
+
+def default_of(field: ast.AnnAssign) -> str | None:
+    """The default of a field as one would write it."""
+    value = field.value
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "_asked":
+        value = value.args[0]
+    said = ast.unparse(value) if value else None
+    return None if said is None or said.startswith("field(") else said
 
 
 def describe_class(node: ast.ClassDef, module: str) -> str:
-    methods = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef)}
     title, scope = node.name, (module, node.name)
-    if "__init__" in methods:
-        title += signature(methods["__init__"], skip_self=True).removesuffix(" -> None")
+    if made := constructor(node):
+        title += signature(made, skip_self=True).removesuffix(" -> None")
     parts = [markdown(ast.get_docstring(node) or "", scope), ""]
-    for field, after in zip(node.body, [*node.body[1:], None], strict=True):
-        if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_"):
-            text = markdown(string_below(after), scope)
-            # in quotes of its own: the option is read as YAML, which would take off the value's
-            default = f"\n:value: {json.dumps(ast.unparse(field.value))}" if field.value else ""
-            options = f":type: {ast.unparse(field.annotation)}{default}"
-            parts.append(directive("attribute", field.target.id, text, 5, options))
-    for method in public(list(methods.values())):
+    for field, words in fields_of(node):
+        # in quotes of its own: the option is read as YAML, which would take off the value's
+        default = default_of(field)
+        value = f"\n:value: {json.dumps(default)}" if default else ""
+        options = f":type: {ast.unparse(field.annotation)}{value}"
+        parts.append(directive("attribute", field.target.id, markdown(words, scope), 5, options))
+    for method in methods_of(node):
         decorators = {ast.unparse(d) for d in method.decorator_list}
         kind = "property" if "property" in decorators else "method"
         title_of = method.name + ("" if kind == "property" else signature(method, True))
         static = [f":{d}:" for d in ("classmethod", "staticmethod") if d in decorators]
+        if kind == "property" and method.returns:
+            static.append(f":type: {ast.unparse(method.returns)}")
         text = markdown(ast.get_docstring(method) or "", scope)
         parts.append(directive(kind, title_of, text, 5, *static))
     return directive("class", title, "\n".join(parts), 6)
 
 
-def exported() -> set[str]:
-    """What the package hands on from its top: the names that scripts may rely on."""
-    tree = ast.parse((LIBRARY / "__init__.py").read_text("utf-8"))
-    homes = next(
-        node.value for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOMES")
-    top = {name for names in ast.literal_eval(homes).values() for name in names}
-    return top | {"train", "evaluate"}
+def library_reference(words: str) -> str:
+    """MyST of the names that a marker lists; members are not in the contents beside the page."""
+    said = []
+    for full in words.split():
+        first, *inside = re.split(r"(?m)^(?=`{5}\{py:)", entry(full))
+        if first.strip():
+            said += [f"```{{py:currentmodule}} setr_lite.{full.rpartition('.')[0]}\n```\n", first]
+        else:
+            said += [f"```{{py:currentmodule}} setr_lite.{full.rpartition('.')[0]}\n```\n"]
+            first, *inside = inside
+            said.append(first)
+        said += [re.sub(r"^(`+\{py:\w+\} .*)$", r"\1\n:no-contents-entry:", text, count=1,
+                        flags=re.M) for text in inside]  # fmt: skip
+    return "\n".join(said)
 
 
-def library_reference(modules: list[str]) -> str:
-    """MyST of all public names: first what the package exports, then the rest by module."""
-    stable, inside = [], []
-    for name in modules:
-        module, here = f"setr_lite.{name}", entries(name)
-        first = [text for entry, text in here.items() if entry in exported()]
-        rest = [text for entry, text in here.items() if entry not in exported()]
-        if first:
-            stable += [f"```{{py:currentmodule}} {module}\n```\n", *first]
-        inside += [f"### {name}", f"\n```{{py:module}} {module}\n```\n",
-                   markdown(ast.get_docstring(tree_of(name)) or "", (name,)), "", *folded(rest)]
-    top = ["## What scripts use", "", *stable] if stable else []
-    return "\n".join([*top, "## Inside, by module" if top else "## By module", "", *inside])
-
-
-def folded(entries: list[str]) -> list[str]:
-    """Entries that open on request and are not in the list of contents beside the page."""
-    quiet = [re.sub(r"^(`+\{py:\w+\} .*)$", r"\1\n:no-contents-entry:", text, flags=re.M)
-             for text in entries]
-    names = "1 name" if len(quiet) == 1 else f"{len(quiet)} names"
-    opened = f'<details class="setr-inside">\n<summary>{names}</summary>\n'
-    return [opened, *quiet, "</details>\n"] if quiet else []
+def module_list(words: str) -> str:
+    """A line for each module: its first sentence, and the public names that no page documents."""
+    lines = []
+    for module in modules_of(words):
+        told = " ".join((ast.get_docstring(tree_of(module)) or "").partition("\n\n")[0].split())
+        others = [f"`{name}`" for name, (node, _) in nodes_of(module).items()
+                  if not constant(node) and f"{module}.{name}" not in documented()]
+        lines.append(f"- **{module}**: {plain(told)} {' '.join(others)}".rstrip())
+    return "\n".join(['<details class="setr-inside">\n<summary>'
+                      f"{len(lines)} modules</summary>\n", *lines, "", "</details>\n"])
 
 
 def modules_of(words: str) -> list[str]:
     """The modules that a marker names."""
     if words != "the rest":
         return words.split()
-    named = {
-        name for page in (ROOT / "book").glob("api*.md")
-        for found in MODULES.findall(page.read_text("utf-8")) for name in found.split()
-    }
+    named = {name for text in pages() for found in MODULES.findall(text) for name in found.split()}
     return sorted(set(all_modules()) - named)
-
-
-# --- the settings -------------------------------------------------------------------------------
-
-
-def settings_reference() -> str:
-    """Name, type, default and meaning of every setting, and what the recipes make of it."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        from setr_lite.config import RunConfig
-        from setr_lite.recipes import RECIPES, get_recipe
-    finally:
-        sys.path.remove(str(ROOT))
-    recipes = {name: get_recipe(name).to_dict() for name in RECIPES}
-    defaults = RunConfig().to_dict()
-    classes = {n.name: n for n in tree_of("config").body if isinstance(n, ast.ClassDef)}
-    lines = []
-    for section, cls in SECTIONS_OF_A_RUN.items():
-        lines += [f"### {section}", "",
-                  "| setting | what it sets | default | recipes change it to |",
-                  "|---|---|---|---|"]
-        body = classes[cls].body
-        for field, after in zip(body, [*body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign):
-                key = field.target.id
-                values = {name: recipe[section][key] for name, recipe in recipes.items()}
-                said = first_sentence(markdown(string_below(after), ("config", cls)))
-                lines.append(setting_row(section, cls, field, said, defaults[section][key], values))
-        lines.append("")
-    return "\n".join(lines)
-
-
-def first_sentence(text: str) -> str:
-    """Of a description in Markdown, for a cell of a table; of a long one its first clause."""
-    text = " ".join(text.partition("\n\n")[0].split())
-    text = re.split(r"(?<=[^.]\w[.)])\s+(?=[A-Z`{0-9])", text)[0]
-    if len(text) > LONG_SENTENCE:  # if it does not end inside of backticks
-        text = re.split(r"[:;] (?=[^`]*(?:`[^`]*`[^`]*)*$)", text)[0]
-    return text.rstrip(".:").replace(" | ", " \\| ")
-
-
-def setting_row(section: str, cls: str, field: ast.AnnAssign, said: str, default: object,
-                values: dict[str, object]) -> str:
-    """One line of the table; of the values that recipes give, the most frequent."""
-    key = field.target.id
-    name = f"{{py:obj}}`{section}.{key} <setr_lite.config.{cls}.{key}>`"
-    kind = ast.unparse(field.annotation).replace("|", "or")
-    changed = Counter(written(v) for v in values.values() if v != default)
-    most = 5 if len(changed) == 5 else 4
-    shown = [f"`{value}` ({count})" for value, count in changed.most_common(most)]
-    more = f", {len(changed) - most} more values" if len(changed) > most else ""
-    return (f"| {name}<br>`{kind}` | {said} | `{written(default)}` | {', '.join(shown)}{more} |")
-
-
-def written(value: object) -> str:
-    """A value as one writes it behind ``section.key=``."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(written, value))
-    return {True: "true", False: "false", None: "none", "": "(empty)"}.get(value, str(value)) if (
-        not isinstance(value, int | float) or isinstance(value, bool)) else f"{value:g}"
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -402,7 +415,8 @@ def command_line_reference() -> str:
         if before is not None:
             os.environ["COLUMNS"] = before
     return "\n".join(
-        f"## {name}\n\n```text\n{text}```\n{example_of(name)}" for name, text in helps.items())
+        f"## {name}\n\n{WHEN.get(name.rpartition(' ')[2], '')}\n\n```text\n{text}```\n"
+        f"{example_of(name)}" for name, text in helps.items())
 
 
 def example_of(command: str) -> str:
@@ -416,16 +430,21 @@ def example_of(command: str) -> str:
 
 
 def fill(app: Any, page: str, source: list[str]) -> None:
-    source[0] = MODULES.sub(lambda found: library_reference(modules_of(found[1])), source[0])
-    if HELP in source[0]:
-        source[0] = source[0].replace(HELP, command_line_reference())
-    if SETTINGS in source[0]:
-        source[0] = source[0].replace(SETTINGS, settings_reference())
+    text = ENTRIES.sub(lambda found: library_reference(found[1]), source[0])
+    text = MODULES.sub(lambda found: module_list(found[1]), text)
+    if HELP in text:
+        text = text.replace(HELP, command_line_reference())
+    if page.endswith("promises"):
+        record = json.loads(PROMISES.read_text("utf-8")) if PROMISES.exists() else {"results": {}}
+        text = PROMISE.sub(lambda found: promise(found[1], found[2], record), text)
+    source[0] = text
 
 
-    if page.endswith("promises") and PROMISES.exists():
-        record = json.loads(PROMISES.read_text("utf-8"))
-        source[0] = PROMISE.sub(lambda found: found[0] + result_of(found[1], record), source[0])
+def promise(words: str, test: str, record: dict) -> str:
+    """A line that opens to show its test."""
+    shown = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(words, quote=False))
+    return (f'<details class="setr-promise"><summary>{shown}</summary>\n'
+            f"<p><code>{test}</code>{result_of(test, record)}</p></details>")
 
 
 def result_of(test: str, record: dict) -> str:

@@ -27,21 +27,20 @@ OUT = ROOT / "book" / "examples"
 MODEL = "data/runs/toytown_pup/model"
 TOWN = "data/sample/toytown_cityscapes"
 STREETS = f"{TOWN}/leftImg8bit/val/toytown"
-STREET = f"{STREETS}/toytown_000000_000000_leftImg8bit.png"
 EXAMPLES = {
     "recipes": ("toytown_pup", 14),
     "toytown": ("town --train 4 --val 2", 0),
     "check-data": ("cityscapes town --out checked", 40),
     "make-masks": (f"data/sample/labelme streets --images {STREETS}", 10),
     "split": ("streets --val 0.34", 12),
-    "train": ("toytown_pup data.root=town train.batch_size=4 train.device=cpu --dry-run", 40),
+    "train": ("toytown_pup data.root=town train.device=cpu --dry-run", 40),
     "eval": (f"{MODEL} data.root={TOWN} --images 2", 40),
-    "predict": (f"{MODEL} {STREET}", 10),
+    "predict": (f"{MODEL} {STREETS}", 10),
     "convert": (f"{MODEL} encoder.safetensors --to timm", 10),
     "compare": ("data/runs/toytown_pup --with data/runs/toytown_naive", 20),
     "doctor": ("data/runs/camvid_pup", 20),
     "download": ("", 4),
-    "bench": ("loss --classes 19 --size 64x64 --turns 2", 2),
+    "bench": ("loss --classes 19 --size 64x64 --turns 2 --against plain", 4),
     "export": (f"{MODEL} --format torch --out model.pt2", 12),
 }
 """Verb -> its arguments, and how many lines of the output are shown; they build on each other."""
@@ -80,8 +79,10 @@ def fold(line: str) -> str:
     """A long line as several."""
     if len(line) <= WIDTH:
         return line.rstrip()
-    return "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False,
-                                   break_long_words=False))
+    line = re.sub(r"https://\S+", lambda address: address[0].replace("/", "/ "), line)
+    folded = textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False,
+                           break_long_words=False)
+    return re.sub(r"/ (?=\S)", "/", "\n".join(folded))
 
 
 def run_all() -> dict[str, str]:

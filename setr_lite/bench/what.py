@@ -24,28 +24,28 @@ def _asked(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured; `kind` is one of `KINDS`, the rest is told in the fields' own words."""
+    """What is measured. `kind` is one of `KINDS`."""
 
     kind: str
     encoder: str = _asked("vit_tiny_patch16", "as model.encoder")
     head: str = _asked("naive", "as model.head")
     dialect: str = _asked(
-        "mmseg", "of our heads, mmseg or official; mmsegmentation always computes its own, and "
-        "with official no weights are handed over")
+        "mmseg", "as model.dialect; mmsegmentation always computes its own, and with "
+        "official the two sides do not share weights")
     classes: int = _asked(150, "number of classes")
-    size: Size = _asked((512, 512), "images, crops and windows, HEIGHTxWIDTH")  # noqa: RUF009 (a field)
-    batch: int = _asked(1, "images in a batch")
-    labels: bool = _asked(False, "forward: to the class map, not to the logits")
-    image_size: Size | None = _asked(None, "eval: the whole image, as 1024x2048")  # noqa: RUF009
-    stride: int = _asked(512, "eval: of the windows")
+    size: Size = _asked((512, 512), "size of images, crops and windows, HEIGHTxWIDTH")  # noqa: RUF009 (a field)
+    batch: int = _asked(1, "number of images in a batch")
+    labels: bool = _asked(False, "for forward: compute the class map, not only the logits")
+    image_size: Size | None = _asked(None, "for eval: size of the whole image, such as 1024x2048")  # noqa: RUF009
+    stride: int = _asked(512, "for eval: stride of the windows")
     window_batch: int = _asked(
-        4, "eval: windows that go through our model together; mmsegmentation takes one")
-    data: str = _asked("ade20k", "data: data set, as data.name")
-    root: str = _asked("", "data: its folder, as data.root")
-    split: str = _asked("train", "data: whose files")
-    images: int = _asked(60, "data: images of one turn")
-    turns: int = _asked(5, "how often each side does the work, after once to warm up")
-    threads: int = _asked(0, "CPU threads of each side; 0 takes all cores, and one for data")
+        4, "for eval: windows that go through our model together; mmsegmentation takes one")
+    data: str = _asked("ade20k", "for data: data set, as data.name")
+    root: str = _asked("", "for data: its folder, as data.root")
+    split: str = _asked("train", "for data: split whose files are read")
+    images: int = _asked(60, "for data: images in one turn")
+    turns: int = _asked(5, "how often each side does the work, after one warm-up")
+    threads: int = _asked(0, "CPU threads of each side; 0 means all cores, but one for data")
     device: str = _asked("cpu", "cpu or cuda")
     amp: str = _asked("off", "autocast of our side, off or bf16")
     their_amp: str = _asked("off", "autocast of the other side, off or bf16")

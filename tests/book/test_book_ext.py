@@ -143,22 +143,31 @@ def test_docstrings_become_markdown():
 
 
 def test_signatures_are_those_of_the_source():
-    text = reference.library_reference(["encoder", "model", "config"])
-    assert "{py:class} Block(dim: int, " in text
+    text = reference.library_reference("model.SETR model.count_parameters config.OptimConfig")
+    assert "{py:class} SETR(num_classes: int=150, " in text
     assert "{py:function} count_parameters(" in text
     assert "{py:attribute} lr\n:no-contents-entry:\n:type: float" in text
-    stable, _, inside = text.partition("## Inside, by module")
-    assert "{py:class} SETR(" in stable
-    assert "{py:class} Block(" in inside
-    assert ":no-contents-entry:" in inside
-    assert ":no-contents-entry:" not in stable
-    assert inside.count("<details") == inside.count("</details>") > 0
+    assert "{py:property} device\n:no-contents-entry:\n:type: torch.device" in text
+    assert text.count(":no-contents-entry:") > 20
+    assert "{py:class} SETR(num_classes" in text.partition(":no-contents-entry:")[0]
 
 
 def test_constants_have_their_words_and_their_value():
-    text = reference.entries("encoder")["TAP_FRACTIONS"]
-    assert "as shares of all blocks" in text
-    assert '"naive": (10 / 24, 15 / 24, 20 / 24, 1.0)' in text
+    text = reference.entry("encoder.PRESETS")
+    assert "vit_large_patch16" in text
+    assert "| ours | theirs |" in reference.entry("weights.tables.MMSEG_VIT")
+    assert "lambda" not in reference.entry("recipes.named.RECIPES")
+    assert "{f.__name__" not in reference.entry("recipes.named.RECIPES")
+
+
+def test_classes_are_shown_as_one_uses_them():
+    """With the constructor they inherit, plain defaults, and no method twice."""
+    text = reference.entry("datasets.layouts.Cityscapes")
+    assert "{py:class} Cityscapes(root: str | Path, split: str='train'" in text
+    assert "list_files" not in text
+    assert "field(" not in reference.entry("config.RunConfig")
+    assert "_asked" not in reference.entry("bench.what.Bench")
+    assert "Number of classes" in reference.entry("bench.what.Bench")
 
 
 @pytest.mark.parametrize(("name", "scope", "full"), [
@@ -173,47 +182,72 @@ def test_names_lead_to_what_they_name(name, scope, full):
     assert reference.target(name, scope) == full
 
 
-def test_every_setting_is_in_the_table():
+def test_every_setting_is_explained_once():
     from setr_lite.config import RunConfig
 
-    table = reference.settings_reference()
     for section, settings in RunConfig().to_dict().items():
         for key in settings if isinstance(settings, dict) else ():
-            assert f"| {{py:obj}}`{section}.{key} <" in table
-    assert "`768,768` (" in table
+            full = f"config.{reference.SECTIONS_OF_A_RUN[section]}.{key}"
+            assert full in reference.names()
+            assert reference.target(f"{section}.{key}", ()) == f"setr_lite.{full}"
 
 
-def test_the_examples_of_the_reference_run(monkeypatch, tmp_path):
-    page = (ROOT / "book" / "api.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) == 6
+def run_examples(page, scope, tmp_path, monkeypatch):
+    """Code blocks of a page in turn; what those that print have printed, and what the page says."""
+    text = (ROOT / "book" / f"{page}.md").read_text("utf-8")
     (tmp_path / "data").symlink_to(ROOT / "data")
     (tmp_path / "toytown").symlink_to(ROOT / "data/sample/toytown_cityscapes")
     monkeypatch.chdir(tmp_path)
-    scope, printed = {}, []
-    for block in blocks[:-1]:
+    printed = []
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(block, scope)
         printed += [out.getvalue()] * ("print(" in block)
-    assert printed == re.findall(r"```text\n(.*?)```", page, re.S)
-    exec(blocks[-1], scope)
+    return printed, re.findall(r"```text\n(.*?)```", text, re.S)
+
+
+def test_the_examples_of_the_reference_run(monkeypatch, tmp_path):
+    scope = {}
+    printed, told = run_examples("api", scope, tmp_path, monkeypatch)
+    assert len(printed) == 3
+    assert printed == told
     assert scope["found"].shape == scope["label"].shape
     assert scope["confusion"].miou() > 0.7
 
 
+@pytest.mark.parametrize("page", ["api_model", "api_data", "api_runs", "api_weights", "api_tools"])
+def test_the_examples_of_each_part_run(page, monkeypatch, tmp_path):
+    printed, told = run_examples(page, {}, tmp_path, monkeypatch)
+    assert printed
+    assert printed == told
+
+
 @pytest.mark.smoke
-def test_every_module_that_a_page_names_is_there():
-    named = {name for page in (ROOT / "book").glob("api*.md")
-             for words in reference.MODULES.findall(page.read_text("utf-8")) if words != "the rest"
-             for name in words.split()}  # fmt: skip
-    assert len(named) > 30
-    assert named <= set(reference.all_modules())
+def test_every_name_and_module_that_a_page_lists_is_there():
+    for full in reference.documented():
+        module, _, name = full.rpartition(".")
+        assert name in reference.nodes_of(module), full
+    assert len(set(reference.documented())) == len(reference.documented()) > 80
+    modules = [name for text in reference.pages() for words in reference.MODULES.findall(text)
+               for name in reference.modules_of(words)]  # fmt: skip
+    assert sorted(modules) == reference.all_modules()
 
 
-def test_the_rest_is_what_no_other_page_names():
-    rest = reference.modules_of("the rest")
-    assert {"cli", "errors", "files"} <= set(rest)
-    assert not {"encoder", "train", "weights"} & set(rest)
+@pytest.mark.smoke
+def test_what_the_package_hands_on_is_documented():
+    import setr_lite
+
+    short = {full.rpartition(".")[2] for full in reference.documented()}
+    assert set(setr_lite.__all__) | {"train", "evaluate"} <= short
+
+
+@pytest.mark.smoke
+def test_every_public_name_is_documented_or_listed():
+    for module in reference.all_modules():
+        lines = reference.module_list(module)
+        for name, (node, _) in reference.nodes_of(module).items():
+            if not reference.constant(node) and f"{module}.{name}" not in reference.documented():
+                assert f"`{name}`" in lines, f"{module}.{name}"
 
 
 def test_help_is_that_of_the_program():
@@ -222,6 +256,12 @@ def test_help_is_that_of_the_program():
         capture_output=True, text=True, env={"COLUMNS": reference.COLUMNS, "PATH": ""}, cwd=ROOT)
     assert done.stdout.startswith("usage: setr-lite predict")
     assert f"```text\n{done.stdout}```" in reference.command_line_reference()
+
+
+@pytest.mark.smoke
+def test_every_promise_opens_to_its_test():
+    text = (ROOT / "book" / "promises.md").read_text("utf-8")
+    assert len(reference.PROMISE.findall(text)) == text.count("\n  <br>`tests/") > 30
 
 
 def test_a_promise_is_shown_with_the_worst_of_its_cases():
@@ -236,6 +276,9 @@ def test_a_promise_is_shown_with_the_worst_of_its_cases():
     found = tool.results(report, tests)
     assert found == {"tests/test_a.py::test_x": "failed", "tests/book/test_b.py::test_y": "passed"}
     record = {"date": "2026-01-02", "results": found}
+    shown = reference.promise("It `runs`", "tests/test_a.py::test_x", record)
+    assert "<summary>It <code>runs</code></summary>" in shown
+    assert "<code>tests/test_a.py::test_x</code> (failed, 2026-01-02)" in shown
     assert reference.result_of("tests/test_a.py::test_x", record) == " (failed, 2026-01-02)"
     assert reference.result_of("tests/test_c.py::test_z", record) == ""
 

@@ -1,4 +1,4 @@
-"""Every symbol of every formula is explained: on book/notation.md, or for its page in symbols.md."""
+"""Every symbol of every formula is explained, on book/notation.md or for its page in symbols.md."""
 
 import re
 from pathlib import Path
