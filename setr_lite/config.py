@@ -144,12 +144,12 @@ class DataConfig:
     distort: bool = True
     """Photometric distortion: brightness, contrast, saturation, hue."""
     mean: Colour | None = None
-    """Mean that is subtracted, per channel, from RGB in 0..255. None takes what the encoder was trained with: `IMAGENET_MEAN`
-    for the presets, as published; timm's constants for a ``timm:`` encoder. A run writes the
-    numbers it used into its checkpoint."""
+    """Mean that is subtracted, per channel, from RGB in 0..255. None takes what the encoder was
+    trained with: `IMAGENET_MEAN` for the presets, as published; timm's constants for a ``timm:``
+    encoder. A run writes the numbers it used into its checkpoint."""
     std: Colour | None = None
-    """Divisor, per channel, after the mean was subtracted; None as for `mean`, `IMAGENET_STD` for the
-    presets."""
+    """Divisor, per channel, after the mean was subtracted; None as for `mean`, `IMAGENET_STD` for
+    the presets."""
 
     def __post_init__(self) -> None:
         check_types("data", self)
@@ -218,8 +218,8 @@ class OptimConfig:
     beside an encoder with a low rate."""
     layer_decay: float = 1.0
     """Learning rate of each encoder block in units of that of the next block, and of the embeddings
-    in units of the first; 1, as in every SETR recipe, leaves the encoder at `lr`. With 0.75 the last
-    of 12 blocks trains at 0.75 `lr`, the first at 0.03 (the rule of BEiT, Bao et al., ICLR
+    in units of the first; 1, as in every SETR recipe, leaves the encoder at `lr`. With 0.75 the
+    last of 12 blocks trains at 0.75 `lr`, the first at 0.03 (the rule of BEiT, Bao et al., ICLR
     2022)."""
     momentum: float = 0.9
     """Momentum of SGD; first beta of AdamW."""
@@ -270,10 +270,10 @@ class TrainConfig:
     """Parts into which a process's share of the batch is split; gradients add up. BatchNorm
     then sees the statistics of a part."""
     micro_batch: int = 0
-    """Images that the encoder takes at a time; 0 takes all. Exact: the taps of all images are collected
-    first, neck, heads and loss see the whole batch, with its true BatchNorm statistics, and the
-    encoder then runs again, micro-batch by micro-batch, for its gradients. Costs one more forward
-    pass of the encoder; its activations shrink to those of one micro-batch. See
+    """Images that the encoder takes at a time; 0 takes all. Exact: the taps of all images are
+    collected first, neck, heads and loss see the whole batch, with its true BatchNorm statistics,
+    and the encoder then runs again, micro-batch by micro-batch, for its gradients. Costs one more
+    forward pass of the encoder; its activations shrink to those of one micro-batch. See
     `running.recompute`."""
     grad_checkpointing: bool = False
     """Keep only each block's input and run the block again for its gradients: exact, for one more

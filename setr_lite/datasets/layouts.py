@@ -199,7 +199,7 @@ class CamVidUnseenDrive(CamVid):
     """CamVid's training images, split by drive: 266 of two drives to learn, 101 to test on.
 
     The official val is a few seconds of the drive 0016E5, which is in the training set as well:
-    its score flatters. Here train is 0001TP and 0016E5, val is 0006R0, a drive never seen.
+    its score is optimistic. Here train is 0001TP and 0016E5, val is 0006R0, a drive never seen.
     """
 
     name = "camvid_unseen"

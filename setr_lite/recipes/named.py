@@ -255,6 +255,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         *map(_recipe, PUBLISHED.values()),
     )
 }  # fmt: skip
+"""Name of a recipe -> function that returns its `RunConfig`; `setr-lite recipes` lists them."""
 
 
 def get_recipe(name: str) -> RunConfig:
