@@ -17,7 +17,7 @@ from .errors import UserError, nearest
 from .typed import as_object, at_least, check_types, from_json, text_of, value_of, within
 
 Head = Literal["naive", "pup", "mla", "linear"]
-"""The paper's decoders, and a linear probe as a yardstick."""
+"""The paper's decoders, and a linear probe as a baseline."""
 Dialect = Literal["official", "mmseg"]
 """Whose code a head follows, see `heads`."""
 Size = tuple[int, int]

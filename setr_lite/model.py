@@ -49,7 +49,7 @@ class SETR(nn.Module):
 
     Args:
         num_classes: K.
-        head: ``naive``, ``pup`` or ``mla``; ``linear`` is a yardstick, see `heads.LinearHead`.
+        head: ``naive``, ``pup`` or ``mla``; ``linear`` is a baseline, see `heads.LinearHead`.
         encoder: a key of `encoder.PRESETS`, ``hybrid_base``, or ``timm:NAME``, any plain ViT of
             timm, which brings its own patch size.
         dialect: ``official`` or ``mmseg``, see `heads`.
@@ -205,7 +205,7 @@ class SETR(nn.Module):
         back with ``size=image.shape[-2:]``.
 
         Raises:
-            UserError: anything else, such as a batch or an image that is normalised already.
+            UserError: the image is a batch, is already normalised, or is of another type.
         """
         from .datasets.images import as_image
         from .transforms import TestTransform
@@ -249,7 +249,7 @@ class SETR(nn.Module):
             images than memory holds.
 
         Raises:
-            UserError: anything else for an image, or a file that cannot be read.
+            UserError: an image of another type, or a file that cannot be read.
         """
         from . import predict_images  # by its public name: it lies further up
 

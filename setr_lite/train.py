@@ -60,8 +60,8 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     """Train the model of a run; the same function serves scripts, notebooks and torchrun.
 
     Writes into ``train.out`` (default ``runs/<recipe>``): ``last`` and ``best`` checkpoints,
-    ``log.csv``, ``scores.json``, ``curves.png`` and TensorBoard events. Ctrl-C and SIGTERM end it
-    after the step, or the evaluation, that is going on, with ``last`` saved.
+    ``log.csv``, ``scores.json``, ``curves.png`` and TensorBoard events. Ctrl-C and SIGTERM
+    finish the current step or evaluation and save ``last``.
 
     Args:
         config: a recipe, perhaps with overrides.

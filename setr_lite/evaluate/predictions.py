@@ -72,7 +72,7 @@ def predict_images(
         What `SETR.predict` returns for each, in their order, on the CPU.
 
     Raises:
-        UserError: the first that is no image, when its turn comes.
+        UserError: on reaching an item that is not an image.
     """
     prepared, run = preparation(model, config), settings_of(model, config)
     with ThreadPoolExecutor(THREADS) as pool:

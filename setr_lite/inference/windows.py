@@ -90,7 +90,8 @@ def sliding_window(
     """Logits of overlapping windows, averaged where they overlap.
 
     Args:
-        logits_fn: see the module's text.
+        logits_fn: a callable from a batch (B, 3, h, w) to logits (B, K, h, w), such as
+            ``model.logits``.
         image: (B, 3, H, W). An image smaller than the window is one smaller window.
         window: size and stride.
         batch: windows that go through `logits_fn` together, for each of the B images.
@@ -202,7 +203,8 @@ def predict(
     """The label map of one image.
 
     Args:
-        logits_fn: see the module's text; `image` must be on its device.
+        logits_fn: a callable from a batch (B, 3, h, w) to logits (B, K, h, w), such as
+            ``model.logits``; `image` must be on its device.
         image: (3, H, W) or (1, 3, H, W), float, normalised (``model.preprocess`` does it).
         window: sliding window; None takes the whole image at once.
         flip: average with the mirrored image.

@@ -61,7 +61,8 @@ def segmentation_loss(
         output: what the model has said of the images.
         label: (B, H, W) uint8 or int64, class ids 0..K-1 or `ignore_index`.
         aux_weight: 0.4 in the published configurations; the paper names none.
-        normalize: what the sum over pixels is divided by; see the module's text.
+        normalize: ``"all"`` divides the sum over pixels by all pixels of the batch, ``"valid"`` by
+            those that are not ignored.
         ignore_index: id of pixels that have no class.
         divisor: replaces the divisor of `label`. A batch that is worked through in parts, whose
             gradients add up, passes `loss_divisor` of the whole batch with every part: the sum

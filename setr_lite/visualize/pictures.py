@@ -81,7 +81,7 @@ def overlay(
     *,
     borders: bool = False,
 ) -> Image:
-    """The image with its classes in colour over it; pixels without a class stay as they are.
+    """The image with its label map drawn over it; pixels without a class stay as they are.
 
     Args:
         image: uint8, (3, H, W) or (H, W, 3).

@@ -307,13 +307,14 @@ def load_pretrained(
         source: the file, or a state dict in memory.
         pos_embed: how its (square) position table is brought to the encoder's grid: ``bilinear``
             as SETR was published, ``bicubic`` with antialiasing as timm does.
-        allow_pickle: see `read_weight_file`.
+        allow_pickle: also open a pickle that can run its author's code.
 
     Returns:
         The account of the file's tensors; print it.
 
     Raises:
-        UserError: what `read_weight_file` and `from_timm` raise; a file of another kind.
+        UserError: a file that cannot be read, is of another kind, or does not fit the encoder;
+            a tensor that is missing, left over or of another shape is named.
     """
     file = open_weight_file(source, allow_pickle=allow_pickle)
     state, report = in_two_steps(lambda f: from_plain(f, encoder, pos_embed), file)
@@ -335,15 +336,18 @@ def load_setr(
     Args:
         model: of the file's head, dialect and sizes. `convert.convert` builds it for you.
         source: the file, or a state dict in memory.
-        pos_embed, grid: see `from_official`.
-        allow_missing_patch_bias: see `from_mmseg`.
-        allow_pickle: see `read_weight_file`.
+        pos_embed: how the position table is brought to another grid, ``bilinear`` or ``bicubic``.
+        grid: (h, w) of the file's table; None takes what the file says, else a square, or the
+            model's own grid, and is an error where both fit.
+        allow_missing_patch_bias: take zeros for a patch bias that the file lacks.
+        allow_pickle: also open a pickle that can run its author's code.
 
     Returns:
         The account of the file's tensors; print it.
 
     Raises:
-        UserError: what `read_weight_file` and `from_mmseg` raise; a file of another kind.
+        UserError: a file that cannot be read, is of another kind, or does not fit the model;
+            a tensor that is missing, left over or of another shape is named.
     """
     file = open_weight_file(source, allow_pickle=allow_pickle)
     options: dict[str, Any] = {"pos_embed": pos_embed, "grid": grid}
