@@ -67,16 +67,15 @@ def finish(app: Any, doctree: Any, docname: str) -> None:
     if Path(docname).name != PAGE:
         return
     domain = app.env.get_domain("cite")
-    order = [page for page in app.env.toc_num_entries if page in app.env.titles]
+    order = list(app.env.collect_relations())  # pages in the order of the contents
     keys = {citation.citation_id: citation.key for citation in domain.citations}
     for entry in list(doctree.findall(nodes.citation)):
         for label in list(entry.findall(nodes.label)):
             label.parent.remove(label)
         key = next(keys[name] for name in entry["ids"] if name in keys)
-        citing = {ref.docname for ref in domain.citation_refs if key in ref.keys}
-        pages = sorted(citing, key=lambda page: (page not in order, order.index(page)
-                                                 if page in order else 0, page))
-        entry += cited_in(app, docname, pages)
+        citing = {ref.docname for ref in domain.citation_refs
+                  if key in [target.key for target in ref.targets]}  # fmt: skip
+        entry += cited_in(app, docname, sorted(citing, key=order.index))
 
 
 def cited_in(app: Any, docname: str, pages: list[str]) -> nodes.paragraph:

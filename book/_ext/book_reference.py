@@ -316,8 +316,8 @@ def methods_of(node: ast.ClassDef) -> list[ast.FunctionDef]:
     """Public methods, without those that only fill in what the base class describes."""
     base = base_of(node)
     told = {m.name for m in methods_of(base)} - {"__call__"} if base else set()
-    methods = [m for m in node.body if isinstance(m, ast.FunctionDef)]
-    return [m for m in public(methods) if m.name not in told]
+    methods = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef)}  # without overloads
+    return [m for m in public(list(methods.values())) if m.name not in told]
 
 
 def constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
