@@ -237,7 +237,8 @@ class Grid(Figure):
 
     ``update(row, column)`` changes the artists of ``figure`` in place; ``labels``, ``show`` and
     ``start`` hold one entry for rows and one for columns; ``alt`` is a function of both values or
-    a text with two ``{}``. Everything else as in `Frames`.
+    a text with two ``{}``. With ``menu`` the rows, names without an order, stand in a menu and not
+    on a slider. Everything else as in `Frames`.
     """
 
     def __init__(
@@ -251,6 +252,7 @@ class Grid(Figure):
         alt: str | Callable[[Any, Any], str],
         show: tuple[Callable[[Any], str], Callable[[Any], str]] = (str, str),
         start: tuple[int, int] = (0, 0),
+        menu: bool = False,
         caption: str = "",
         data: Iterable[Any] = (),
         digits: int = 2,
@@ -266,7 +268,7 @@ class Grid(Figure):
         images = self._images(pictures, [_alt(alt, pair, show) for pair in pairs], quality)
         n = len(columns)
         grouped = [images[i * n : (i + 1) * n] for i in range(len(rows))]
-        self.widget = _two_sliders(grouped, rows, columns, labels, show, start, caption)
+        self.widget = _two_sliders(grouped, rows, columns, labels, show, start, caption, menu)
 
 
 class Pane(NamedTuple):
@@ -534,13 +536,14 @@ def _two_sliders(
     show: tuple[Callable[[Any], str], Callable[[Any], str]],
     start: tuple[int, int],
     caption: str,
+    menu: bool = False,
 ) -> Any:
-    """A stack of stacks, the first slider choosing the row and the second the place in each."""
+    """A stack of stacks, the first slider (or menu) choosing the row, the second the place."""
     import ipywidgets as w
 
     inner = [_stack(row, start[1]) for row in images]
     outer = w.Stack(inner, selected_index=start[0])
-    row_slider = _slider(labels[0], [show[0](v) for v in rows], start[0])
+    row_slider = _slider(labels[0], [show[0](v) for v in rows], start[0], menu)
     column_slider = _slider(labels[1], [show[1](v) for v in columns], start[1])
     w.jslink((row_slider, "index"), (outer, "selected_index"))
     for stack in inner:
@@ -548,12 +551,12 @@ def _two_sliders(
     return _box([row_slider, column_slider], outer, caption)
 
 
-def _slider(label: str, shown: Sequence[str], start: int) -> Any:
+def _slider(label: str, shown: Sequence[str], start: int, menu: bool = False) -> Any:
     import ipywidgets as w
 
     if len(set(shown)) != len(shown):
         raise UserError(f"{label}: two values read the same on the slider; give another show=")
-    return w.SelectionSlider(
+    return (w.Dropdown if menu else w.SelectionSlider)(
         options=[(text, i) for i, text in enumerate(shown)],
         index=start,
         description=label,

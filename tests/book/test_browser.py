@@ -246,6 +246,18 @@ def test_sliders_answer_at_once(page):
         assert 0 < best <= ANSWER, f"{handle.get_attribute('aria-label')}: {best:.0f} ms"
 
 
+def test_menus_change_the_picture(page):
+    areas = page.locator(".widget-subarea", has=page.locator(".widget-dropdown")).all()
+    if not areas:
+        pytest.skip("no menu on this page")
+    for area in areas:
+        menu, before = area.locator(".widget-dropdown select"), photo(picture(area))
+        chosen = menu.evaluate("menu => menu.selectedIndex")
+        menu.select_option(index=1 if chosen == 0 else 0)
+        assert eventually(page, lambda a=area, b=before: differ(b, photo(picture(a))))
+    assert page.problems == []
+
+
 def test_play_buttons_play(page):
     players = page.locator(".widget-play")
     if not players.count():

@@ -154,6 +154,17 @@ def test_grid_links_columns_to_every_row():
     assert repr(grid) == "Grid('from x to', 2x3 frames)"
 
 
+def test_a_grid_may_have_a_menu_for_its_rows():
+    figure, update = plotted()
+    grid = Grid(
+        figure, update, [0, 1], [5, 6], labels=("show", "at"), alt="{} {}", start=(1, 0),
+        show=("view {}".format, str), menu=True,
+    )  # fmt: skip
+    menu, slider = grid.widget.children[0].children
+    assert [type(control).__name__ for control in (menu, slider)] == ["Dropdown", "SelectionSlider"]
+    assert (menu.index, [text for text, _ in menu.options]) == (1, ["view 0", "view 1"])
+
+
 def sheets(noise=False, **options):
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (60, 80, 3), np.uint8) if noise else picture()
