@@ -34,7 +34,7 @@ INSTEAD = {page: {"head": "head of attention"} for page in ("04_encoding", "18_i
 # a mention within such words means something else; the next one may be linked
 OTHER_SENSE = re.compile(
     r"block of (?=memory|code)|loss of (?=mIoU|points|detail|precision)|loss in (?=mIoU)"
-    r"|whose loss costs|(?:and|we|you|to) label (?=next|it|them)|per unit", re.I)
+    r"|whose loss costs|label (?=next|none|less|it|them)|per unit", re.I)
 
 
 # --- notation -----------------------------------------------------------------------------------
