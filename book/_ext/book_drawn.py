@@ -101,6 +101,8 @@ def draw_into(app: Any, doctree: Any) -> None:
     if page in (OPENING, *LIT) and sections:
         app.env.note_dependency(str(DRAWN / "map-wide.svg"))
         put_map(sections[0], LIT.get(page))
+    for name in STOPS.get(page, ()):
+        app.env.note_dependency(str(DRAWN / f"journey-{name}-wide.svg"))
     put_journey(doctree, page)
 
 
