@@ -34,7 +34,7 @@ INSTEAD = {page: {"head": "head of attention"} for page in ("04_encoding", "18_i
 # a mention within such words means something else; the next one may be linked
 OTHER_SENSE = re.compile(
     r"block of (?=memory|code)|loss of (?=mIoU|points|detail|precision)|loss in (?=mIoU)"
-    r"|whose loss costs|label (?=next|none|less|it|them)|per unit", re.I)
+    r"|whose loss costs|label (?=next|none|less|more|it|them)|per unit", re.I)
 
 
 # --- notation -----------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def link_words(doctree: Any, page: str = "") -> None:
     for text in list(doctree.findall(nodes.Text)):
         if left and in_prose(text):
             pieces = cut(text.astext(), left)
-            if len(pieces) > 1:
+            if any(isinstance(piece, addnodes.pending_xref) for piece in pieces):
                 text.parent.replace(text, pieces)
 
 
