@@ -622,6 +622,29 @@ def by_keyboard(form):
     assert said.text_content() == "Right."
 
 
+@pytest.mark.xdist_group("02_patch_embedding")
+def test_a_patch_is_chosen_with_the_mouse_and_with_arrow_keys(browser):
+    page = open_page(browser, HTML / "book" / "02_patch_embedding.html")
+    form = page.locator("form.setr-quiz", has=page.locator(".patches"))
+    street, said = form.locator(".patches"), form.locator("output")
+    form.locator("input[data-answer]").fill("403")
+    form.locator("button").click()
+    assert said.text_content() == "Choose first."
+    box = street.bounding_box()
+    side = box["width"] / 12
+    assert box["height"] == pytest.approx(6 * side, abs=1)
+    street.click(position={"x": 4.5 * side, "y": 1.5 * side})
+    form.locator("button").click()
+    assert said.text_content() == "Not yet. That is row 1, column 4: token 17."
+    chosen = street.locator("input:checked")
+    chosen.press("ArrowDown")
+    chosen.press("ArrowRight")
+    assert chosen.get_attribute("aria-label") == "row 2, column 5"
+    form.locator("button").click()
+    assert said.text_content() == "Right."
+    page.context.close()
+
+
 @pytest.mark.xdist_group("04_encoding")
 def test_pointing_at_a_number_lights_what_it_is_made_of(browser):
     page = open_page(browser, HTML / "book" / "04_encoding.html")
