@@ -154,15 +154,15 @@ def test_grid_links_columns_to_every_row():
     assert repr(grid) == "Grid('from x to', 2x3 frames)"
 
 
-def test_a_grid_may_have_a_menu_for_its_rows():
+def test_a_menu_takes_the_place_of_a_slider():
+    import ipywidgets as w
+
     figure, update = plotted()
     grid = Grid(
-        figure, update, [0, 1], [5, 6], labels=("show", "at"), alt="{} {}", start=(1, 0),
-        show=("view {}".format, str), menu=True,
-    )  # fmt: skip
-    menu, slider = grid.widget.children[0].children
-    assert [type(control).__name__ for control in (menu, slider)] == ["Dropdown", "SelectionSlider"]
-    assert (menu.index, [text for text, _ in menu.options]) == (1, ["view 0", "view 1"])
+        figure, update, [0, 1], [5, 6], labels=("from", "to"), alt="{} to {}", menus=(True, False)
+    )
+    controls, _ = grid.widget.children
+    assert [type(part) for part in controls.children] == [w.Dropdown, w.SelectionSlider]
 
 
 def sheets(noise=False, **options):
