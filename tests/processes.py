@@ -3,6 +3,7 @@ instead of the seconds that `import torch` takes."""
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -63,6 +64,7 @@ def _enter(function: Callable, arguments: Sequence, log: str, environment: dict[
     os.dup2(number, 1)
     os.dup2(number, 2)
     sys.stdout.reconfigure(line_buffering=True)
+    faulthandler.enable()  # an abort in native code says where each thread was
     os.environ.update(environment)
     torch.set_num_threads(1)
     gc.freeze()  # else collecting garbage copies all that was imported, page by page

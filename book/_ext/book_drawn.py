@@ -2,7 +2,7 @@
 
 * An image ``figures/drawn/NAME-wide.svg`` of a page, which Jupyter and GitHub show as it is,
   becomes inline SVG: it follows the page's theme, its parts can be links, and on a phone the
-  drawing for narrow screens takes its place.
+  drawing for narrow screens takes its place. The image's title becomes the caption.
 * Every page of ``figures.map.LIT`` gets the map of SETR above its first section, with its own
   parts lit: a strip of names, and the drawing folded below it. The opening page gets the drawing.
 * The chapters of ``figures.stops.STOPS`` get their part of the journey of one pixel.
@@ -31,9 +31,9 @@ STEPS = re.compile(r' data-steps="([^"]*)"')
 OPENING = "intro"
 LIT_HERE = '"d-lit" aria-current="true"'
 WHOLE = (
-    '<p class="setr-caption">The same in full size: SETR with ViT-Large on a crop of 512 × 512, '
-    "for the 150 classes of ADE20K. Every part is a link, and every chapter opens with these "
-    "names, its own in blue.</p>"
+    '<p class="setr-caption">The same at full size: SETR with ViT-Large on a crop of 512 × 512, '
+    "for the 150 classes of ADE20K. Every box links to its chapter; each chapter repeats the "
+    "map's names at the top, with its own highlighted.</p>"
 )
 HINT = (
     "<figcaption>Point at a number, a symbol or a line of code to see what it is computed from. "
@@ -57,12 +57,14 @@ def step_buttons(name: str, steps: str) -> str:
     return f'<fieldset class="setr-steps"><legend>step</legend>{buttons}</fieldset>'
 
 
-def figure(name: str) -> str:
+def figure(name: str, caption: str = "") -> str:
     """HTML of one drawing, for wide and narrow screens."""
     pictures = [svg_of(name, shape) for shape in ("wide", "narrow")]
     steps = STEPS.search(pictures[0])
     buttons = step_buttons(name, html.unescape(steps[1])) if steps else ""
     hint = HINT * ("data-lights" in pictures[0])
+    if caption:
+        hint = f"<figcaption>{html.escape(caption)}</figcaption>" + hint
     return f'<figure class="setr-drawn">{buttons}{"".join(pictures)}{hint}</figure>'
 
 
@@ -92,12 +94,15 @@ def draw_into(app: Any, doctree: Any) -> None:
     for image in list(doctree.findall(nodes.image)):
         if found := WIDE.search(image["uri"]):
             app.env.note_dependency(str(DRAWN / Path(image["uri"]).name))
-            image.replace_self(nodes.raw("", figure(found[1]), format="html"))
+            image.replace_self(nodes.raw("", figure(
+                found[1], image.get("title", "")), format="html"))
     page = Path(app.env.docname).name
     sections = list(doctree.findall(nodes.section))
     if page in (OPENING, *LIT) and sections:
         app.env.note_dependency(str(DRAWN / "map-wide.svg"))
         put_map(sections[0], LIT.get(page))
+    for name in STOPS.get(page, ()):
+        app.env.note_dependency(str(DRAWN / f"journey-{name}-wide.svg"))
     put_journey(doctree, page)
 
 

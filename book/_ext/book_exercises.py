@@ -5,6 +5,8 @@
 * ``numbers``: names and values to be found, right to ``within`` (absolute; exact if missing);
 * ``choices``: answers, each ``true`` or what is said to one who takes it; ``several: true``, or
   more than one right answer, asks for all that apply;
+* ``patch``: the row and the column of a patch, which is chosen on a street of the sample, 96 x 192
+  pixels in patches of 16; it may stand beside ``numbers``;
 * ``ask``: what is asked, where it is not the exercise's own question.
 
 Each becomes a form at the end of its exercise; ``quiz.js`` shows and checks it. What the cells of
@@ -13,18 +15,24 @@ the notebook print while nobody has answered is taken off the page.
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from docutils import nodes
+from PIL import Image
 from sphinx.util import logging
 
 log = logging.getLogger(__name__)
 
 QUESTIONS = Path(__file__).resolve().parents[1] / "exercises"
+STREET = QUESTIONS.parents[1] / (
+    "data/sample/toytown_cityscapes/leftImg8bit/val/toytown/toytown_000000_000000_leftImg8bit.png")
+ROWS, COLUMNS = 6, 12
 UNANSWERED = "not answered yet"
 
 
@@ -38,14 +46,16 @@ def words(text: str) -> str:
 def form(label: str, question: dict[str, Any]) -> str:
     """The HTML of one question. Hidden until a script can check it."""
     ask = f'<p id="{label}-ask">{words(question["ask"])}</p>' if "ask" in question else ""
-    fields = numbers(question) if "numbers" in question else choices(label, question)
+    fields = "".join(
+        fill(label, question) for kind, fill in
+        (("numbers", numbers), ("choices", choices), ("patch", patches)) if kind in question)
     return (
         f'<form class="setr-quiz" hidden>{ask}{fields}<button type="submit">Check</button> '
         '<output role="status"></output></form>'
     )
 
 
-def numbers(question: dict[str, Any]) -> str:
+def numbers(label: str, question: dict[str, Any]) -> str:
     within = question.get("within", 0)
     return "".join(
         f'<label>{words(name)} <input type="text" inputmode="decimal" autocomplete="off" '
@@ -63,6 +73,24 @@ def choices(label: str, question: dict[str, Any]) -> str:
         for i, (answer, reply) in enumerate(question["choices"].items()))
     legend = "All that apply" if several else "One of these"
     return f"<fieldset><legend>{legend}</legend>{fields}</fieldset>"
+
+
+def patches(label: str, question: dict[str, Any]) -> str:
+    """A radio button over every patch of a street."""
+    street = io.BytesIO()
+    Image.open(STREET).convert("RGB").save(street, "JPEG", quality=90)
+    source = base64.b64encode(street.getvalue()).decode()
+    fields = "".join(
+        f'<label><input type="radio" name="{label}" value="{row * COLUMNS + column}" '
+        f'aria-label="row {row}, column {column}"'
+        + (" data-right" if [row, column] == question["patch"] else
+           f' data-reply="That is row {row}, column {column}: token '
+           f'{1 + row * COLUMNS + column}."') + "></label>"
+        for row in range(ROWS) for column in range(COLUMNS))
+    return (
+        "<fieldset><legend>Click a patch; rows and columns count from 0</legend>"
+        f'<div class="patches" style="--columns: {COLUMNS}">'
+        f'<img alt="" src="data:image/jpeg;base64,{source}">{fields}</div></fieldset>')
 
 
 def code_cells(tree: Any) -> list[Any]:

@@ -1,7 +1,8 @@
 """Sphinx extension: titles of claims, and the glossary where it is needed.
 
 * On claims.md a comment below a heading becomes the heading's words; what links to it stays.
-* On every page the first mention of a word of the glossary links to it.
+* On every page the first mention of a word of the glossary links to it. Words of two senses link
+  only where the glossary's is the sense: ``ONLY_ON``, ``INSTEAD`` and ``OTHER_SENSE`` say where.
 """
 
 from __future__ import annotations
@@ -18,6 +19,19 @@ NOTATION = Path(__file__).resolve().parents[1] / "notation.md"
 # what a word must not stand in to be linked: it is a name there, or a link already
 APART = (nodes.reference, nodes.literal, nodes.title, nodes.caption, nodes.math, nodes.raw,
          addnodes.pending_xref, nodes.literal_block)  # fmt: skip
+
+# a word of everyday use, or of another field -> the only pages on which it has the glossary's sense
+ONLY_ON = {
+    "view": "10_measuring 10b_protocols 20_results",
+    "unit": "05_naive 06_pup 07_mla 08_auxiliary 11_five_minutes 12_weight_conversion 20_results",
+    "stage": "06_pup",
+}
+# on these pages a head is one of attention, not the decoder
+INSTEAD = {page: {"head": "head of attention"} for page in ("04_encoding", "18_inside")}
+# a mention within such words means something else; the next one may be linked
+OTHER_SENSE = re.compile(
+    r"block of (?=memory|code)|loss of (?=mIoU|points|detail|precision)|loss in (?=mIoU)"
+    r"|whose loss costs|label (?=next|none|less|more|it|them)|per unit", re.I)
 
 
 # --- claims -------------------------------------------------------------------------------------
@@ -45,13 +59,20 @@ def terms() -> dict[str, str]:
     return {word.strip().lower(): entry for entry in entries for word in entry.split(",")}
 
 
-def link_words(doctree: Any) -> None:
-    """The first mention of each term becomes a link to it."""
-    left = dict(terms())
+def terms_of(page: str) -> dict[str, str]:
+    """Those that may be linked on a page."""
+    words = {word: entry for word, entry in terms().items()
+             if page in ONLY_ON.get(word, page).split()}  # fmt: skip
+    return words | INSTEAD.get(page, {})
+
+
+def link_words(doctree: Any, page: str = "") -> None:
+    """The first mention of each term, in the glossary's sense, becomes a link to it."""
+    left = terms_of(page)
     for text in list(doctree.findall(nodes.Text)):
         if left and in_prose(text):
             pieces = cut(text.astext(), left)
-            if len(pieces) > 1:
+            if any(isinstance(piece, addnodes.pending_xref) for piece in pieces):
                 text.parent.replace(text, pieces)
 
 
@@ -68,11 +89,11 @@ def in_prose(text: nodes.Text) -> bool:
 def cut(text: str, left: dict[str, str]) -> list[Any]:
     """Text and links in turn; what has been linked is taken out of `left`."""
     pieces, start = [], 0
-    while left:
-        words = "|".join(sorted(map(re.escape, left), key=len, reverse=True))
-        found = re.compile(rf"(?<![\w-])({words})(?![\w-])", re.I).search(text, start)
-        if not found:
-            break
+    elsewhere = [match.span() for match in OTHER_SENSE.finditer(text)]
+    words = "|".join(sorted(map(re.escape, left), key=len, reverse=True))
+    for found in re.finditer(rf"(?<![\w-])({words})(?![\w-])", text, re.I):
+        if found[0].lower() not in left or any(a <= found.start() < b for a, b in elsewhere):
+            continue
         if found.start() > start:
             pieces.append(nodes.Text(text[start : found.start()]))
         pieces.append(xref(found[0], left.pop(found[1].lower())))
@@ -95,7 +116,7 @@ def link_page(app: Any, doctree: Any) -> None:
     path = Path(app.env.doc2path(app.env.docname))
     if path.suffix == ".ipynb":
         app.env.note_dependency(str(NOTATION))
-        link_words(doctree)
+        link_words(doctree, path.stem)
 
 
 def setup(app: Any) -> dict[str, Any]:

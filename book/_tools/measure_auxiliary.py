@@ -13,7 +13,7 @@ import json
 import time
 
 import torch
-from records import about, cores, draw_town, study_options, today
+from records import about, cores, draw_town, study_options, today, train_to_the_end
 
 from setr_lite import checkpoint
 from setr_lite.datasets import load_dataset
@@ -21,7 +21,6 @@ from setr_lite.evaluate import evaluate, image_views
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
-from setr_lite.train import train
 
 STEPS = {"naive": 1700, "pup": 1150, "mla": 1050}
 """About 150 s on two idle cores: 2200 steps took 191, 289 and 314 s there."""
@@ -58,8 +57,7 @@ def measure(asked, head, aux, seed, steps):
     started = checkpoint.exists(last)
     if not started or checkpoint.read_state(last)["step"] < steps:
         wall, cpu = time.perf_counter(), time.process_time()
-        if not train(config, resume=started, progress=False)["finished"]:
-            raise SystemExit(f"{folder} was stopped; the same command goes on with it")
+        train_to_the_end(config)
         if not started:
             seconds = {"wall": round(time.perf_counter() - wall),
                        "cpu": round(time.process_time() - cpu)}

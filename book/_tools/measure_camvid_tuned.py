@@ -35,7 +35,6 @@ from setr_lite.datasets import CamVid, CamVidUnseenDrive, SegmentationDataset, l
 from setr_lite.evaluate import evaluate
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
-from setr_lite.train import train
 
 OUT = records.RUNS / "camvid_tuned" / "results.json"
 HEADS = ("mla", "pup", "naive")
@@ -91,9 +90,9 @@ def missing(runs: Sequence[dict[str, Any]], few: int, many: int) -> Iterator[Arm
 def measure(options: argparse.Namespace, arm: Arm) -> dict[str, Any]:
     """Train one arm, or go on with it, and score it."""
     config = settings(options, arm)
-    resume = (Path(config.train.out) / "last").exists()
-    print(*arm, "goes on" if resume else "begins", flush=True)
-    result = train(config, resume=resume)
+    print(*arm, flush=True)
+    interrupted = (Path(config.train.out) / "last").exists()
+    result = records.train_to_the_end(config, progress=True)
     model = SETR.from_pretrained(Path(result["folder"]) / "last")
     ways = {"one scale": config}
     if arm.images != "search":
@@ -101,7 +100,7 @@ def measure(options: argparse.Namespace, arm: Arm) -> dict[str, Any]:
     found = {name: {way: score(model, dataset, how) for way, how in ways.items()}
              for name, dataset in tests(options, arm).items()}
     facts = {"trained_on": len(load_dataset(config.data, "train")),
-             "seconds": round(result["seconds"]), "date": records.today()}
+             "seconds": None if interrupted else round(result["seconds"]), "date": records.today()}
     print({name: one["one scale"]["miou"] for name, one in found.items()}, facts, flush=True)
     return arm._asdict() | facts | {"scores": found}
 

@@ -11,13 +11,12 @@ itself (AMX, AVX512-BF16).
 import json
 
 from measure_auxiliary import STEPS, history, write
-from records import about, draw_town, study_options, today
+from records import about, draw_town, study_options, today, train_to_the_end
 
 from setr_lite.datasets import load_dataset
 from setr_lite.evaluate import evaluate
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
-from setr_lite.train import train
 
 
 def main(words=None):
@@ -44,9 +43,7 @@ def measure(asked, head, amp, seed, steps):
     config = get_recipe(f"toytown_{head}").override(
         f"train.amp={amp}", f"train.seed={seed}", f"train.steps={steps}", "train.log_every=25",
         "train.eval_every=0", f"train.out={folder}", f"data.root={asked.town}")
-    result = train(config, resume=(folder / "last").exists(), progress=False)
-    if not result["finished"]:
-        raise SystemExit(f"{folder} was stopped; the same command goes on with it")
+    result = train_to_the_end(config)
     model, streets = SETR.from_pretrained(result["checkpoint"]), load_dataset(config.data, "val")
     scores = evaluate(model, streets, model.config).to_dict(streets.classes)
     print(f"{folder.name}: mIoU {scores['miou']:.3f}", flush=True)

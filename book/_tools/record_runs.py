@@ -17,13 +17,12 @@ import shutil
 import numpy as np
 import torch
 from PIL import Image
-from records import RUNS, STREETS, about, cores, options, write
+from records import RUNS, STREETS, about, cores, options, train_to_the_end, write
 
 from setr_lite.checkpoint import read_info, save_checkpoint
 from setr_lite.datasets import Cityscapes, load_dataset
 from setr_lite.model import SETR, count_parameters
 from setr_lite.recipes import get_recipe
-from setr_lite.train import train
 
 PLACES = {  # a reader's own, no part of the result
     "data.root": "", "train.out": "", "model.pretrained": "model.pretrained=FILE",
@@ -43,7 +42,7 @@ def main(words=None):
 
 def record(recipe, settings, asked):
     config = get_recipe(recipe).override(*settings)
-    result = train(config)
+    result = train_to_the_end(config, progress=True)
     out = RUNS / (recipe + asked.suffix)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

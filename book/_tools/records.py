@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from setr_lite.config import RunConfig
 from setr_lite.toytown import write_toytown
+from setr_lite.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -51,6 +53,19 @@ def draw_town(folder: Path) -> None:
     """ToyTown, unless it has been drawn there."""
     if not (folder / "gtFine").is_dir():
         write_toytown(folder)
+
+
+def train_to_the_end(config: RunConfig, progress: bool = False) -> dict[str, Any]:
+    """`train`, going on from the run's checkpoint if there is one.
+
+    Raises:
+        SystemExit: a signal stopped it, so there is nothing to record yet.
+    """
+    folder = Path(config.train.out)
+    result = train(config, resume=(folder / "last").exists(), progress=progress)
+    if not result["finished"]:
+        raise SystemExit(f"{folder} was stopped; the same command goes on with it")
+    return result
 
 
 def about(command: str, device: str = "") -> dict[str, Any]:

@@ -100,12 +100,13 @@ def patch(shape: str) -> Drawing:
     trip = journey()
     p = trip.patch
     row, column = ROW // p, COLUMN // p
-    number = row * (trip.label.shape[1] // p) + column
-    picture = _start("patch", shape, 154, "Its patch, and the patch's token", (
-        f"The pixel is one of {p * p} in patch {number}, row {row} and column {column} of the "
-        f"grid. The embedding makes {len(trip.token)} numbers of {3 * p * p}."))
+    wide = trip.label.shape[1] // p
+    token = 1 + row * wide + column
+    picture = _start("patch", shape, 154, f"Its patch of {p} x {p}, and the patch's token", (
+        f"The pixel is one of {p * p} in the patch of row {row} and column {column} of the "
+        f"grid, token {token}. The embedding makes {len(trip.token)} numbers of {3 * p * p}."))
     _pixels(picture, Box(8, 30, 110, 110), row * p, column * p, p)
-    _notes(picture, 136, 48, [f"patch {number}: row {row}, column {column}",
+    _notes(picture, 136, 48, [f"token {token} = 1 + {row} · {wide} + {column}",
                               f"{3 * p * p} values become {len(trip.token)}"])
     _numbers(picture, 136, 92, trip.token, "first of them", shape)
     return picture

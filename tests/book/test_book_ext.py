@@ -26,6 +26,7 @@ def load(path):
 
 reference = load(ROOT / "book" / "_ext" / "book_reference.py")
 boxes = load(ROOT / "book" / "_tools" / "run_boxes.py")
+words = load(ROOT / "book" / "_ext" / "book_words.py")
 
 
 # --- the repository's address -------------------------------------------------------------------
@@ -304,6 +305,56 @@ def test_citation_file_agrees_with_the_rest():
         entry = " ".join(text.partition("{zheng2021setr,")[2].partition("\n}")[0].split())
         assert f"{{{paper['title']}}}" in entry
         assert f"{{{' and '.join(names)}}}" in entry
+
+
+# --- links into the glossary --------------------------------------------------------------------
+
+
+def linked(text, page):
+    """What a paragraph links to the glossary: (the word, the entry)."""
+    from docutils import nodes
+    from docutils.utils import new_document
+
+    doctree = new_document("page")
+    doctree += nodes.paragraph("", "", nodes.Text(text))
+    words.link_words(doctree, page)
+    assert doctree.astext() == text
+    return [(reference.astext(), reference["reftarget"])
+            for reference in doctree.findall(words.addnodes.pending_xref)]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("page", "text", "expected"),
+    [
+        ("01_segmentation", "Decide, then widen the view.", []),
+        ("10b_protocols", "the size of the view", [("view", "view")]),
+        ("04_encoding", "Per unit of the score", []),
+        ("13_ade20k", "a unit is that many numbers", []),
+        ("06_pup", "a unit, and its stage", [("unit", "unit"), ("stage", "stage")]),
+        ("21_after_setr", "The first stage has many keys", []),
+        ("04_encoding", "Each head scores alone.", [("head", "head of attention")]),
+        ("02_patch_embedding", "A head predicts pixels.", [("head", "decoder, head")]),
+        ("05_naive", "Memory is a block of memory.", []),
+        ("05_naive", "Not a block of memory, a block.", [("block", "block")]),
+        ("07b_alive", "the loss of mIoU, not the loss", [("mIoU", "IoU, mIoU"), ("loss", "loss")]),
+        ("05_naive", "unit", [("unit", "unit")]),  # all of an emphasised text
+        ("07b_alive", "Two models label none of it as car.", []),
+        ("02_patch_embedding", "A loss falls; the loss again.", [("loss", "loss")]),
+    ],
+)  # fmt: skip
+def test_a_word_links_to_its_own_sense(page, text, expected):
+    assert linked(text, page) == expected
+
+
+@pytest.mark.smoke
+def test_words_of_two_senses_are_in_the_glossary_and_their_pages_in_the_book():
+    there = {path.stem for path in (ROOT / "book").glob("*.ipynb")}
+    assert {*words.ONLY_ON} <= {*words.terms()}
+    assert {page for pages in words.ONLY_ON.values() for page in pages.split()} <= there
+    assert {*words.INSTEAD} <= there
+    assert {entry for swap in words.INSTEAD.values() for entry in swap.values()} <= {
+        *words.terms().values()}
 
 
 # --- the contents -------------------------------------------------------------------------------

@@ -246,6 +246,18 @@ def test_sliders_answer_at_once(page):
         assert 0 < best <= ANSWER, f"{handle.get_attribute('aria-label')}: {best:.0f} ms"
 
 
+def test_menus_change_the_picture(page):
+    areas = page.locator(".widget-subarea", has=page.locator(".widget-dropdown")).all()
+    if not areas:
+        pytest.skip("no menu on this page")
+    for area in areas:
+        menu, before = area.locator(".widget-dropdown select"), photo(picture(area))
+        chosen = menu.evaluate("menu => menu.selectedIndex")
+        menu.select_option(index=1 if chosen == 0 else 0)
+        assert eventually(page, lambda a=area, b=before: differ(b, photo(picture(a))))
+    assert page.problems == []
+
+
 def test_play_buttons_play(page):
     players = page.locator(".widget-play")
     if not players.count():
@@ -608,6 +620,29 @@ def by_keyboard(form):
     button.press("Enter")
     assert form.get_attribute("data-state") == "right"
     assert said.text_content() == "Right."
+
+
+@pytest.mark.xdist_group("02_patch_embedding")
+def test_a_patch_is_chosen_with_the_mouse_and_with_arrow_keys(browser):
+    page = open_page(browser, HTML / "book" / "02_patch_embedding.html")
+    form = page.locator("form.setr-quiz", has=page.locator(".patches"))
+    street, said = form.locator(".patches"), form.locator("output")
+    form.locator("input[data-answer]").fill("403")
+    form.locator("button").click()
+    assert said.text_content() == "Choose first."
+    box = street.bounding_box()
+    side = box["width"] / 12
+    assert box["height"] == pytest.approx(6 * side, abs=1)
+    street.click(position={"x": 4.5 * side, "y": 1.5 * side})
+    form.locator("button").click()
+    assert said.text_content() == "Not yet. That is row 1, column 4: token 17."
+    chosen = street.locator("input:checked")
+    chosen.press("ArrowDown")
+    chosen.press("ArrowRight")
+    assert chosen.get_attribute("aria-label") == "row 2, column 5"
+    form.locator("button").click()
+    assert said.text_content() == "Right."
+    page.context.close()
 
 
 @pytest.mark.xdist_group("04_encoding")

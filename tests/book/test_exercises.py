@@ -44,11 +44,22 @@ def test_every_exercise_has_a_question():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_questions_can_be_answered(page):
     for label, question in yaml.safe_load(page.read_text("utf-8")).items():
-        assert ("numbers" in question) != ("choices" in question), label
+        assert len({"numbers", "choices"} & question.keys()) <= 1, label
+        assert {"numbers", "choices", "patch"} & question.keys(), label
         replies = list(question.get("choices", {True: True, False: "x"}).values())
         assert True in replies, label
         assert len(replies) > 1, label
         assert all(reply is True or isinstance(reply, str) for reply in replies), label
+
+
+def test_a_patch_is_that_of_its_token():
+    found = [
+        question for page in PAGES for question in yaml.safe_load(page.read_text("utf-8")).values()
+        if "patch" in question]
+    for question in found:
+        row, column = question["patch"]
+        assert f"token {1 + row * 12 + column}." in question["ask"]
+    assert found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -110,15 +110,16 @@ def test_any_head(photo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "stage", "shape"),
-    [("05_naive", "head.convs.0", "64 x 12 x 24"), ("06_pup", "head.convs.2", "64 x 48 x 96"),
-     ("07_mla", "neck.smooth.3", "64 x 12 x 24")],
+    ("run", "stage", "shape"),
+    [("toytown_naive", "head.convs.0", "64 x 12 x 24"),
+     ("toytown_pup", "head.convs.2", "64 x 48 x 96"),
+     ("toytown_mla", "neck.smooth.3", "64 x 12 x 24")],
 )
-def test_any_stage(page, stage, shape, photo) -> None:
-    live = live_cell(page)
+def test_any_stage_of_any_decoder(run, stage, shape, photo) -> None:
+    live = live_cell("07b_alive", ("toytown_pup", run))
     moves(live, ("stage", stage), ("seed", 5))
     assert f"{stage}: {shape}" in live["view"].value
-    live = live_cell(page, ('PICTURE = ""', photo))
+    live = live_cell("07b_alive", ('PICTURE = ""', photo), ("toytown_pup", run))
     moves(live, ("stage", stage))
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from records import train_to_the_end
 
 from setr_lite import SETR, weights
 from setr_lite.config import RunConfig
 from setr_lite.datasets import load_dataset
 from setr_lite.evaluate import evaluate
 from setr_lite.recipes import get_recipe
-from setr_lite.train import train
 
 from . import reference
 
@@ -48,8 +48,7 @@ def train_and_judge(
     head: str, steps: int, seed: int, town: str, out: str, truth: str, picture: str
 ) -> dict[str, Any]:
     """Train from random weights, then score the hundred held-out streets."""
-    if not (Path(out) / "last" / "model.safetensors").exists():
-        train(schedule(head, steps, seed, town, out), progress=False)
+    train_to_the_end(schedule(head, steps, seed, town, out))
     return {"curve": curve(Path(out) / "log.csv"), **judge(f"{out}/last", town, truth, picture)}
 
 

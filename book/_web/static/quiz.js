@@ -40,9 +40,22 @@ for (const form of document.querySelectorAll("form.setr-quiz")) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const fields = [...form.querySelectorAll("input")];
-    const [right, words] = (fields[0].dataset.answer ? checkNumbers : checkChoices)(fields);
+    const written = fields.filter((field) => field.dataset.answer);
+    const chosen = fields.filter((field) => !field.dataset.answer);
+    let [right, words] = written.length ? checkNumbers(written) : [true, "Right."];
+    if (right && chosen.length) [right, words] = checkChoices(chosen);
     form.dataset.state = right ? "right" : "wrong";
     output.innerHTML = words;
+  });
+  // on a street up and down go a row, where a radio button alone would go to its neighbour
+  form.querySelector(".patches")?.addEventListener("keydown", (event) => {
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const box = event.currentTarget, fields = [...box.querySelectorAll("input")];
+    const columns = Number(box.style.getPropertyValue("--columns"));
+    fields[fields.indexOf(event.target) + step * columns]?.focus();
+    document.activeElement.click();
   });
   form.addEventListener("input", () => { delete form.dataset.state; output.textContent = ""; });
 }

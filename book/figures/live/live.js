@@ -367,11 +367,18 @@
         "div",
         { class: "setr-panel", "data-head": head },
         make("p", { class: "setr-title" }, NAMES[head]),
-        make("div", { class: "setr-stage" }, canvas),
+        make("div", { class: "setr-stage", style: this.still(NAMES[head]) }, canvas),
         said,
       );
       this.answers[head] = { canvas, pen, said };
       return panel;
+    }
+
+    /* What the still shows under this title, behind the canvas until the model has answered. */
+    still(title) {
+      const panes = [...this.figure.querySelectorAll(".setr-live-still .setr-sheet > div")],
+        same = panes.find((pane) => pane.firstChild.textContent === title);
+      return same ? `background-image: url("${same.querySelector("img").src}")` : "";
     }
 
     /* The classes that ToyTown draws. */

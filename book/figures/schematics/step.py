@@ -34,7 +34,7 @@ def draw(shape: str) -> Drawing:
         "loss": ("loss, one number", f"~main + {config.loss.aux_weight:g} × each auxiliary"),
         "backward": ("backward", "~the same way back"),
         "gradients": ("gradients", "~one per parameter"),
-        "optimizer": ("AdamW, new weights", f"~weight decay {optim.weight_decay:g}"),
+        "optimizer": ("AdamW", "~new weights"),
         "rate": ("learning rate", f"~warm-up, {optim.lr:g}, poly"),
     }
     picture = Drawing(f"step-{shape}", {"wide": (720, 196), "narrow": (360, 334)}[shape],
