@@ -236,8 +236,9 @@ class Grid(Figure):
     """Two sliders over pictures of every pair (row, column): at most 32 pairs.
 
     ``update(row, column)`` changes the artists of ``figure`` in place; ``labels``, ``show`` and
-    ``start`` hold one entry for rows and one for columns; ``alt`` is a function of both values or
-    a text with two ``{}``. Everything else as in `Frames`.
+    ``start`` hold one entry for rows and one for columns, and so does ``menus``: a menu in place
+    of a slider, for names. ``alt`` is a function of both values or a text with two ``{}``.
+    Everything else as in `Frames`.
     """
 
     def __init__(
@@ -251,6 +252,7 @@ class Grid(Figure):
         alt: str | Callable[[Any, Any], str],
         show: tuple[Callable[[Any], str], Callable[[Any], str]] = (str, str),
         start: tuple[int, int] = (0, 0),
+        menus: tuple[bool, bool] = (False, False),
         caption: str = "",
         data: Iterable[Any] = (),
         digits: int = 2,
@@ -266,7 +268,7 @@ class Grid(Figure):
         images = self._images(pictures, [_alt(alt, pair, show) for pair in pairs], quality)
         n = len(columns)
         grouped = [images[i * n : (i + 1) * n] for i in range(len(rows))]
-        self.widget = _two_sliders(grouped, rows, columns, labels, show, start, caption)
+        self.widget = _two_sliders(grouped, rows, columns, labels, show, start, caption, menus)
 
 
 class Pane(NamedTuple):
@@ -288,8 +290,9 @@ class Sheets(Figure):
     """Two sliders over frames of several pictures side by side: at most 32 pairs of values.
 
     ``panes(row, column)`` gives the `Pane` list of a frame; ``labels``, ``show`` and ``start``
-    hold one entry for rows and one for columns. ``height`` in pixels is kept free for every
-    frame, so that the page does not jump. Everything else as in `Frames`.
+    hold one entry for rows and one for columns, and so does ``menus`` (see `Grid`). ``height`` in
+    pixels is kept free for every frame, so that the page does not jump. Everything else as in
+    `Frames`.
 
     Raises UserError for no or too many frames, and above 200 kB.
     """
@@ -303,6 +306,7 @@ class Sheets(Figure):
         labels: tuple[str, str],
         show: tuple[Callable[[Any], str], Callable[[Any], str]] = (str, str),
         start: tuple[int, int] = (0, 0),
+        menus: tuple[bool, bool] = (False, False),
         height: int = 0,
         caption: str = "",
         data: Iterable[Any] = (),
@@ -322,7 +326,7 @@ class Sheets(Figure):
             sum(len(page) for row in pages for page in row),
             "draw fewer frames, smaller ones, or lower quality",
         )
-        self.widget = _two_sliders(pages, rows, columns, labels, show, start, caption)
+        self.widget = _two_sliders(pages, rows, columns, labels, show, start, caption, menus)
 
 
 def sheet_html(panes: Sequence[Pane], height: int = 0, quality: int = 85) -> str:
@@ -534,26 +538,27 @@ def _two_sliders(
     show: tuple[Callable[[Any], str], Callable[[Any], str]],
     start: tuple[int, int],
     caption: str,
+    menus: tuple[bool, bool],
 ) -> Any:
-    """A stack of stacks, the first slider choosing the row and the second the place in each."""
+    """A stack of stacks, the first control choosing the row and the second the place in each."""
     import ipywidgets as w
 
     inner = [_stack(row, start[1]) for row in images]
     outer = w.Stack(inner, selected_index=start[0])
-    row_slider = _slider(labels[0], [show[0](v) for v in rows], start[0])
-    column_slider = _slider(labels[1], [show[1](v) for v in columns], start[1])
+    row_slider = _slider(labels[0], [show[0](v) for v in rows], start[0], menus[0])
+    column_slider = _slider(labels[1], [show[1](v) for v in columns], start[1], menus[1])
     w.jslink((row_slider, "index"), (outer, "selected_index"))
     for stack in inner:
         w.jslink((column_slider, "index"), (stack, "selected_index"))
     return _box([row_slider, column_slider], outer, caption)
 
 
-def _slider(label: str, shown: Sequence[str], start: int) -> Any:
+def _slider(label: str, shown: Sequence[str], start: int, menu: bool = False) -> Any:
     import ipywidgets as w
 
     if len(set(shown)) != len(shown):
         raise UserError(f"{label}: two values read the same on the slider; give another show=")
-    return w.SelectionSlider(
+    return (w.Dropdown if menu else w.SelectionSlider)(
         options=[(text, i) for i, text in enumerate(shown)],
         index=start,
         description=label,

@@ -154,6 +154,17 @@ def test_grid_links_columns_to_every_row():
     assert repr(grid) == "Grid('from x to', 2x3 frames)"
 
 
+def test_a_menu_takes_the_place_of_a_slider():
+    import ipywidgets as w
+
+    figure, update = plotted()
+    grid = Grid(
+        figure, update, [0, 1], [5, 6], labels=("from", "to"), alt="{} to {}", menus=(True, False)
+    )
+    controls, _ = grid.widget.children
+    assert [type(part) for part in controls.children] == [w.Dropdown, w.SelectionSlider]
+
+
 def sheets(noise=False, **options):
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (60, 80, 3), np.uint8) if noise else picture()
