@@ -104,7 +104,7 @@ BUGS = (
         "An integer division: the learning rate never falls.",
         "optim.py", "(step - warmup) / max(divisor, 1)", "(step - warmup) // max(divisor, 1)",
         (TRAINING,)),
-    Bug("upstream", "Backward forgets what comes from above",
+    Bug("upstream", "Hand-written backward drops the upstream gradient",
         "A hand-written backward pass returns its own gradient without the factor of what follows "
         "it, here the mean over pixels.",
         "losses/cross_entropy.py", "return gradient * upstream.to(gradient.dtype), None",
