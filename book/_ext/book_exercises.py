@@ -90,7 +90,8 @@ def patches(label: str, question: dict[str, Any]) -> str:
     return (
         "<fieldset><legend>Click a patch; rows and columns count from 0</legend>"
         f'<div class="patches" style="--columns: {COLUMNS}">'
-        f'<img alt="A street, cut into patches" src="data:image/jpeg;base64,{source}">{fields}</div></fieldset>')
+        f'<img alt="A street, cut into patches" src="data:image/jpeg;base64,{source}">'
+        f"{fields}</div></fieldset>")
 
 
 def code_cells(tree: Any) -> list[Any]:
