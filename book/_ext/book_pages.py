@@ -28,6 +28,7 @@ STATE = re.compile(rf'<script type="{MIME}state\+json">(.*?)</script>', re.S)
 VIEW = re.compile(rf'(?<!\n<!-- still -->\n)<script type="{MIME}view\+json">(.*?)</script>', re.S)
 CODE = re.compile(r'<div class="highlight( setr-long)?">(<pre>.*?)</pre>', re.S)
 LONG = 86
+ARGUMENTS = re.compile(r'<dl>\s*((?:<dd><em class="sig-param">.*?</dd>\s*)+)</dl>', re.S)
 ICON_SCRIPT = re.compile(
     r"[ \t]*<(?:script|link)[^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?\n?"
 )
@@ -120,6 +121,11 @@ def mark_long_code(page: str) -> str:
     return CODE.sub(mark, page)
 
 
+def as_lines(arguments: re.Match) -> str:
+    lines = re.sub(r"(</?)dd>", r"\1span>", arguments[1])
+    return f'<span class="setr-arguments">{lines}</span>'
+
+
 def mend(page: str) -> str:
     """One page as the browser should get it. Applied twice it changes nothing more."""
     # The theme's 1.5 MB icon script swaps the <i> elements that ipywidgets' Play button needs,
@@ -132,6 +138,8 @@ def mend(page: str) -> str:
     page = page.replace(f"<summary>{toggle}", f'<summary aria-label="Pages below">{toggle}')
     # sphinx-exercise gives all exercises of a page the same two ids, which nothing refers to
     page = re.sub(r' id="(exercise|solution)-content"', "", page)
+    # Sphinx writes the arguments of a long signature as a list of definitions without terms
+    page = ARGUMENTS.sub(as_lines, page)
     return add_stills(mark_long_code(page))
 
 
