@@ -12,6 +12,8 @@ TOWN := toytown
 RUN := runs/toytown_pup
 PYTEST := $(BIN)/python -m pytest -q
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# tests of processes, signals and servers wait for a fifth of their time: three share two cores
+THREE := -n 3 --dist loadfile --no-loadscope-reorder
 PAGE_TESTS := tests/book/test_site.py tests/book/test_browser.py
 TEST_BOOK := $(PYTEST) -m 'not alone' -n 2 --dist loadgroup $(PAGE_TESTS)
 ONE_THREAD := OMP_NUM_THREADS=1
@@ -136,7 +138,7 @@ notebooks: $(DONE)/environment
 test: $(DONE)/environment $(DONE)/browser-files
 	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-cheap test-build BEGAN=$(BEGAN)
 	$(call say,tests)
-	@$(ONE_THREAD) $(PYTEST) -m 'not smoke and not slow' $(TWO) --ignore tests/book/test_site.py \
+	@$(ONE_THREAD) $(PYTEST) -m 'not smoke and not slow' $(THREE) --ignore tests/book/test_site.py \
 	  --ignore tests/book/test_browser.py tests
 	$(call say,notebooks run again and their outputs compared)
 	@$(ONE_THREAD) $(PYTEST) $(NBVAL) $(TWO) -W 'ignore::ResourceWarning' book
