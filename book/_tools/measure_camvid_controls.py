@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from setr_lite.config import RunConfig
 from setr_lite.datasets import CamVid
 from setr_lite.evaluate import evaluate
-from setr_lite.heads import LayerNorm2d
+from setr_lite.heads import Head, LayerNorm2d
 from setr_lite.optim import build_optimizer
 from setr_lite.recipes import get_recipe
 from setr_lite.running.guard import Guard
@@ -117,7 +117,7 @@ def prepare(config: RunConfig, taps: str) -> Run:
     return run
 
 
-class FourTaps(nn.Module):
+class FourTaps(Head):
     """A linear probe of four blocks: a LayerNorm each, and one matrix on all channels."""
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -125,7 +125,7 @@ class FourTaps(nn.Module):
         self.norms = nn.ModuleList(LayerNorm2d(channels) for _ in range(4))
         self.classifier = nn.Conv2d(4 * channels, classes, kernel_size=1)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Four maps (B, D, h, w) -> (B, K, h, w)."""
         maps = [norm(x) for norm, x in zip(self.norms, features, strict=True)]
         return self.classifier(torch.cat(maps, dim=1))

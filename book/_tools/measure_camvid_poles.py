@@ -29,7 +29,8 @@ import records
 import torch
 from measure_auxiliary import write
 from measure_camvid_controls import choose, tests
-from torch import nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from setr_lite.config import RunConfig
 from setr_lite.datasets import SegmentationDataset
@@ -91,11 +92,22 @@ def prepare(config: RunConfig, cells: int) -> Run:
     if cells > 1:
         seed_everything(config.train.seed, 0)
         channels = run.model.get_submodule("head.classifier").in_channels
-        probe = LinearHead(channels, config.model.num_classes * cells**2)
-        run.model.head = nn.Sequential(probe, nn.PixelShuffle(cells))
+        run.model.head = Cells(channels, config.model.num_classes, cells)
         run.optimizer = build_optimizer(run.model, config.optim)
         run.guard = Guard(run.optimizer, False)
     return run
+
+
+class Cells(LinearHead):
+    """A linear probe with `side` x `side` scores for each class and patch."""
+
+    def __init__(self, channels: int, classes: int, side: int) -> None:
+        super().__init__(channels, classes * side**2)
+        self.side = side
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The last of `features`, (B, D, h, w) -> (B, K, side h, side w)."""
+        return F.pixel_shuffle(super().forward(features), self.side)
 
 
 def score(model: SETR, dataset: SegmentationDataset, config: RunConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from setr_lite.datasets import Cityscapes
 from setr_lite.recipes import get_recipe
@@ -48,6 +49,16 @@ def test_every_tool_loads_and_explains_itself(path, capsys):
         tool.main(["--help"])
     assert ended.value.code == 0
     assert f"python book/_tools/{path.name}" in capsys.readouterr().out
+
+
+def test_the_heads_of_the_studies_are_heads():
+    features = [torch.randn(2, 8, 3, 5) for _ in range(4)]
+    for tool, name, settings, cells in (
+        ("measure_camvid_controls", "FourTaps", (8, 6), 1),
+        ("measure_camvid_poles", "Cells", (8, 6, 7), 7),
+    ):
+        head = getattr(importlib.import_module(tool), name)(*settings)
+        assert head.lazy(features).full().shape == (2, 6, 3 * cells, 5 * cells)
 
 
 def test_the_training_that_is_watched(tmp_path, monkeypatch):
