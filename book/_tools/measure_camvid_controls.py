@@ -60,19 +60,24 @@ ORDER = [*ROUNDS[: len(CHEAP)], ONCE[-4], *ROUNDS[len(CHEAP) :], *ONCE[:-4], *ON
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = records.options(__doc__)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("camvid", type=Path)
-    parser.add_argument("cache", type=Path)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args(argv)
+    options = places(__doc__, OUT).parse_args(argv)
     results = json.loads(options.out.read_text()) if options.out.exists() else fresh()
     for head, images, taps, seed in ORDER:
         key = {"head": head, "images": images, "taps": taps, "seed": seed}
         if not any(key.items() <= run.items() for run in results["runs"]):
             results["runs"].append(key | measure(options, **key))
             write(options.out, results)
+
+
+def places(doc: str, out: Path) -> argparse.ArgumentParser:
+    """The options of a study on frozen tokens of CamVid."""
+    parser = records.options(doc)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("camvid", type=Path)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--out", type=Path, default=out)
+    return parser
 
 
 def fresh() -> dict[str, Any]:

@@ -28,7 +28,7 @@ from typing import Any
 import records
 import torch
 from measure_auxiliary import write
-from measure_camvid_controls import choose, tests
+from measure_camvid_controls import choose, places, tests
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,13 +48,7 @@ ARMS = list(itertools.product(range(3), (1, 7), (False, True)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = records.options(__doc__)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("camvid", type=Path)
-    parser.add_argument("cache", type=Path)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args(argv)
+    options = places(__doc__, OUT).parse_args(argv)
     command = "OMP_NUM_THREADS=1 python book/_tools/measure_camvid_poles.py WEIGHTS CAMVID CACHE"
     results = (json.loads(options.out.read_text()) if options.out.exists()
                else records.about(command) | {"runs": []})
