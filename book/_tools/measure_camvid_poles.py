@@ -22,7 +22,6 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import records
