@@ -11,7 +11,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "book" / "promises.md").read_text("utf-8")
-BUILDING = (ROOT / "book" / "building.md").read_text("utf-8")
 NAMED = re.findall(r"(tests/[\w/]+\.py)::(\w+)", PAGE)
 
 pytestmark = pytest.mark.smoke
@@ -33,7 +32,7 @@ def test_every_item_names_a_test():
 
 def test_every_command_exists():
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in set(re.findall(r"`make ([\w-]+)`", PAGE + BUILDING)):
+    for target in set(re.findall(r"`make ([\w-]+)`", PAGE)):
         assert re.search(rf"^{target}:", makefile, re.M), target
     assert "--unsafe-pickle" in (ROOT / "setr_lite" / "cli.py").read_text("utf-8")
 
@@ -94,7 +93,7 @@ def test_the_mutants_are_told_as_they_were(seeds):
             first.setdefault(row["key"], row["outcome"])
     counted = [outcome for key, outcome in first.items()
                if outcome == "killed" or key not in known]  # fmt: skip
-    told = " ".join(BUILDING.split())
+    told = " ".join(PAGE.split())
     assert f"{len(first)} " in told
     assert f"caught {counted.count('killed')} of {len(counted)}" in told
 

@@ -47,11 +47,9 @@ WHEN = {
     "make-masks": "When [your own images](09b_your_pictures.ipynb) have been annotated.",
     "split": "When [your own images](09b_your_pictures.ipynb) are not divided yet.",
     "train": "[](11_five_minutes.ipynb) follows a run; the [settings](api_runs.md#settings) are "
-    "explained "
-             "in one place.",
+    "explained in one place.",
     "eval": "To score a model: [](10_measuring.ipynb) explains the numbers, "
-    "[](10b_protocols.ipynb) the "
-            "protocols.",
+    "[](10b_protocols.ipynb) the protocols.",
     "predict": "To use a trained model: [](09b_your_pictures.ipynb).",
     "convert": "To use published checkpoints, or to hand yours on: [](12_weight_conversion.ipynb).",
     "compare": "When a run is worse than another that should equal it.",

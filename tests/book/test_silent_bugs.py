@@ -103,14 +103,14 @@ def test_costs_are_paired_by_seed():
 
 
 @pytest.mark.smoke
-def test_building_tells_how_many_our_own_tests_caught():
+def test_the_promises_tell_how_many_our_own_tests_caught():
     """A line of the record for each attempt: the first is of the tests as they were."""
     file = ROOT / "data/runs/silent_bugs/mutants.jsonl"
     rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     first = {row["key"]: row["outcome"] for row in reversed(rows)}
     last = {row["key"]: row["outcome"] for row in rows}
     caught, now = (sum(v == "killed" for v in found.values()) for found in (first, last))
-    page = " ".join((ROOT / "book/building.md").read_text("utf-8").split())
+    page = " ".join((ROOT / "book/promises.md").read_text("utf-8").split())
     assert f"The tests caught {caught} of {len(BUGS)}." in page
     assert len(last) == len(BUGS) == now
     assert f"now all {now} are caught" in page
