@@ -209,7 +209,7 @@ def test_a_file_put_there_by_hand_is_used_and_left(tmp_path, monkeypatch, server
     monkeypatch.setitem(SETRS, NAIVE, it)
     file = home() / "files" / it.file
     file.parent.mkdir(parents=True)
-    file.write_bytes(data[:-1] + b"\0")
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(UserError, match=rf"{it.file}: is not the file of that name, its SHA-256 "
                                         rf"does not begin with {it.digits}; delete it"):
         find_checkpoint(NAIVE)
