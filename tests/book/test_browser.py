@@ -424,8 +424,9 @@ def test_accessibility(page):
 
 
 def test_the_dark(page):
-    """The theme follows the system; words are light on dark; pictures keep their colours."""
-    picture = page.locator("article img").filter(visible=True)
+    """The theme follows the system; words are light on dark; pictures keep their colours,
+    charts turn dark with the page."""
+    picture = page.locator("article img:not(.tag_chart img)").filter(visible=True)
 
     def inside():  # without the rim, which may share its pixels with the page
         return photo(picture.first)[6:-6, 6:-6] if picture.count() else np.zeros(0)
@@ -438,6 +439,9 @@ def test_the_dark(page):
         page, lambda: page.locator("html").get_attribute("data-theme") == "dark")
     assert brightness(page, "document.body", "backgroundColor") < 60
     assert brightness(page, "document.querySelector('article p')", "color") > 150
+    charts = page.locator(".tag_chart img").filter(visible=True)
+    if charts.count():  # ink on paper becomes light on dark
+        assert photo(charts.first).mean() < 90
     for button in page.locator(".widget-play button").filter(visible=True).all():
         assert photo(button).mean() < 128
     assert not differ(light, inside())
