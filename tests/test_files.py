@@ -49,6 +49,14 @@ def test_a_link_is_replaced_and_its_target_left_alone(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "folder", "outside"]
 
 
+def test_folders_above_are_made(tmp_path):
+    with files.written_beside(tmp_path / "x" / "y" / "a.txt") as part:
+        part.touch()
+    with files.folder_beside(tmp_path / "z" / "y" / "folder") as part:
+        (part / "b.txt").touch()
+    assert sorted(p.name for p in tmp_path.rglob("*.txt")) == ["a.txt", "b.txt"]
+
+
 def test_what_fails_leaves_nothing(tmp_path):
     (tmp_path / "a.txt").write_text("before")
 

@@ -105,6 +105,11 @@ def test_the_same_process_holds_a_folder_once(tmp_path):
         with FolderLock(tmp_path / "other"):
             pass
     with FolderLock(tmp_path / "run"):
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(UserError):
+            FolderLock(tmp_path / "run").__enter__()
+        assert os.listdir("/proc/self/fd") == before  # who is refused keeps no file open
+    with FolderLock(tmp_path / "run"):
         (tmp_path / "run" / lock.NAME).unlink()  # by somebody who takes it for a leftover
     with FolderLock(tmp_path / "run"):
         assert (tmp_path / "run" / lock.NAME).exists()
