@@ -147,7 +147,7 @@ def test_the_encoders_own_normalisation_is_used(trained, streets):
     assert not torch.equal(trained.predict(image, config=config), usual)
 
 
-def test_which_images_are_counted(model, streets):
+def test_which_images_are_counted(model, streets, capfd):
     config = CONFIG.override("eval.protocol=none", "eval.limit=3")
     seen = []
 
@@ -166,6 +166,9 @@ def test_which_images_are_counted(model, streets):
     assert seen[3:] == [5, 1]
     assert torch.equal(chosen.matrix, sum(parts))
     assert not torch.equal(chosen.matrix, first.matrix)
+    assert "evaluate" not in capfd.readouterr().err  # no bar unless asked
+    evaluate(model, streets, config, indices=[0], progress=True)
+    assert "evaluate" in capfd.readouterr().err
 
 
 def test_ranks_share_the_images(model, streets, monkeypatch):

@@ -92,6 +92,13 @@ def test_sizes_by_hand(sizing, ratio, expected):
     assert view_size(sizing, ratio, (300, 400), (512, 2048), 512) == expected
 
 
+def test_a_short_side_of_just_a_window_is_not_enlarged():
+    """Another pass would make this one two pixels longer than the base."""
+    long = "at least a window", 1.0, (256, 1025), (512, 2048)
+    assert view_size(*long, 512) == (512, 2048)
+    assert view_size(*long, 513) == (513, 2054)
+
+
 def test_what_each_protocol_averages():
     config = get_recipe("pup_ade20k_512_160k")
     for name, protocol in PROTOCOLS.items():
