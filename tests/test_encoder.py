@@ -35,6 +35,13 @@ def test_every_block_equals_timm(size, spread):
         torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
 
+def test_class_token_and_positions_begin_as_timms_do():
+    """Small: std 0.02."""
+    encoder = VisionTransformer((64, 64), 16, 4000, 1, 2)
+    for table in (encoder.cls_token, encoder.pos_embed):
+        assert table.std().item() == pytest.approx(0.02, rel=0.1)
+
+
 def test_without_class_token_equals_timm_without(spread):
     from timm.models.vision_transformer import VisionTransformer as Timm
 

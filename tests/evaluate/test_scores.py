@@ -327,6 +327,14 @@ def test_scores_do_not_replace_what_they_are_of(tmp_path, small, capsys, name):
     assert contents(run) == before
 
 
+def test_a_place_that_cannot_be_written(tmp_path, small, capsys):
+    _, run = small
+    (tmp_path / "a.csv").mkdir()
+    for option in ("--json", "--csv"):
+        assert main(["eval", str(run / "last"), option, str(tmp_path / "a.csv")]) == 2
+        assert f"{tmp_path / 'a.csv'}: cannot be written" in capsys.readouterr().err
+
+
 def test_another_order_of_classes_is_not_scored(tmp_path, small):
     _, run = small
     other = own_data(tmp_path / "other", ("road", "sky", "=HYPERLINK(1)"))
