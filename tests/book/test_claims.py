@@ -26,7 +26,9 @@ RUNS = ROOT / "data" / "runs"
 PAGE = (ROOT / "book" / "claims.md").read_text("utf-8")
 SECTIONS = {name: " ".join(text.split()) for name, text in re.findall(
     r"^### (.+?)\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)}
-NAMED = r"tests/book/test_claims\.py::(test_\w+)(?:\[([\w-]+)\])?"
+NOT_YET = set(re.findall(
+    r"^### (.+)$", PAGE.partition("\n## Photographs, not fully controlled\n")[2], re.M))
+"""Observations: they have a test, and no place in the table of claims."""
 
 pytestmark = pytest.mark.smoke
 
@@ -47,8 +49,13 @@ class Claim(NamedTuple):
 
 def with_interval(table: dict[str, Any], *place: int, digits: int = 2, times: float = 1) -> str:
     """`0.09 (0.05 to 0.13)`."""
-    mean, low, high = (times * np.array(table[key])[place] for key in ("mean", "low", "high"))
-    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return mean_and_interval(
+        *(times * np.array(table[key])[place] for key in ("mean", "low", "high")), digits=digits)
+
+
+def mean_and_interval(mean: float, low: float, high: float, digits: int = 2) -> str:
+    """With `0.00` for what is rounded to nothing from below."""
+    return f"{mean:z.{digits}f} ({low:z.{digits}f} to {high:z.{digits}f})"
 
 
 # --- attention, influence, place -----------------------------------------------------------------
@@ -90,10 +97,18 @@ def spoil_which(record: Record) -> None:
 
 def heads(record: Record) -> Found:
     per_block = record["shape"][1]
-    finders = [record["loses"][b * per_block + a] for b, a in OWN_KIND]
+    places = [b * per_block + a for b, a in OWN_KIND]
+    finders = [record["loses"][i] for i in places]
     first = record["loses"][0]
-    said = [f"{mean:.2f} ({low:.2f} to {high:.2f})" for mean, low, high in (first, *finders)]
-    return said, all(high < first[1] for _, _, high in finders)
+    *most, (largest, _, _) = sorted(
+        (loss for i, loss in enumerate(record["loses"]) if i not in places), reverse=True)[:4]
+    rest = sorted(loss[0] for i, loss in enumerate(record["loses"]) if i not in places)[:-3]
+    said = [*(mean_and_interval(*loss) for loss in (first, *finders)),
+            *(f"{mean:.2f}" for mean, _, _ in most), f"missed by more than {largest:.2f}",
+            f"The nine that are left cost {rest[0]:.2f} to {rest[-1]:.2f}, with a median of "
+            f"{np.median(rest):.2f}"]
+    return said, len(rest) == 9 and all(
+        mean <= largest and high < first[1] for mean, _, high in finders)
 
 
 def spoil_heads(record: Record) -> None:
@@ -102,10 +117,10 @@ def spoil_heads(record: Record) -> None:
 
 def row(record: Record) -> Found:
     with_, without = (record[f"{name} position table"][-1] for name in ("with", "without"))
-    said = [f"{t['row and column'][0]:.2f} ({t['low'][0]:.2f} to {t['high'][0]:.2f})"
-            for t in (with_, without)]
-    start = record["with position table"][0]["high"][1]
-    return said, without["low"][0] > with_["high"][0] / 2 and start < 0.5
+    start = record["with position table"][0]
+    said = [mean_and_interval(t["row and column"][i], t["low"][i], t["high"][i])
+            for t, i in ((with_, 0), (without, 0), (start, 1))]
+    return said, without["low"][0] > with_["high"][0] / 2 and start["high"][1] < 0.5
 
 
 def spoil_row(record: Record) -> None:
@@ -113,11 +128,16 @@ def spoil_row(record: Record) -> None:
 
 
 def cosines(record: Record) -> Found:
-    limits = {name: (min(min(record[h][name]["least"]) for h in ("naive", "pup", "mla")),
-                     max(max(record[h][name]["largest"]) for h in ("naive", "pup", "mla")))
-              for name in ("auxiliary", "another main head")}
-    said = [f"{low:.2f} to {high:.2f}" for low, high in limits.values()]
-    return said, all(-0.1 < low <= high < 0.1 for low, high in limits.values())
+    kinds = ("auxiliary", "another main head")
+    each = {(head, kind): (min(record[head][kind]["least"]), max(record[head][kind]["largest"]))
+            for head in ("naive", "pup", "mla") for kind in kinds}
+    whole = [(min(low for (_, k), (low, _) in each.items() if k == kind),
+              max(high for (_, k), (_, high) in each.items() if k == kind)) for kind in kinds]
+    limits = [*whole, *(each[head, kind] for head in ("pup", "mla") for kind in kinds)]
+    said = [f"{low:.3f} to {high:.3f}" for low, high in limits]
+    if whole[1] == each["naive", "another main head"]:
+        said.append("Only Naive's control scatters that far.")
+    return said, all(-0.1 < low <= high < 0.1 for low, high in whole)
 
 
 def spoil_cosines(record: Record) -> None:
@@ -132,9 +152,22 @@ def scores(record: Record, **which: Any) -> list[float]:
 
 
 def pup_leads(record: Record) -> Found:
+    """PUP against the others, at its end and after no more processor time than theirs."""
     found = {head: scores(record, head=head, aux=True) for head in ("pup", "naive", "mla")}
-    said = [" ".join(f"{v:.1f}" for v in values) for values in found.values()]
-    return said, min(found["pup"]) > max(found["naive"] + found["mla"])
+    runs = {head: [run for run in record["runs"] if run["aux"] and run["head"] == head]
+            for head in found}
+    steps = {head: of[0]["steps"] for head, of in runs.items()}
+    seconds = {head: float(np.mean([run["seconds"]["cpu"] for run in of if run["seconds"]]))
+               for head, of in runs.items()}
+    early, *_ = runs["pup"][0]["mious"][-2]
+    then = [100 * dict(run["mious"])[early] for run in runs["pup"]]
+    said = [*(" ".join(f"{v:.1f}" for v in values) for values in found.values()),
+            f"{steps['pup']}, {steps['naive']} and {steps['mla']}",
+            f"PUP took {seconds['pup']:.0f}, Naive {seconds['naive']:.0f} and MLA "
+            f"{seconds['mla']:.0f}",
+            f"PUP after {early} of its {steps['pup']}", f"at least {min(then):.1f}"]
+    no_more_time = seconds["pup"] * early / steps["pup"] < min(seconds["naive"], seconds["mla"])
+    return said, no_more_time and min(found["pup"] + then) > max(found["naive"] + found["mla"])
 
 
 def spoil_pup(record: Record) -> None:
@@ -306,20 +339,25 @@ def test_parameters():
 def test_every_claim_names_what_it_rests_on():
     assert set(SECTIONS) == {*CLAIMS, "parameters"}
     for name, text in SECTIONS.items():
-        for part in ("**Control.**", "**Data.**", "**Command.**", "**Test.**"):
+        for part in ("**Control.**", "**Fails** if"):
             assert part in text, f"{name}: {part}"
-        test, case = re.search(NAMED, text).groups()
-        assert (test, case) == (
-            ("test_parameters", None) if name == "parameters" else ("test_claim_holds", name))
         if name in CLAIMS:
-            assert f"`data/runs/{CLAIMS[name].record}`" in text
+            assert f"**Record.** `data/runs/{CLAIMS[name].record}`" in text, name
+    assert "`tests/book/test_claims.py::test_claim_holds[NAME]`" in " ".join(PAGE.split())
+    assert "tests/book/test_claims.py::test_parameters`" in SECTIONS["parameters"]
+
+
+def test_an_observation_says_what_is_not_controlled():
+    assert NOT_YET
+    for name in NOT_YET:
+        assert "*Not controlled yet:*" in SECTIONS[name], name
 
 
 ROWS = re.findall(r"^\| \[[^\]]+\]\(#([\w-]+)\) \| (.*) \|$", PAGE, re.M)
 
 
 def test_the_table_names_every_claim_in_order():
-    assert [name for name, _ in ROWS] == list(SECTIONS)
+    assert [name for name, _ in ROWS] == [name for name in SECTIONS if name not in NOT_YET]
 
 
 @pytest.mark.parametrize(("name", "words"), ROWS, ids=[name for name, _ in ROWS])
