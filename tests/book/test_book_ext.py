@@ -197,7 +197,6 @@ def run_examples(page, scope, tmp_path, monkeypatch):
     """Code blocks of a page in turn; what those that print have printed, and what the page says."""
     text = (ROOT / "book" / f"{page}.md").read_text("utf-8")
     (tmp_path / "data").symlink_to(ROOT / "data")
-    (tmp_path / "toytown").symlink_to(ROOT / "data/sample/toytown_cityscapes")
     monkeypatch.chdir(tmp_path)
     printed = []
     for block in re.findall(r"```python\n(.*?)```", text, re.S):
