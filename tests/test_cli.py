@@ -219,8 +219,9 @@ def test_names_and_version(capsys):
     assert capsys.readouterr().out == f"setr_lite {setr_lite.__version__}\n"
     with pytest.raises(SystemExit):
         main(["check-data", "--help"])
-    told = " ".join(capsys.readouterr().out.split()).partition("data set: ")[2].partition("for your own")[0]
-    assert set(re.findall(r"[a-z]\w+", told)) - {"or"} == set(DATASETS)
+    told = " ".join(capsys.readouterr().out.split())
+    names = re.search("data set: (.*) for your own", told)[1]
+    assert set(re.findall(r"[a-z]\w+", names)) - {"or"} == set(DATASETS)
 
 
 class Full(io.StringIO):
