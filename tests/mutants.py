@@ -38,11 +38,11 @@ EQUIVALENT = Path(__file__).with_name("mutants_equivalent.txt")
 SEEN_BY = {
     "encoder.py": "test_encoder test_model",
     "heads.py": "test_heads_golden test_model",
-    "model.py": "test_model test_heads_golden test_checkpoint",
+    "model.py": "test_model test_heads_golden test_checkpoint evaluate/test_predictions",
     "logits.py": "test_logits inference test_model",
     "metrics.py": "test_metrics losses/test_losses_golden evaluate/test_scores",
     "optim.py": "test_optim test_checkpoint test_train",
-    "step.py": "test_train running/test_memory",
+    "step.py": "test_train running/test_memory distributed/test_parallel",
     "transforms.py": "test_transforms",
     "checkpoint.py": "test_checkpoint test_bad_input distributed/test_parallel",
     "files.py": "test_files test_checkpoint",
