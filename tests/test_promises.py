@@ -83,14 +83,19 @@ def test_random_mutants_can_be_planted():
     assert set(mutants.equivalent()) <= {mutant.key for mutant in order}
 
 
-@pytest.mark.parametrize("seeds", [(11, 12), (21, 22)])
-def test_the_mutants_are_told_as_they_were(seeds):
-    """By what the tests said of each when they met it first."""
-    known, first = mutants.equivalent(), {}
+def first_outcomes(*seeds):
+    """What the tests said of each mutant when they met it first."""
+    first = {}
     for seed in seeds:
         path = ROOT / "data" / "runs" / "mutants" / f"seed_{seed}.jsonl"
         for row in map(json.loads, path.read_text("utf-8").splitlines()):
             first.setdefault(row["key"], row["outcome"])
+    return first
+
+
+@pytest.mark.parametrize("seeds", [(11, 12), (21, 22)])
+def test_the_mutants_are_told_as_they_were(seeds):
+    known, first = mutants.equivalent(), first_outcomes(*seeds)
     counted = [outcome for key, outcome in first.items()
                if outcome == "killed" or key not in known]  # fmt: skip
     told = " ".join(PAGE.split())
@@ -98,10 +103,19 @@ def test_the_mutants_are_told_as_they_were(seeds):
     assert f"caught {counted.count('killed')} of {len(counted)}" in told
 
 
+def test_what_the_table_of_mutants_leaves_out():
+    known = mutants.equivalent()
+    left = [sum(outcome != "killed" and key in known for key, outcome in found.items())
+            for found in (first_outcomes(11, 12), first_outcomes(21, 22))]  # fmt: skip
+    assert f"The {left[0]} and {left[1]} left out are equivalent." in PAGE
+
+
 def test_the_siege_is_told_as_it_was():
     record = json.loads((ROOT / "data" / "runs" / "siege" / "siege.json").read_text())
     assert record["accidents"] == sum(record["by_kind"].values())
     told = " ".join(PAGE.split())
-    hours, accidents = record["seconds"] / 3600, record["accidents"]
-    assert (f"In {hours:.1f} hours, {accidents:,} accidents lost no saved step, and "
+    hours, late = record["seconds"] / 3600, sum(
+        number for kind, number in record["by_kind"].items() if kind.endswith(", too late"))
+    assert (f"In {hours:.1f} hours, {record['accidents']:,} accidents, of which at least {late} "
+            "came after the end of their run, lost no saved step, and "
             f"{record['runs_finished_equal']} runs ended with the same") in told

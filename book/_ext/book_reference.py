@@ -8,14 +8,13 @@
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, for every verb, with
   the examples that ``book/_tools/cli_examples.py`` has run.
 * The first mention of each documented name or setting in a chapter becomes a link to its entry.
-* Each promise of promises.md opens to show its test, with date and result of the last run where
-  ``book/_tools/promises.py`` has recorded one.
+* Below each promise of promises.md stands its test in small letters, with date and result of the
+  last run where ``book/_tools/promises.py`` has recorded one.
 """
 
 from __future__ import annotations
 
 import ast
-import html
 import json
 import os
 import re
@@ -37,7 +36,7 @@ SECTIONS = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 ENTRIES = re.compile(r"<!-- reference: (.*?) -->", re.S)
 MODULES = re.compile(r"<!-- modules: (.*?) -->", re.S)
 HELP = "<!-- command-line reference -->"
-PROMISE = re.compile(r"^- (.*)\n  <br>`(tests/[^`]+)`$", re.M)
+PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`$", re.M)
 EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
 WIDE_VALUE = 86  # columns, above which a value is shown as the source breaks it
@@ -437,15 +436,13 @@ def fill(app: Any, page: str, source: list[str]) -> None:
         text = text.replace(HELP, command_line_reference())
     if page.endswith("promises"):
         record = json.loads(PROMISES.read_text("utf-8")) if PROMISES.exists() else {"results": {}}
-        text = PROMISE.sub(lambda found: promise(found[1], found[2], record), text)
+        text = PROMISE.sub(lambda found: test_below(found[1], record), text)
     source[0] = text
 
 
-def promise(words: str, test: str, record: dict) -> str:
-    """A line that opens to show its test."""
-    shown = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(words, quote=False))
-    return (f'<details class="setr-promise"><summary>{shown}</summary>\n'
-            f"<p><code>{test}</code>{result_of(test, record)}</p></details>")
+def test_below(test: str, record: dict) -> str:
+    """The second line of a promise."""
+    return f'  <br><small class="setr-test"><code>{test}</code>{result_of(test, record)}</small>'
 
 
 def result_of(test: str, record: dict) -> str:

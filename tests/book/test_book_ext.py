@@ -271,7 +271,7 @@ def test_help_is_that_of_the_program():
 
 
 @pytest.mark.smoke
-def test_every_promise_opens_to_its_test():
+def test_every_promise_has_its_test_below_it():
     text = (ROOT / "book" / "promises.md").read_text("utf-8")
     assert len(reference.PROMISE.findall(text)) == text.count("\n  <br>`tests/") > 30
 
@@ -288,8 +288,8 @@ def test_a_promise_is_shown_with_the_worst_of_its_cases():
     found = tool.results(report, tests)
     assert found == {"tests/test_a.py::test_x": "failed", "tests/book/test_b.py::test_y": "passed"}
     record = {"date": "2026-01-02", "results": found}
-    shown = reference.promise("It `runs`", "tests/test_a.py::test_x", record)
-    assert "<summary>It <code>runs</code></summary>" in shown
+    shown = reference.test_below("tests/test_a.py::test_x", record)
+    assert shown.startswith("  <br><small")  # in the item of its promise
     assert "<code>tests/test_a.py::test_x</code> (failed, 2026-01-02)" in shown
     assert reference.result_of("tests/test_a.py::test_x", record) == " (failed, 2026-01-02)"
     assert reference.result_of("tests/test_c.py::test_z", record) == ""
