@@ -25,9 +25,11 @@ ONLY_ON = {
     "view": "10_measuring 10b_protocols 20_results",
     "unit": "05_naive 06_pup 07_mla 08_auxiliary 11_five_minutes 12_weight_conversion 20_results",
     "stage": "06_pup",
+    "key": "04_encoding 19_speed 21_after_setr",
+    "value": "04_encoding",
 }
 # on these pages a head is one of attention, not the decoder
-INSTEAD = {page: {"head": "head of attention"} for page in ("04_encoding", "18_inside")}
+INSTEAD = {page: {"head": "attention head"} for page in ("04_encoding", "18_inside")}
 # a mention within such words means something else; the next one may be linked
 OTHER_SENSE = re.compile(
     r"block of (?=memory|code)|loss of (?=mIoU|points|detail|precision)|loss in (?=mIoU)"
