@@ -88,8 +88,9 @@ class ModelConfig:
     channels: int = 256
     """Width of the heads and of the MLA neck."""
     taps: tuple[int, ...] | None = None
-    """0-based blocks whose output the heads read, shallow to deep; None takes the rule of
-    `encoder.default_taps` (blocks 9, 14, 19, 23 of 24; MLA 5, 11, 17, 23)."""
+    """0-based blocks whose output is read, shallow to deep. Naive and PUP decode the last one;
+    the others feed the auxiliary heads. None takes the rule of `encoder.default_taps` (blocks 9,
+    14, 19, 23 of 24; MLA 5, 11, 17, 23)."""
     aux: bool = True
     """Build the auxiliary heads (used in training only)."""
     aux_units: int | None = None
@@ -125,7 +126,8 @@ class DataConfig:
     """What is read and how it is augmented (facts of the published pipeline, in its order)."""
 
     name: str = "ade20k"
-    """Data set, a key of `datasets.DATASETS`."""
+    """Data set: ``ade20k``, ``cityscapes``, ``pascal_context``, ``pascal_context_59``, ``camvid``,
+    ``camvid_unseen``, or ``folder`` for your own."""
     root: str = ""
     """Its folder; empty takes ``$SETR_DATA/<name>``, else ``data/<name>``."""
     classes: str = ""
@@ -263,9 +265,9 @@ class TrainConfig:
     """Images per optimiser step, over all processes and accumulated parts. ``auto`` on the command
     line keeps the number and sets `fit`."""
     fit: bool = False
-    """Work the batch through so that it fits the memory that is free: `micro_batch`,
-    `grad_checkpointing` and, last, `accumulate` are set by `running.fit`, the fastest way first.
-    The batch stays as published; too little memory for one image is an error."""
+    """Choose `micro_batch`, `grad_checkpointing` and, as a last resort, `accumulate` so that the
+    batch fits the free memory, the fastest way first. The batch stays as published; too little
+    memory for one image is an error."""
     accumulate: int = 1
     """Parts into which a process's share of the batch is split; gradients add up. BatchNorm
     then sees the statistics of a part."""
@@ -273,26 +275,25 @@ class TrainConfig:
     """Images that the encoder takes at a time; 0 takes all. Exact: the taps of all images are
     collected first, neck, heads and loss see the whole batch, with its true BatchNorm statistics,
     and the encoder then runs again, micro-batch by micro-batch, for its gradients. Costs one more
-    forward pass of the encoder; its activations shrink to those of one micro-batch. See
-    `running.recompute`."""
+    forward pass of the encoder; its activations shrink to those of one micro-batch."""
     grad_checkpointing: bool = False
     """Keep only each block's input and run the block again for its gradients: exact, for one more
-    forward pass of the encoder. What stays is a stream a block of the whole batch and one block's
-    activations; `micro_batch` keeps the taps and all blocks' activations of a few images. For
-    ViT-Large at 512 x 512, batch 16, `estimate_memory` finds about the same for both when
-    `micro_batch` is 1. With both, two more forward passes, one block of one micro-batch."""
+    forward pass of the encoder. Memory then holds one token map per block for the whole batch,
+    and the activations of one block; with `micro_batch`, the taps, and all blocks' activations of a
+    few images. Both together cost two more forward passes."""
     seed: int = 0
     """Seeds the weights, the order of the images and every augmentation."""
     out: str = ""
     """Folder of the run; empty takes ``runs/<recipe>``."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes CUDA when there is one."""
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``, also for eval and predict; auto takes CUDA when
+    there is one."""
     amp: Literal["auto", "off", "bf16"] = "auto"
-    """bfloat16 autocast; auto uses it on devices made for it, see `precision`. The published runs
-    were in float32, ``off``."""
+    """bfloat16 autocast; auto uses it on processors that are faster in bfloat16. The published
+    runs were in float32, ``off``."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """Several processes each hold the model and average gradients, or share one in pieces, see
-    `distributed.parallel`. Checkpoints do not depend on it, nor on the number of processes."""
+    """Several processes each hold the model and average gradients (``ddp``), or share one in
+    pieces (``fsdp``). Checkpoints do not depend on it, nor on the number of processes."""
     sync_bn: bool = True
     """With several processes BatchNorm sees the images of all, as published: one or two a GPU
     are too few for statistics of their own."""
@@ -304,8 +305,8 @@ class TrainConfig:
     """Folder that keeps a frozen encoder's tokens of every image and its mirror image, so that
     they are computed once, also for later runs. Needs `data` settings that leave only the flip."""
     workers: int = -1
-    """Loader processes of each process that trains; -1 takes what the machine has for it, see
-    `distributed.processes.loader_processes`. The result does not depend on it."""
+    """Loader processes of each process that trains; -1 takes its share of the cores, eight at
+    most. The result does not depend on it."""
     eval_every: int = 16_000
     """Steps between evaluations; 0 evaluates only at the end."""
     save_every: int = 2_000
@@ -356,7 +357,7 @@ class EvalConfig:
         "none", "paper", "paper+ms", "official", "official+ms",
         "mmseg-0.x", "mmseg-0.x+ms", "mmseg-1.x", "mmseg-1.x+ms",
     ] = "none"  # fmt: skip
-    """A published protocol, see `evaluate.protocols`: how images are scaled and what is averaged.
+    """A published protocol, a key of `PROTOCOLS`: how images are scaled and what is averaged.
     ``+ms`` averages several scales and mirror images. ``none`` goes by `ratios` and `flip`."""
     window: Size = (512, 512)
     """Height and width of a window."""

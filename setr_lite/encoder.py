@@ -46,8 +46,8 @@ TAP_FRACTIONS = {
 def default_taps(depth: int, head: str) -> tuple[int, ...]:
     """0-based indices of the four blocks that `head` reads, for an encoder of any depth.
 
-    ``floor(depth * f + 0.5) - 1`` reproduces the paper's blocks 10, 15, 20, 24 (MLA: 6, 12, 18,
-    24) at depth 24.
+    ``floor(depth * f + 0.5) - 1`` for f in 10/24, 15/24, 20/24, 1 (MLA: 1/4, 1/2, 3/4, 1), which
+    at depth 24 are the paper's blocks 10, 15, 20, 24 (MLA: 6, 12, 18, 24), counted from 1.
 
     Raises:
         UserError: an encoder too shallow for four different blocks.

@@ -125,7 +125,7 @@ class NaiveHead(UpsampleHead):
 
 
 class LinearHead(Head):
-    """A linear probe: LayerNorm and one 1x1 classifier. No head of the paper's.
+    """A linear probe: LayerNorm and one 1x1 classifier. Not one of the paper's heads.
 
     What it reaches on a frozen encoder tells how much the tokens know already; a decoder must
     beat it.

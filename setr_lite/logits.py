@@ -179,7 +179,17 @@ class LazyLogits(NamedTuple):
 
 
 class SETROutput(NamedTuple):
-    """What a model says of a batch of images: class scores at low resolution, one map a head."""
+    """Output of the model for a batch: low-resolution class scores of each head.
+
+    ===========  ===============  ===========================================================
+    member       shape            use
+    ===========  ===============  ===========================================================
+    `full`       (B, K, H, W)     logits at the image's size
+    `label`      (B, H, W)        predicted classes, without the memory of K full-size maps
+    `logits`     (B, K, h', w')   output of the head, before the last resize
+    `scores`     (B, K, h, w)     output of its classifier, on the grid or a multiple of it
+    ===========  ===============  ===========================================================
+    """
 
     main: LazyLogits
     """Of the main head, over the padded image, with the bilinear step that ends the head, if one
@@ -205,7 +215,7 @@ class SETROutput(NamedTuple):
 
     @property
     def logits(self) -> Tensor:
-        """(B, K, h', w'), what the main head puts out: `scores` after its last step."""
+        """(B, K, h', w') of the main head, smaller than the image: `full` has its size."""
         return self.main.interpolated()
 
     @property

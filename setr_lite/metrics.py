@@ -181,7 +181,7 @@ def bootstrap_miou(
 
     Images are drawn with replacement, `draws` times; each time mIoU is that of the summed counts.
     The interval leaves out equal shares of the lowest and highest values (percentile bootstrap).
-    It speaks for images like these; of few of them it is too narrow.
+    It is valid for images like these; with few images it is too narrow.
 
     Args:
         sums: (N, 3, K), `ConfusionMatrix.sums` of every image.

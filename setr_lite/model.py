@@ -43,26 +43,17 @@ if TYPE_CHECKING:
 class SETR(nn.Module):
     """SEgmentation TRansformer (arXiv 2012.15840).
 
-    ``model(image)`` returns a `SETROutput`; ``model.logits(image)`` is its full-size map, the
-    callable that `inference` takes. Any image size works: odd sizes are padded with the mean
-    colour and the result is cropped, other grids resize the position table.
+    ``model(image)`` returns a `SETROutput`, ``model.logits(image)`` the full-size logits, and
+    ``model.predict(image)`` the label map of a file. Any image size works: one that is not a
+    multiple of the patch is padded with the mean colour and the result cut, and for another grid
+    the position table is resized.
 
     Args:
         num_classes: K.
         head: ``naive``, ``pup`` or ``mla``; ``linear`` is a baseline, see `heads.LinearHead`.
         encoder: a key of `encoder.PRESETS`, ``hybrid_base``, or ``timm:NAME``, any plain ViT of
             timm, which brings its own patch size.
-        dialect: ``official`` or ``mmseg``, see `heads`.
-        patch_size, embed_dim, depth, num_heads, mlp_ratio: sizes of the encoder, see
-            `encoder.VisionTransformer`; None keeps its own.
-        patch_bias: the patch projection of a preset adds a bias.
-        img_size: (H, W) whose grid the position table has.
-        odd: what undoes the padding of odd sizes, ``crop`` or ``squeeze``, see `logits.Odd`.
-        channels: width of head and neck.
-        taps: four 0-based blocks to read; None takes `encoder.default_taps`.
-        aux: build auxiliary heads.
-        aux_units: units of each Naive auxiliary head; None takes the dialect's own number.
-        drop_path: stochastic depth rate.
+        others: names, meanings and defaults are those of `config.ModelConfig`.
 
     Raises:
         UserError: an unknown name, sizes that the encoder cannot have, or taps that it does not
@@ -129,7 +120,7 @@ class SETR(nn.Module):
         Args:
             folder: of a checkpoint; or the name of a recipe with published weights, which
                 `setr-lite download` lists, or ``user/name`` on the Hugging Face hub. These are
-                downloaded once and kept, see `weights.published_files`.
+                downloaded once and kept in ``$SETR_HOME``.
 
         Returns:
             The model, with the names and colours of its classes in ``classes`` and ``palette``.
@@ -160,7 +151,7 @@ class SETR(nn.Module):
             The address of the commit.
 
         Raises:
-            UserError: what `weights.hub.push_to_hub` raises.
+            UserError: a model without settings, no network, or no right to write there.
         """
         from . import push_to_hub  # by its public name: it lies further up
 
@@ -193,16 +184,19 @@ class SETR(nn.Module):
         return (image.shape[-2] + patch - 1) // patch, (image.shape[-1] + patch - 1) // patch
 
     def logits(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised -> (B, K, H, W)."""
+        """(B, 3, H, W) normalised -> (B, K, H, W), the image's size.
+
+        ``model(image).logits`` is smaller: what the head puts out, before the last resize.
+        """
         return self(image).full()
 
     def preprocess(self, image: Any) -> Tensor:
-        """One image, as `datasets.images.as_image` takes it -> (1, 3, h, w) normalised.
+        """One image -> (1, 3, h, w) normalised, on the model's device.
 
-        A path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB; the result is
-        on the model's device. A model loaded from a checkpoint also resizes to the size it was
-        evaluated at. `predict` does this, and all that follows; `inference.predict` brings labels
-        back with ``size=image.shape[-2:]``.
+        It may be a path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB. A
+        model loaded from a checkpoint also resizes to the size it was evaluated at. `predict` does
+        this, and all that follows; `inference.predict` brings labels back with
+        ``size=image.shape[-2:]``.
 
         Raises:
             UserError: the image is a batch, is already normalised, or is of another type.
@@ -231,9 +225,9 @@ class SETR(nn.Module):
         """The class of every pixel of an image, or of several.
 
         A model from a checkpoint predicts as it was evaluated: protocol, windows, size,
-        normalisation and precision of its run, ``model.config``. One without, such as `SETR` builds
-        it, takes the image at its own size, through windows of the size that its position table is
-        for, every two thirds of it (as published), normalised for its encoder.
+        normalisation and precision of its run, ``model.config``. A model built by ``SETR(...)`` has
+        no run: it predicts at the image's own size, with sliding windows of `img_size` at a stride
+        of two thirds of that (as published), and normalises as its encoder expects.
 
         Args:
             image: a path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor

@@ -158,14 +158,14 @@ def _in_a_line(row: dict[str, Any]) -> str:
 
 
 def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
-    """Say what `train` would do: all is built, one batch is read, two steps are taken with it.
+    """Dry run of `train`: build everything, read one batch, take two steps, write nothing.
 
-    Nothing is written; the first step warms up, the second is timed.
+    The first step warms up, the second is timed.
 
     Returns:
         ``loss`` of the first step, ``read_seconds`` of the batch, ``first_seconds``,
         ``step_seconds``, ``seconds`` that all steps would take, evaluation and saving left out,
-        ``memory`` (bytes at the highest, see `meters.peak_memory`).
+        ``memory`` (peak in bytes: on CUDA what PyTorch reserved, else of the process).
 
     Raises:
         UserError: whatever would keep `train` from starting.

@@ -274,17 +274,17 @@ class TrainTransform:
         self.data, self.seed = data, seed
 
     def __call__(self, sample: Sample, counter: int) -> tuple[Tensor, Tensor]:
-        """Image (3,S,S) float32 and label (S,S) uint8 of the crop number `counter`."""
+        """Image (3,h,w) float32 and label (h,w) uint8 of the crop number `counter`."""
         image, label = self._augmented(sample, counter)
         pixels = normalize(image, self.data.mean, self.data.std)
         return pad_to(pixels, torch.from_numpy(label), self.data.crop_size)
 
     def as_bytes(self, sample: Sample, counter: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """The same before it is normalised, a quarter of the memory; see `Normalize`.
+        """The same before it is normalised, in a quarter of the memory.
 
         Returns:
-            Image (3,S,S) uint8 with any values in the padding, label (S,S) uint8, and the height
-            and width of what is no padding.
+            Image (3,h,w) uint8, whose padding is not initialised, label (h,w) uint8, and the
+            height and width without padding.
         """
         image, label = self._augmented(sample, counter)
         planes = torch.from_numpy(np.stack(cv2.split(image)))

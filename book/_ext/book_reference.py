@@ -39,6 +39,15 @@ HELP = "<!-- command-line reference -->"
 PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`$", re.M)
 EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
+NOT_SHOWN = {
+    "SegmentationDataset":
+        "roots markers table folder layout never_255 find_root wanted list_files table_of",
+    "SETROutput": "main padded lazy heads",
+    "MemoryEstimate": "weights gradients buckets optimizer batch activations at_peak saved step",
+    "Report": "path source notes",
+    "Bench": "*",
+}
+"""Class -> members that only the library itself needs, and pages leave out; * stands for all."""
 WIDE_VALUE = 86  # columns, above which a value is shown as the source breaks it
 LONG_VALUE = 12  # lines of a value that are shown
 WHEN = {
@@ -308,16 +317,27 @@ def fields_of(node: ast.ClassDef) -> list[tuple[ast.AnnAssign, str]]:
             if isinstance(field.value, ast.Call) and ast.unparse(field.value.func) == "_asked":
                 words = ast.literal_eval(field.value.args[1])
                 words = f"{words[0].upper()}{words[1:]}."
-            found += [(field, words)] if words else []
+            found += [(field, words)] if words and shown(node, field.target.id) else []
     return found
+
+
+def shown(node: ast.ClassDef, member: str) -> bool:
+    """Whether a page describes it."""
+    hidden = NOT_SHOWN.get(node.name, "").split()
+    return "*" not in hidden and member not in hidden
 
 
 def methods_of(node: ast.ClassDef) -> list[ast.FunctionDef]:
     """Public methods, without those that only fill in what the base class describes."""
     base = base_of(node)
-    told = {m.name for m in methods_of(base)} - {"__call__"} if base else set()
+    told = {m.name for m in methods_in(base)} - {"__call__"} if base else set()
+    return [m for m in methods_in(node) if m.name not in told and shown(node, m.name)]
+
+
+def methods_in(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    """All public ones."""
     methods = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef)}  # without overloads
-    return [m for m in public(list(methods.values())) if m.name not in told]
+    return public(list(methods.values()))
 
 
 def constructor(node: ast.ClassDef) -> ast.FunctionDef | None:

@@ -51,7 +51,7 @@ class Bench:
     their_amp: str = _asked("off", "autocast of the other side, off or bf16")
     compile: bool = _asked(False, "compile our encoder's blocks")
     recipe: str = ""
-    """With ``memory``: whose step is measured, see `rows.of_recipe`."""
+    """With ``memory``: the recipe whose training step is measured."""
     settings: tuple[str, ...] = ()
     """Of the recipe, ``section.key=value``."""
 

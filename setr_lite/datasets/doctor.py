@@ -36,9 +36,8 @@ def check_data(
     """Read a data set's images and labels, all or a sample, and report.
 
     Args:
-        name: a key of `datasets.DATASETS`.
-        root, classes: as `data.root` and `data.classes`.
-        fast: read only `FAST` images, evenly spaced; the lists of files are still complete.
+        name, root, classes: as `data.name`, `data.root` and `data.classes`.
+        fast: read only 200 images, evenly spaced; the lists of files are still complete.
         progress: show a bar.
         workers: threads; 0 takes one for each core.
 

@@ -26,7 +26,8 @@ class Folder(SegmentationDataset):
     Args:
         root: the folder that holds ``images``.
         split: train, val or test.
-        classes: the list, see :func:`read_classes`; empty takes ``classes.txt`` in `root`.
+        classes: a text file, one class a line: ``NAME``, ``NAME #rrggbb`` or ``ID NAME``; empty
+            takes ``classes.txt`` in `root`.
         strict, unlabelled: as for every data set.
 
     Raises:

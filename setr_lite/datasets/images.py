@@ -29,11 +29,9 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 def read_image(path: str | Path) -> Tensor:
     """(3,H,W) uint8 RGB of an image file, whatever its mode.
 
-    Grey and palette images become RGB, a fourth channel is dropped, 16 bits are cut to the upper 8;
-    `not_all_read` says of which files.
-    An image that its EXIF tag turns is turned, as programs show it and as the published pipelines
-    read it. The tensor is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it
-    back.
+    Grey and palette images become RGB, a fourth channel is dropped, of 16 bits the upper 8 are
+    kept. EXIF orientation is applied, as image viewers and the published pipelines do.
+    The tensor is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it back.
 
     Raises:
         UserError: no such file, not a readable image, or more than `PIL.Image.MAX_IMAGE_PIXELS`

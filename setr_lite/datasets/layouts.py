@@ -126,7 +126,7 @@ class PascalContext(SegmentationDataset):
 
     4998 / 5105 images. Class 0 is background and counts as a class, as in SETR's figures. Labels
     come from the PNGs and lists that mmsegmentation's converter writes, else straight from
-    `trainval_merged.json`; both give the same label maps, see `pascal_json`.
+    `trainval_merged.json`; both give the same label maps.
     """
 
     name = "pascal_context"
@@ -165,8 +165,8 @@ class PascalContext59(PascalContext):
     """Pascal Context without its background: 59 classes, pixels of none are ignored.
 
     The other protocol of the literature. In the files 0 is background and class k has the id
-    k + 1. Scores are 5 to 7 points higher than with 60 classes and cannot be compared with them
-    (HRNet-W48: 51.7 and 46.2 mIoU, open-mmlab/mmsegmentation#459).
+    k + 1. Scores cannot be compared with those of 60 classes: HRNet-W48 has 51.7 mIoU here and
+    46.2 there (open-mmlab/mmsegmentation#459).
     """
 
     name = "pascal_context_59"
@@ -245,13 +245,13 @@ def data_root(data: DataConfig) -> Path:
 def load_dataset(
     data: DataConfig, split: str, *, strict: bool = True, unlabelled: bool = False
 ) -> SegmentationDataset:
-    """The data set that `data.name`, `data.root` (see `data_root`) and `data.classes` ask for.
+    """The data set that `data.name`, `data.root` and `data.classes` ask for.
 
     `strict` and `unlabelled` are those of :class:`SegmentationDataset`.
 
     Raises:
-        UserError: unknown name, `data.classes` for a data set that has its own, or what
-            :class:`SegmentationDataset` raises.
+        UserError: unknown name, `data.classes` for a data set that has its own, or files that
+            are not this data set's.
     """
     root, kind = data_root(data), DATASETS[data.name]
     if kind is Folder:
@@ -271,7 +271,7 @@ class TrainStream(Dataset[tuple[Tensor, Tensor]]):
     augmented by draws that ``(seed, counter)`` decides. So a run continues at any step, with any
     number of loader processes and ranks, and sees what an uninterrupted one would have seen.
 
-    It has no length: give the loader the counters as its sampler, see :func:`rank_counters`.
+    It has no length: give the loader the counters as its sampler.
     """
 
     def __init__(self, dataset: SegmentationDataset, transform: TrainTransform, seed: int) -> None:
@@ -279,7 +279,7 @@ class TrainStream(Dataset[tuple[Tensor, Tensor]]):
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __getitem__(self, counter: int) -> tuple[Tensor, Tensor]:
-        """Image (3,S,S) float32 and label (S,S) uint8 of crop number `counter` (from 0)."""
+        """Image (3,h,w) float32 and label (h,w) uint8 of crop number `counter` (from 0)."""
         return self.transform(self.dataset[self.index(counter)], counter)
 
     def index(self, counter: int) -> int:

@@ -73,7 +73,7 @@ def evaluate(
         model: the mode of each of its parts is put back afterwards.
         dataset: a `datasets.SegmentationDataset`.
         config: the run; `eval` says how an image is predicted, `data` how it is prepared.
-        workers: loader processes, at most; see `datasets.feed.loader_processes`.
+        workers: loader processes, at most; -1 takes this process's share of the cores.
         progress: show a bar.
         indices: images to score; None takes all, or the first ``eval.limit``.
         on_image: called as ``on_image(index, prediction, label)`` with both (H, W) on the CPU

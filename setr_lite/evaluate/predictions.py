@@ -65,8 +65,8 @@ def predict_images(
 
     Args:
         model: in any mode, which it keeps.
-        images: each as `SETR.predict` takes it.
-        config, probabilities: see `SETR.predict`.
+        images: paths, PIL images, uint8 arrays (H, W, 3) or uint8 tensors (3, H, W), RGB.
+        config, probabilities: as for `SETR.predict`.
 
     Yields:
         What `SETR.predict` returns for each, in their order, on the CPU.

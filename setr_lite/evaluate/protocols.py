@@ -3,30 +3,7 @@
 Published SETR scores come from test protocols that differ in how a ratio becomes an image size
 and in what happens where the patch does not divide that size. A name alone is one view of each
 image; with ``+ms`` the probabilities of several sizes and their mirror images are averaged.
-
-=============  ==================  ========================================  ===================
-protocol       one view            several views                             odd sizes
-=============  ==================  ========================================  ===================
-``none``       fitted into base    `eval.ratios` and `eval.flip`, fitted     padded, cut off
-                                   into base x ratio
-``paper``      fitted into base,   fitted into base x ratio,                 padded, cut off
-               at least a window   at least a window
-``official``   fitted into base    short side max(window, base x ratio),     padded, cut off
-                                   the long side has no bound
-``mmseg-0.x``  fitted into base    fitted into base x ratio                  padded, squeezed
-``mmseg-1.x``  fitted into base    the file's own size x ratio               padded, squeezed
-=============  ==================  ========================================  ===================
-
-"Base" is `RunConfig.test_data`'s ``base_size``, "window" the short side of `eval.window` (of
-`data.crop_size` if `eval.mode` is whole). Windows, strides and mode stay the run's own: the
-published recipes all slide. Every named protocol takes the six ratios 0.5 to 1.75, with one
-exception: the authors' ADE20K configs of Naive and MLA have 0.5, 0.75 and 1. Their base is 512 and
-so is their window, so all three views have a short side of 512 and six passes through the model
-are two different ones. It comes out here as it was published.
-
-Sources: the paper (arXiv 2012.15840), section 4.1; the authors' ``Resize`` with
-``setr_multi_scale`` as it is since May 2021 (before, it took the long side for the short one);
-mmsegmentation 0.x ``MultiScaleFlipAug`` and 1.x ``tta_pipeline``.
+`PROTOCOLS` has the table.
 """
 
 from __future__ import annotations
@@ -90,7 +67,34 @@ PROTOCOLS: dict[str, Protocol] = {
             "mmseg-1.x", "--tta of mmsegmentation 1.x", sizing="image", odd="squeeze"),
     )
 }  # fmt: skip
-"""The published protocols by name; ``none`` is not one of them."""
+"""The published protocols by name. The table also has ``none``, which goes by the settings.
+
+=============  ==================  ========================================  ========
+protocol       one view            several views                             padding
+=============  ==================  ========================================  ========
+``none``       fitted into base    `eval.ratios` and `eval.flip`, fitted     cut off
+                                   into base x ratio
+``paper``      fitted into base,   fitted into base x ratio,                 cut off
+               at least a window   at least a window
+``official``   fitted into base    short side max(window, base x ratio),     cut off
+                                   the long side has no bound
+``mmseg-0.x``  fitted into base    fitted into base x ratio                  squeezed
+``mmseg-1.x``  fitted into base    the file's own size x ratio               squeezed
+=============  ==================  ========================================  ========
+
+Padding brings the sides of an image to multiples of the patch and is cut off, or the padded map is
+squeezed into the size of the image. "Base" is
+`RunConfig.test_data`'s ``base_size``, "window" the short side of `eval.window` (of `data.crop_size`
+if `eval.mode` is whole). Windows, strides and mode stay the run's own: the published recipes all
+slide. Every named protocol takes the six ratios 0.5 to 1.75, with one exception: the authors'
+ADE20K configs of Naive and MLA have 0.5, 0.75 and 1. Their base is 512 and so is their window, so
+all three views have a short side of 512 and six passes through the model are two different ones. It
+comes out here as it was published.
+
+Sources: the paper (arXiv 2012.15840), section 4.1; the authors' ``Resize`` with
+``setr_multi_scale`` as it is since May 2021 (before, it took the long side for the short one);
+mmsegmentation 0.x ``MultiScaleFlipAug`` and 1.x ``tta_pipeline``.
+"""
 
 
 def protocol_of(config: RunConfig) -> Protocol:

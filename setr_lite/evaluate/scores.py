@@ -51,8 +51,8 @@ def score_checkpoint(
         split: of its data set.
         images: a quick look at so many images, drawn without replacement by a fixed seed; 0
             scores all, or the first ``eval.limit``.
-        save_predictions: folder for a label file per image, see `write_prediction`. With it the
-            images of a split may do without labels, all of them; then there is nothing to score.
+        save_predictions: folder for an 8-bit PNG of ids per image, as the data set's server takes
+            them. With it no image of the split needs a label; then there is nothing to score.
         progress: show a bar, on rank 0.
 
     Returns:

@@ -32,7 +32,8 @@ def attention_rollout(maps: Sequence[Tensor] | Tensor, stream: float = 0.5) -> T
     Args:
         maps: of each block, shallow first, (B, A, N, N) with rows that sum to 1; or all of them
             as one tensor (blocks, B, A, N, N).
-        stream: share of the identity, 0..1; 0.5 as in the paper.
+        stream: share of the identity, 0..1, which stands for the residual stream; 0.5 as in the
+            paper.
 
     Returns:
         (blocks, B, N, N): entry i is the rollout through blocks 0..i. Rows sum to 1.
@@ -80,7 +81,7 @@ def attention_distance(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def attention_maps(model: nn.Module, image: Tensor, block: int | None = -1) -> Tensor:
-    """Where each token of an encoder block looks: its softmax(q k^T / sqrt(d)).
+    """The attention matrices of an encoder block: softmax(q k^T / sqrt(d)) of each head.
 
     The model never stores this matrix. A hook catches the input of the block's attention, and the
     matrix is worked out from it with the block's own weights.

@@ -71,7 +71,7 @@ def fit_temperature(logits: Tensor, label: Tensor) -> float:
 
     It minimises the cross-entropy of ``logits / T``, convex in 1/T, by bisection on the derivative
     (Guo et al. 2017, section 4.2). No prediction changes: the largest logit stays the largest. Fit
-    it on images the model was neither trained nor is to be judged on.
+    it on held-out images that are used neither for training nor for the final score.
 
     Args:
         logits: (B, K, H, W).

@@ -20,7 +20,7 @@ from ..errors import UserError, nearest
 
 @torch.no_grad()
 def catch(model: nn.Module, image: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-    """The outputs of the modules called `names` while `model` reads `image`, by name.
+    """Run `model` on `image` and return the outputs of the modules called `names`, by name.
 
     Names are those of ``model.named_modules()``: ``head.convs.1``, ``neck.smooth.0``. The model
     runs as it is, so put it in eval mode first. Call it before any ``compile``: a compiled module

@@ -58,7 +58,7 @@ def compare_logs(run: str | Path, other: str | Path) -> str:
     """Loss, learning rate and mIoU of two logs over the steps that both have, in lines to print.
 
     Raises:
-        UserError: what `read_log` raises; logs without a common step.
+        UserError: a log that cannot be read, or logs without a common step.
     """
     ours, theirs = read_log(run), read_log(other)
     end = min(ours[-1]["step"], theirs[-1]["step"])

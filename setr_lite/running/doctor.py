@@ -228,11 +228,7 @@ def likely(findings: list[Finding]) -> list[Finding]:
 
 
 def report(run: str | Path, scores: str | Path = "") -> tuple[str, bool]:
-    """What the command prints, and whether no likely cause was found.
-
-    Raises:
-        UserError: as `diagnose`.
-    """
+    """The text that ``setr-lite doctor`` prints, and True if it found no likely cause."""
     traces = read_traces(run, scores)
     findings = ranked(traces)
     well = not likely(findings)

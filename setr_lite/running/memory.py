@@ -64,7 +64,7 @@ class MemoryEstimate:
     """What autograd saves, by part of the model; a tensor that two parts save counts with the
     first. ``loss`` is the logits' gradient, which the loss works out together with its value."""
     at_peak: dict[str, int]
-    """What is alive beside weights, buckets, optimiser state and batch when most is, by what made
+    """Memory at the peak beyond weights, buckets, optimiser state and batch, by what allocated
     it: ``activations of`` a part of the model, its temporaries included; ``encoder run again`` by
     `running.recompute`; ``gradients and temporaries`` of the backward pass or the optimiser."""
 

@@ -94,16 +94,16 @@ def identify(
     """Recognise a file of weights by its keys.
 
     Args:
-        source: what `open_weight_file` opens.
+        source: a ``.safetensors``, a Flax ``.npz`` or a file of ``torch.save``; or a state dict.
         img_size: (H, W) in pixels that its position table was made for; None takes what the file
             says, else a square.
         taps: blocks that the heads read; None takes what the file says, else the published rule.
         num_heads: attention heads of an encoder that is no preset, which no file tells.
         aux: keep the auxiliary heads that it has.
-        allow_pickle: see `open_weight_file`.
+        allow_pickle: also open a pickle that can run its author's code.
 
     Raises:
-        UserError: what `open_weight_file` raises; a layout, head or size that is not known.
+        UserError: a file that cannot be read; a layout, head or size that is not known.
     """
     file = open_weight_file(source, allow_pickle=allow_pickle)
     kind = kind_of(file)
@@ -149,17 +149,20 @@ def convert(
             dict in memory; or a checkpoint folder of this program, with `to`.
         out: folder to write; with `to`, a file (``.safetensors`` holds tensors only).
         to: ``mmseg``, ``official`` or ``timm`` (the encoder alone).
-        img_size, taps, num_heads, aux, allow_pickle: see `identify`; `aux` also decides what is
+        img_size, taps, num_heads, aux, allow_pickle: as for `identify`; `aux` also decides what is
             written.
-        changed_config: see `weights.write.to_mmseg`.
-        allow_missing_patch_bias: see `weights.from_mmseg`.
+        changed_config: write weights that the other program's published config would compute
+            another function with; the message says what to change in it.
+        allow_missing_patch_bias: take zeros for a patch bias that the file lacks, as files of
+            mmsegmentation 1.x do.
 
     Returns:
         What was found and written, in lines to print.
 
     Raises:
-        UserError: what `identify`, `weights.read` and `weights.write` raise; an `out` that is read
-            here, or a folder with other things in it.
+        UserError: a file of an unknown layout, head or size, with tensors left over or missing; a
+            model that the other program cannot compute; an `out` that is read here, or a folder
+            with other things in it.
     """
     if to is not None and to not in PROGRAMS:
         raise UserError(f"no program {to!r} to convert to{nearest(to, PROGRAMS)}")

@@ -81,10 +81,10 @@ def find_encoder(name: str) -> Path | None:
 
 
 def download(name: str) -> Iterator[str]:
-    """Fetch what a name stands for, or ``all``; a line for each thing that is there then.
+    """Download one named set of weights, or ``all``; yields a line for each file on disk.
 
     Raises:
-        UserError: no such name; what `fetch` and `find_checkpoint` raise.
+        UserError: no such name, a download that failed, or a file that is not what it should be.
     """
     known = [*SETRS, *ENCODERS]
     if name != "all" and name not in known:
@@ -94,7 +94,7 @@ def download(name: str) -> Iterator[str]:
 
 
 def table() -> str:
-    """What can be downloaded, a line each, and whether it is here."""
+    """One line per downloadable file: name, whether it is present, address."""
     rows = [(name, SETRS[name], exists(home() / "checkpoints" / name)) for name in SETRS]
     rows += [(name, it, (home() / "files" / it.file).exists()) for name, it in ENCODERS.items()]
     width = max(len(name) for name, _, _ in rows)

@@ -51,7 +51,7 @@ def to_mmseg(
         state: of the model, without its ``aux_heads.*`` if they are to be left out.
         config: of the model.
         changed_config: write it even where the published config computes another function and
-            has to be changed, see `mmseg_changes`.
+            has to be changed; without it the error says what would have to change.
 
     Raises:
         UserError: an official SETR-MLA, which mmsegmentation's layers cannot compute; a model
@@ -73,8 +73,12 @@ def to_official(
 ) -> dict[str, Tensor]:
     """A SETR under the authors' names, zeros where their convolutions have a bias and ours none.
 
-    Args and Raises as `to_mmseg`; the authors' layers cannot compute mmsegmentation's SETR-MLA,
-    auxiliary heads of two units, other widths and numbers of units, or grids that are not square.
+    The arguments are those of `to_mmseg`.
+
+    Raises:
+        UserError: what the authors' layers cannot compute: mmsegmentation's SETR-MLA, auxiliary
+            heads of two units, other widths and numbers of units, or grids that are not square;
+            a model that needs `changed_config`.
     """
     height, width = config.img_size
     reasons = {

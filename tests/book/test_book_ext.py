@@ -1,5 +1,6 @@
 """What serves the book's build: its Sphinx extensions, and the box at the top of each notebook."""
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -243,6 +244,21 @@ def test_every_name_and_module_that_a_page_lists_is_there():
     modules = [name for text in reference.pages() for words in reference.MODULES.findall(text)
                for name in reference.modules_of(words)]  # fmt: skip
     assert sorted(modules) == reference.all_modules()
+
+
+@pytest.mark.smoke
+def test_what_pages_leave_out_is_there():
+    for full in reference.documented():
+        module, _, name = full.rpartition(".")
+        if hidden := reference.NOT_SHOWN.get(name, "").replace("*", ""):
+            node = reference.nodes_of(module)[name][0]
+            there = {m.name for m in reference.methods_in(node)}
+            there |= {f.target.id for f in node.body if isinstance(f, ast.AnnAssign)}
+            assert set(hidden.split()) <= there, name
+            assert not any(f"`{{py:attribute}} {word}\n" in reference.entry(full)
+                           or f"`{{py:method}} {word}(" in reference.entry(full)
+                           for word in hidden.split()), name
+    assert set(reference.NOT_SHOWN) <= {full.rpartition(".")[2] for full in reference.documented()}
 
 
 @pytest.mark.smoke
