@@ -21,7 +21,7 @@ def test_what_the_paper_has():
 
 
 def test_convolutional_baselines_are_below_the_pretrained_setrs_beside_them():
-    # those of as many steps; table 3 says no steps on Cityscapes and compares with ViT-L alone
+    # those of as many steps; table 3, which says no steps, compares with what it calls T-Large
     for baseline in BASELINES:
         assert baseline.data in DATA
         same = [p.miou for p in PUBLISHED.values()
