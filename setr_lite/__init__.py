@@ -13,7 +13,8 @@ from .files import FINDERS
 
 _HOMES = {
     "config": ["RunConfig"],
-    "datasets": ["ADE20K", "CamVid", "Cityscapes", "PascalContext", "load_dataset", "read_image"],
+    "datasets": [
+        "ADE20K", "CamVid", "Cityscapes", "Folder", "PascalContext", "load_dataset", "read_image"],
     "errors": ["UserError"],
     "evaluate.predictions": ["predict_images"],
     "inside.attention": ["attention_maps"],

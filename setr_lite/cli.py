@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from . import __version__
 from .config import LARGEST_SIDE
-from .errors import UserError, lasting_outputs, one_line, out_of_memory, printable
+from .errors import UserError, lasting_outputs, nearest, one_line, out_of_memory, printable
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction["_Parser"]
@@ -310,10 +312,13 @@ def run_bench(options: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, also where a word that it repeats has several."""
+    """Says what is wrong in one line, with the nearest verb where there is none of that name."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(" ".join(message.splitlines())))
+        said = printable(" ".join(message.splitlines()))
+        if found := re.match(r"argument VERB: invalid choice: '(.*)' \(choose from (.*)\)", said):
+            said = f"no verb {found[1]!r}{nearest(found[1], re.findall(r'[a-z-]+', found[2]))}"
+        self.exit(2, f"{self.prog}: {said}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -321,6 +326,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="setr-lite", description="SETR: segment images with a plain vision transformer.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"setr_lite {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     verb = _verb(verbs, "recipes", run_recipes, "list the recipes, or print one in full")
@@ -343,7 +349,9 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(
         verbs, "check-data", run_check_data,
         "read a data set and report what is wrong with it; exit code 0 if nothing is, else 1")
-    verb.add_argument("name", help="data set, as in data.name")
+    verb.add_argument(
+        "name", help="data set: cityscapes, ade20k, pascal_context, pascal_context_59, camvid, "
+        "camvid_unseen, or folder for your own")
     verb.add_argument(
         "root", nargs="?", default="", help="its folder (default $SETR_DATA/NAME or data/NAME)")
     verb.add_argument("--classes", default="", metavar="FILE", help="list of classes, for folder")

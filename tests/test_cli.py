@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import setr_lite
 from setr_lite import checkpoint
 from setr_lite.cli import main
+from setr_lite.datasets import DATASETS
 from setr_lite.errors import lasting_outputs
 from setr_lite.recipes import RECIPES
 
@@ -194,6 +196,32 @@ def test_help_is_there(verb, capsys):
         main([verb, "--help"] if verb else ["--help"])
     assert caught.value.code == 0
     assert "usage: setr-lite" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["recipe"], "setr-lite: no verb 'recipe'; did you mean 'recipes'?; see setr-lite --help"),
+    (["zzz"], "setr-lite: no verb 'zzz'; choose from recipes, toytown, check-data, make-masks"),
+    (["predict", "x"], "setr-lite predict: the following arguments are required: IMAGE; see"),
+    (["eval", "x", "--images", "two"], "setr-lite eval: argument --images: invalid int value"),
+])  # fmt: skip
+def test_what_cannot_be_parsed_is_one_line(words, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(said)
+    assert error.count("\n") == 1
+
+
+def test_names_and_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"setr_lite {setr_lite.__version__}\n"
+    with pytest.raises(SystemExit):
+        main(["check-data", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    names = re.search("data set: (.*) for your own", told)[1]
+    assert set(re.findall(r"[a-z]\w+", names)) - {"or"} == set(DATASETS)
 
 
 class Full(io.StringIO):

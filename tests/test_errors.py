@@ -8,6 +8,7 @@ from setr_lite.errors import (
     csv_cell,
     drawable,
     file_name,
+    in_short,
     one_line,
     printable,
     shortly,
@@ -54,6 +55,15 @@ def test_what_was_found_is_short():
     assert shortly(10**5000) == "a number of 16610 bits"
     assert shortly("\x1b") == r"'\x1b'"
     assert shortly(True) == "True"
+    assert shortly("x" * 58) == "'" + "x" * 58 + "'"
+
+
+@pytest.mark.parametrize(("message", "shown"), [
+    ("First.  Second", "First"), ("one\ntwo", "one"), ("", "KeyError"), ("x" * 200, "x" * 200),
+    ("x" * 201, "x" * 200 + " ..."),
+])  # fmt: skip
+def test_of_anothers_message_the_first_sentence(message, shown):
+    assert in_short(KeyError() if not message else ValueError(message)) == shown
 
 
 @pytest.mark.parametrize("text", ["a$b$", r"$\foo$", "one $", "a\udcff", r"\$", "_^{"])

@@ -285,6 +285,12 @@ def test_official_whole_models(build, kind, side):
     assert_training_same(model, case, "official", size)
 
 
+def test_mla_wants_its_four_maps():
+    for part in (heads.MultiLevelAggregation(8, 4), heads.MLAHead(8, 3)):
+        with pytest.raises(ValueError, match="shorter"):
+            part([torch.zeros(2, 8, 2, 2)] * 3)
+
+
 def test_batch_norm_remembers_a_tenth_of_each_batch():
     """PyTorch's momentum 0.1, as published; another framework's 0.99 means 0.01 in its words."""
     unit = heads.conv_bn_relu(3, 4, 1)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from setr_lite import logits as resize
-from setr_lite.logits import LazyLogits, SETROutput, used, weights
+from setr_lite.logits import LazyLogits, SETROutput, label_dtype, used, weights
 
 CPU = torch.device("cpu")
 
@@ -87,6 +87,7 @@ def test_first_of_equal_classes_and_many_classes():
     lazy = LazyLogits.of(logits).enlarged(4)
     assert lazy.label().dtype == torch.int64
     assert not lazy.label().any()
+    assert (label_dtype(256), label_dtype(257)) == (torch.uint8, torch.int64)
 
 
 def test_half_precision_is_resized_in_float32_also_under_autocast():

@@ -302,6 +302,13 @@ def test_a_spoilt_state_is_refused_before_it_is_used(name, spoil):
         checked_state("f.pt", state, optimizer, "do so", 4)
 
 
+def test_a_rate_that_is_no_number_is_shown():
+    optimizer, state = state_of("adamw")
+    state["param_groups"][0]["lr"] = "fast"
+    with pytest.raises(UserError, match=r"'lr' is 'fast', expected a number; do so$"):
+        checked_state("f.pt", state, optimizer, "do so", 4)
+
+
 def test_a_state_may_have_another_rate_and_other_keys_of_another_pytorch():
     optimizer, state = state_of("adamw")
     for group in state["param_groups"]:

@@ -200,6 +200,9 @@ def test_normalize_by_hand() -> None:
     result = transforms.normalize(image, (10.0, 0.0, 28.0), (1.0, 2.0, 4.0))
     assert result.dtype == torch.float32
     assert result.tolist() == [[[0, -10]], [[10, 127.5]], [[0.5, 25]]]
+    with pytest.raises(ValueError, match="shorter"):
+        transforms.Normalize(DataConfig(), torch.device("cpu"))(
+            torch.zeros(2, 3, 4, 4, dtype=torch.uint8), [(4, 4)])
 
 
 def test_padding_is_the_mean_colour_and_the_ignored_label() -> None:

@@ -7,6 +7,7 @@
   public names. ``the rest`` stands for all modules that no other page lists.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, for every verb, with
   the examples that ``book/_tools/cli_examples.py`` has run.
+* The first mention of each documented name or setting in a chapter becomes a link to its entry.
 * Each promise of promises.md opens to show its test, with date and result of the last run where
   ``book/_tools/promises.py`` has recorded one.
 """
@@ -25,6 +26,8 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from sphinx import addnodes
 from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -451,6 +454,32 @@ def result_of(test: str, record: dict) -> str:
     return f" ({outcome}, {record['date']})" if outcome else ""
 
 
+def link_code(app: Any, doctree: Any) -> None:
+    """In a chapter, the first `name` of each entry becomes a link to it."""
+    if Path(app.env.doc2path(app.env.docname)).suffix != ".ipynb":
+        return
+    linked = set()
+    for code in list(doctree.findall(nodes.literal)):
+        found = target(code.astext().partition("=")[0], ())
+        if found and found not in linked and plain_prose(code):
+            linked.add(found)
+            reference = addnodes.pending_xref(
+                "", refdomain="py", reftype="obj", reftarget=found, refexplicit=True)
+            code.replace_self(reference)
+            reference += code
+
+
+def plain_prose(code: nodes.literal) -> bool:
+    """Whether a word of code stands in a paragraph, and is neither a title nor a link already."""
+    above = code.parent
+    while not isinstance(above, (nodes.paragraph, nodes.section, nodes.document)):
+        if isinstance(above, (nodes.title, nodes.reference, addnodes.pending_xref)):
+            return False
+        above = above.parent
+    return isinstance(above, nodes.paragraph) and "cell_output" not in " ".join(
+        above.parent.get("classes", []))
+
+
 def find_source(app: Any, module: str) -> tuple[str, dict] | None:
     """The source of a module for the [source] links, read and not imported."""
     return source_of(module)  # which is asked for each of its names
@@ -481,5 +510,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.config.viewcode_follow_imported_members = False
     app.connect("viewcode-find-source", find_source)
     app.connect("source-read", fill)
+    app.connect("doctree-read", link_code)
     app.connect("env-get-outdated", always_anew)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

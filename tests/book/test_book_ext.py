@@ -13,6 +13,8 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
+from setr_lite.datasets import DATASETS
+
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "https://github.com/someone/setr-book"
 
@@ -197,7 +199,6 @@ def run_examples(page, scope, tmp_path, monkeypatch):
     """Code blocks of a page in turn; what those that print have printed, and what the page says."""
     text = (ROOT / "book" / f"{page}.md").read_text("utf-8")
     (tmp_path / "data").symlink_to(ROOT / "data")
-    (tmp_path / "toytown").symlink_to(ROOT / "data/sample/toytown_cityscapes")
     monkeypatch.chdir(tmp_path)
     printed = []
     for block in re.findall(r"```python\n(.*?)```", text, re.S):
@@ -221,6 +222,16 @@ def test_the_examples_of_each_part_run(page, monkeypatch, tmp_path):
     printed, told = run_examples(page, {}, tmp_path, monkeypatch)
     assert printed
     assert printed == told
+
+
+@pytest.mark.smoke
+def test_every_data_set_is_named_with_its_classes():
+    page = (ROOT / "book" / "api_data.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for name, dataset in DATASETS.items():
+        row = next(row for row in rows if f"`{name}`" in row)
+        assert f"`{dataset.__name__} <.{dataset.__name__}>`" in row
+        assert str(len(getattr(dataset, "classes", ""))) in row or name == "folder"
 
 
 @pytest.mark.smoke

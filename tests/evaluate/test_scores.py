@@ -71,7 +71,9 @@ def test_a_quick_look_says_what_it_is(capsys):
     assert 0 < low <= first["miou"] <= high < 1
     assert second["interval"] == first["interval"]
     assert second["matrix"] == first["matrix"]
-    assert f"95% interval {100 * low:.2f} to {100 * high:.2f} (bootstrap over images)" in printed
+    interval = f"95% interval {100 * low:.2f} to {100 * high:.2f} (bootstrap over images"
+    assert f"{interval}, too narrow of so few)" in printed
+    assert f"{interval})" in summary(first | {"images": 10})
 
 
 def test_the_interval_by_hand():
@@ -325,6 +327,14 @@ def test_scores_do_not_replace_what_they_are_of(tmp_path, small, capsys, name):
         assert main(["eval", str(run / "last"), option, str(run / name)]) == 2
         assert "is read here; writing there would spoil it" in capsys.readouterr().err
     assert contents(run) == before
+
+
+def test_a_place_that_cannot_be_written(tmp_path, small, capsys):
+    _, run = small
+    (tmp_path / "a.csv").mkdir()
+    for option in ("--json", "--csv"):
+        assert main(["eval", str(run / "last"), option, str(tmp_path / "a.csv")]) == 2
+        assert f"{tmp_path / 'a.csv'}: cannot be written" in capsys.readouterr().err
 
 
 def test_another_order_of_classes_is_not_scored(tmp_path, small):

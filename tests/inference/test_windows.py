@@ -341,6 +341,8 @@ def test_errors():
     x = image(4, 4)
     with pytest.raises(UserError, match=r"shape \(2, 3, 4, 4\): give \(3, H, W\)"):
         predict(pointwise, image(4, 4, batch=2))
+    with pytest.raises(UserError, match=r"shape \(1, 3, 0, 4\): give \(3, H, W\)"):
+        predict(pointwise, x[:, :, :0])
     with pytest.raises(UserError, match=r"image of type torch.uint8: normalise it"):
         predict(pointwise, x.to(torch.uint8))
     with pytest.raises(UserError, match=r"ratios=.*positive"):

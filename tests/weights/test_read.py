@@ -624,6 +624,10 @@ def test_a_renamed_a_reshaped_and_an_extra_tensor_are_named(tmp_path, source):
     assert message({**state, key: wider}) == (
         f"bad.pth: {key!r} is ({other}), the model needs ({shape}); build the model in the size "
         "of the file")
+    kind = str(model.state_dict()[next(iter(model.state_dict()))].dtype).removeprefix("torch.")
+    assert message({**state, key: torch.zeros_like(state[key], dtype=torch.int64)}) == (
+        f"bad.pth: {key!r} is int64, the model needs {kind}; other kinds of numbers are not "
+        "converted, take the file in floating point")
     text = message({**state, wrong: wider})
     assert text.startswith(f"bad.pth: has {wrong!r} ({other}), for which the model has no place")
     assert "nearest is " in text
