@@ -195,13 +195,14 @@ class SETROutput(NamedTuple):
     """Of the main head, over the padded image, with the bilinear step that ends the head, if one
     does, still to be done."""
     aux: tuple[LazyLogits, ...]
-    """The same of each auxiliary head, shallow to deep; outside training of none unless asked."""
+    """Class scores of each auxiliary head, shallow to deep; outside training of none unless
+    asked."""
     size: Size
     """(H, W) of the image."""
     padded: Size
     """(H', W') after padding to whole patches."""
     odd: Odd = "crop"
-    """What undoes the padding, unless a call says otherwise."""
+    """What undoes the padding to whole patches, ``crop`` or ``squeeze``."""
 
     @property
     def scores(self) -> Tensor:

@@ -120,7 +120,7 @@ class SETR(nn.Module):
         Args:
             folder: of a checkpoint; or the name of a recipe with published weights, which
                 `setr-lite download` lists, or ``user/name`` on the Hugging Face hub. These are
-                downloaded once and kept in ``$SETR_HOME``.
+                downloaded once and kept in ``$SETR_HOME``, by default in the user's cache folder.
 
         Returns:
             The model, with the names and colours of its classes in ``classes`` and ``palette``.

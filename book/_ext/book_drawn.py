@@ -32,8 +32,7 @@ OPENING = "intro"
 LIT_HERE = '"d-lit" aria-current="true"'
 WHOLE = (
     '<p class="setr-caption">The same at full size: SETR with ViT-Large on a crop of 512 × 512, '
-    "for the 150 classes of ADE20K. Every box links to its chapter; each chapter repeats the "
-    "map's names at the top, with its own highlighted.</p>"
+    "for the 150 classes of ADE20K. Every box links to its chapter.</p>"
 )
 HINT = (
     "<figcaption>Point at a number, a symbol or a line of code to see what it is computed from. "
@@ -75,7 +74,7 @@ def map_of_setr(lit: str | None) -> str:
     """
     text = svg_of("map", "wide") + svg_of("map", "narrow")
     if lit is None:
-        return f'<nav class="setr-drawn setr-map" aria-label="Map of SETR">{text}{WHOLE}</nav>'
+        return f'<nav class="setr-drawn setr-map" aria-label="Map of SETR">{WHOLE}{text}</nav>'
     for part in lit.split():
         text = text.replace(f'data-part="{part}"', f'data-part="{part}" class="d-lit" '
                                                    'aria-current="true"')

@@ -34,13 +34,13 @@ EXAMPLES = {
     "make-masks": (f"data/sample/labelme streets --images {STREETS}", 10),
     "split": ("streets --val 0.34", 12),
     "train": ("toytown_pup data.root=town train.device=cpu --dry-run", 5),
-    "eval": (f"{MODEL} data.root={TOWN} --images 2", 40),
+    "eval": (f"{MODEL} data.root={TOWN} --images 10", 40),
     "predict": (f"{MODEL} {STREETS}", 10),
     "convert": (f"{MODEL} encoder.safetensors --to timm", 10),
     "compare": ("data/runs/toytown_pup --with data/runs/toytown_naive", 20),
     "doctor": ("data/runs/camvid_pup", 20),
     "download": ("", 4),
-    "bench": ("loss --classes 19 --size 64x64 --turns 2", 2),
+    "bench": ("loss --classes 19 --size 64x64 --turns 5 --threads 1", 2),
     "export": (f"{MODEL} --format torch --out model.pt2", 12),
 }
 """Verb -> its arguments, and how many lines of the output are shown; they build on each other."""

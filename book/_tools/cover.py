@@ -49,7 +49,7 @@ def frames() -> Iterator[tuple[Image.Image, int]]:
     street, car = streets[0].image.permute(1, 2, 0).numpy(), stamps()[0]
     for x, y, wait in way():
         picture, seen = place(street, car, x, y)
-        tiles = [tile(picture, "what you draw")]
+        tiles = [tile(picture, "the street")]
         for head, model in models.items():
             label = model.predict(picture).numpy()
             share = (label[seen] == streets.classes.index("car")).mean()

@@ -62,7 +62,7 @@ function (script, name) {
     make("p", `${now.what} ${now.cost}`, verdict);
     if (now.id !== "healthy") verdict.insertAdjacentHTML("beforeend", now.diff);
     const against = game.bought.filter((i) => !named.says[i][0] !== !now.says[i][0]);
-    if (!right(at)) make("p", against.length ? `Against your answer: ${list(against)}.` : "Nothing that you bought speaks against your answer.", verdict);
+    if (!right(at)) make("p", against.length ? `Against your answer: ${list(against)}.` : "No alarm that you bought rules it out.", verdict);
     const left = cases.filter(same).length;
     make("p", `You spent ${time(spent(game))} on ${count(game.bought.length, "check")}; their alarms alone leave ${left} of the ${cases.length} cases. ${now.par}`, verdict);
   };

@@ -1,4 +1,4 @@
-"""A reader's own image in a running notebook: its patches, what they attend to, a decoder's stages.
+"""A reader's own image in a running notebook: what its patches attend to, a decoder's stages.
 
 Each function makes the controls of a live cell and the view that they change. `picture` is an image
 file; without one the streets are ToyTown's.
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from setr_lite import SETR, attention_maps, colorize, read_image
 from setr_lite.inside.stages import catch, feature_colors
@@ -23,32 +22,6 @@ from .interactive import Pane, as_rgb, sheet_html
 
 STAGE = re.compile(r"(neck|head)\.(norm|convs|smooth|branches|classifier)(\.\d+)?")
 ORANGE = (213, 94, 0)
-
-
-def patches(picture: str = "", most: int = 512) -> tuple[Any, ...]:
-    """Street, patch size and token, and the view: the image cut up, and one patch enlarged."""
-    import ipywidgets as widgets
-
-    seed, street = _streets(picture, start=2, most=most)
-    side = widgets.SelectionSlider(options=[4, 8, 16, 32], value=16, description="patch")
-    token = widgets.IntSlider(46, 1, 72, description="token")
-
-    def panes() -> list[Pane]:
-        image, p = as_rgb(street()).copy(), side.value
-        h, w = image.shape[0] // p, image.shape[1] // p
-        token.max = h * w
-        row, column = divmod(token.value - 1, w)
-        y, x = row * p, column * p
-        patch = image[y : y + p, x : x + p].copy()
-        image[::p] = image[:, ::p] = 255  # the cuts
-        _frame(image, y, x, y + p, x + p)
-        where = f"token {token.value}: row {row}, column {column}, {3 * p * p} numbers"
-        return [
-            Pane(image, f"{h} x {w} = {h * w} patches", "The image, cut into patches", 2),
-            Pane(patch, where, "One patch, enlarged", 128 // p),
-        ]
-
-    return seed, side, token, _shown(panes, seed, side, token)
 
 
 def attention(checkpoint: str | os.PathLike[str], picture: str = "") -> tuple[Any, ...]:
@@ -116,24 +89,16 @@ def stages(checkpoint: str | os.PathLike[str], picture: str = "") -> tuple[Any, 
     return seed, stage, _shown(panes, seed, stage)
 
 
-def _streets(picture: str, start: int = 0, most: int = 0) -> tuple[Any, Callable[[], torch.Tensor]]:
-    """A slider over ToyTown's streets, and the image, (3, H, W), that it or `picture` means.
-
-    With `most` a file is shrunk until no side is longer.
-    """
+def _streets(picture: str) -> tuple[Any, Callable[[], torch.Tensor]]:
+    """A slider over ToyTown's streets, and the image, (3, H, W), that it or `picture` means."""
     import ipywidgets as widgets
 
-    seed = widgets.IntSlider(start, 0, 999, description="street")
+    seed = widgets.IntSlider(0, 0, 999, description="street")
 
     def street() -> torch.Tensor:
-        if not picture:
-            image, _ = render_scene(scene_seed(0, "val", seed.value))
-        elif most:
-            small = Image.fromarray(as_rgb(read_image(picture)))
-            small.thumbnail((most, most))
-            image = np.array(small)
-        else:
+        if picture:
             return read_image(picture)
+        image, _ = render_scene(scene_seed(0, "val", seed.value))
         return torch.from_numpy(image).permute(2, 0, 1)
 
     return seed, street
@@ -152,8 +117,3 @@ def _shown(panes: Callable[[], list[Pane]], *controls: Any) -> Any:
         control.observe(draw, "value")
     draw()
     return view
-
-
-def _frame(image: np.ndarray, y0: int, x0: int, y1: int, x1: int) -> None:
-    image[y0:y1, [x0, x1 - 1]] = ORANGE
-    image[[y0, y1 - 1], x0:x1] = ORANGE

@@ -21,6 +21,7 @@ The record is ``data/runs/silent_bugs/record.json``:
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -125,6 +126,38 @@ def best_order(record: Record, bugs: Iterable[str] | None = None) -> list[Step]:
         left = [bug for bug in left if bug not in finds[best["id"]]]
         seconds += seconds_of(best)
         steps.append(Step(best, new, whole - len(left), seconds))
+
+
+def reads_a_run(record: Record) -> list[str]:
+    """The checks that look at a trained run; the others compare."""
+    return [check["id"] for check in record["checks"] if check.get("run_seconds")]
+
+
+def found_by_drawn(record: Record, checks: Sequence[str], count: int) -> float:
+    """How many bugs ``count`` of these checks find, on average over all ways to draw them."""
+    finds = [sum(found(record, bug["id"], check) for check in checks) for bug in record["bugs"]]
+    ways = math.comb(len(checks), count)
+    return sum(1 - math.comb(len(checks) - k, count) / ways for k in finds)
+
+
+def chosen_on_half(
+    record: Record, count: int = 3, splits: int = 1000, seed: int = 0
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(splits, 2): what share of the bugs ``count`` comparisons find, and those that read a run.
+
+    Comparisons are the first of `best_order` on a random half of the bugs, and both shares are of
+    the other half: scored where they were chosen, they would look better than they are.
+    """
+    looks, shares = reads_a_run(record), []
+    draw = np.random.default_rng(seed)
+    for _ in range(splits):
+        mixed = draw.permutation([bug["id"] for bug in record["bugs"]]).tolist()
+        chosen_on, rest = mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]
+        order = (step.check["id"] for step in best_order(record, chosen_on))
+        chosen = [check for check in order if check not in looks][:count]
+        shares.append([np.mean([any(found(record, bug, check) for check in group) for bug in rest])
+                       for group in (chosen, looks)])
+    return np.array(shares)
 
 
 # --- figures ------------------------------------------------------------------------------------

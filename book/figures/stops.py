@@ -15,8 +15,8 @@ STOPS: dict[str, tuple[str, ...]] = {
 }
 TITLE = "One pixel, one journey"
 FIRST = (
-    "The framed pixel lies at the right edge of a lamp post in another street of ToyTown. We chose "
-    "one on which SETR's three decoders disagree. Later chapters meet it again: next as part of a "
-    '<a href="02_patch_embedding.html">patch</a>, then as a token, a row of attention, and a class.'
+    "The framed pixel lies at the right edge of a lamp post in another street of ToyTown. Later "
+    'chapters meet it again: next as part of a <a href="02_patch_embedding.html">patch</a>, then '
+    "as a token, a row of attention, and a class."
 )
 AGAIN = "The pixel of the lamp post, from the first chapter, in the trained models of ToyTown."

@@ -24,7 +24,7 @@ def _asked(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured. `kind` is one of `KINDS`."""
+    """What is measured: `kind` is one of `KINDS`, the rest are the options of `setr-lite bench`."""
 
     kind: str
     encoder: str = _asked("vit_tiny_patch16", "as model.encoder")

@@ -32,6 +32,8 @@ from .protocols import protocol_of
 
 LEVEL = 0.95
 """Of the confidence interval."""
+FEW = 10
+"""Images below which the bootstrap's interval is too narrow to be believed."""
 
 
 def score_checkpoint(
@@ -219,7 +221,8 @@ def summary(scores: dict[str, Any]) -> str:
         lines.insert(
             0, f"QUICK LOOK at {scores['images']} of {scores['of']} images, not a score to report: "
             f"mIoU {_percent(scores['miou'])}, {LEVEL:.0%} interval {_percent(low)} to "
-            f"{_percent(high)} (bootstrap over images)"
+            f"{_percent(high)} (bootstrap over images"
+            f"{', too narrow of so few' if scores['images'] < FEW else ''})"
         )
     how = f"windows of {_x(protocol['window'])} every {_x(protocol['stride'])}"
     lines += [

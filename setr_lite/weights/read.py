@@ -223,10 +223,10 @@ def _with_patch_bias(
     if not allow:
         raise UserError(
             f"{file.path}: has no {name!r}. mmsegmentation 1.x builds its ViT without this bias "
-            "(patch_bias=False) and drops it, silently, from older checkpoints that it loads: if "
-            "this one was trained with it, go back to that file. If the model was trained "
-            "without, zeros are exact: --zero-patch-bias (allow_missing_patch_bias=True); or build "
-            "the model with patch_bias=False"
+            "(patch_bias=False) and drops it from older checkpoints that it loads, with a line in "
+            "its log: if this one was trained with it, go back to that file. If the model was "
+            "trained without, zeros are exact: --zero-patch-bias (allow_missing_patch_bias=True); "
+            "or build the model with patch_bias=False"
         )
     zeros = torch.zeros_like(file.tensors[weight][:, 0, 0, 0])
     file = replace(file, tensors={**file.tensors, name: zeros})

@@ -8,7 +8,7 @@ the record: the claim has to fall then, or its test could not fail.
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from figures.silent_bugs import chosen_on_half, found_by_drawn, reads_a_run, seconds_of
 
 from setr_lite import SETR, get_recipe
 from setr_lite.model import count_parameters
@@ -241,36 +242,41 @@ def spoil_readings(record: Record) -> None:
 
 # --- checks --------------------------------------------------------------------------------------
 
-LOOKED = ("loss_falls", "pictures", "miou_100", "edges")
-COMPARED = ("non_square", "one_batch", "score_by_hand")
-
-
 def checks(record: Record) -> Found:
-    """Bugs found by looking at a run, and by three comparisons; paired, bootstrap over bugs."""
+    """Bugs found by looking at a run and by comparing, without and with a choice of comparisons."""
+    looks = reads_a_run(record)
+    compares = [check["id"] for check in record["checks"] if check["id"] not in looks]
     cells = [record["outcomes"][bug["id"]] for bug in record["bugs"]]
 
-    def finds(names: tuple[str, ...]) -> np.ndarray:
+    def finds(names: Sequence[str]) -> np.ndarray:
         return np.array([any(cell[name]["found"] for name in names) for cell in cells])
 
-    looked, compared = finds(LOOKED), finds(COMPARED)
+    looked, compared = finds(looks), finds(compares)
     gap = 100 * (compared.astype(float) - looked)
     draw = np.random.default_rng(0).integers(len(gap), size=(4000, len(gap)))
     low, high = np.quantile(gap[draw].mean(1), (0.025, 0.975))
-    seconds = sum(c["seconds"] for c in record["checks"] if c["id"] in COMPARED)
-    single = {name: int(finds((name,)).sum()) for name in cells[0]}
-    most = max(single, key=lambda name: single[name])
-    said = [f"{compared.sum()} of {len(cells)}", f"{looked.sum()} of {len(cells)}",
-            f"{gap.mean():.0f} points ({low:.0f} to {high:.0f})", f"{seconds:.1f} s",
-            f"The {next(c['name'] for c in record['checks'] if c['id'] == most).lower()} alone "
-            f"finds {single[most]}"]
+    blind = found_by_drawn(record, compares, len(looks))
+    seconds = sum(seconds_of(check) for check in record["checks"] if check["id"] in compares)
+
+    shares = 100 * chosen_on_half(record)
+    gaps = shares[:, 0] - shares[:, 1]
+    least, most = np.quantile(gaps, (0.025, 0.975))
+    said = [f"{compared.sum()} of {len(cells)} and take {seconds:.0f} s together",
+            f"Looking at a run finds {looked.sum()} of {len(cells)}",
+            f"{gap.mean():.0f} points ({low:.0f} to {high:.0f})", f"find {blind:.1f} on average",
+            f"{shares[:, 0].mean():.0f} % of it", f"the four looks {shares[:, 1].mean():.0f} %",
+            f"{gaps.mean():.0f} points, and 95 % of the halves lie between "
+            f"{least:.0f} and {most:.0f}"]
     healthy = [*record["outcomes"]["healthy"].values(),
                *(cell for control in record["controls"].values() for cell in control.values())]
-    return said, low > 0 and not any(cell["found"] for cell in healthy)
+    holds = low > 0 and blind > looked.sum() and gaps.mean() > 0
+    return said, bool(holds) and not any(cell["found"] for cell in healthy)
 
 
 def spoil_checks(record: Record) -> None:
-    for cell in record["outcomes"].values():
-        cell["pictures"]["found"] = True
+    """Label maps tell more bugs than four comparisons drawn blindly; no alarm is false."""
+    for bug in record["bugs"][:14]:
+        record["outcomes"][bug["id"]]["pictures"]["found"] = True
 
 
 CLAIMS = {

@@ -87,6 +87,36 @@ def test_the_best_order_counts_what_is_new(record):
     assert silent.best_order(record, ["three"]) == []
 
 
+def test_checks_are_chosen_on_one_half_and_scored_on_the_other(record):
+    record["bugs"] = [bug(name) for name in "abc"] + [bug("d")]
+    record["checks"] += [{"id": "look", "name": "look", "what": "w", "seconds": 1.0,
+                          "run_seconds": 2.0}]  # fmt: skip
+
+    def finds(**names):
+        record["outcomes"] = {b: {check: {"found": b in found, "says": ""}
+                                  for check, found in names.items()} for b in "abcd"}  # fmt: skip
+
+    finds(a="a", b="b", c="cd", look="")
+    assert [step.bugs for step in silent.best_order(record)][2] == 4  # on all bugs: all of them
+    chosen, looked = silent.chosen_on_half(record, splits=60).T
+    assert set(chosen) == {0, 0.5}  # only c carries over, from c to d
+    assert not looked.any()
+    finds(a="abcd", b="", c="", look="ab")
+    chosen, looked = silent.chosen_on_half(record, count=1, splits=60).T
+    assert (chosen == 1).all()
+    assert set(looked) == {0, 0.5, 1}
+    finds(a="", b="", c="", look="abcd")
+    assert (silent.chosen_on_half(record, splits=5) == [0, 1]).all()  # a look is never chosen
+    assert silent.reads_a_run(record) == ["look"]
+
+
+def test_checks_drawn_blindly(record):
+    """a and b find one, b finds two: a alone finds 1, b 2, c 0; of pairs ab 2, ac 1, bc 2."""
+    assert silent.found_by_drawn(record, "abc", 1) == pytest.approx(1)
+    assert silent.found_by_drawn(record, "abc", 2) == pytest.approx(5 / 3)
+    assert silent.found_by_drawn(record, "abc", 3) == pytest.approx(2)
+
+
 def test_a_check_that_was_not_run_finds_nothing_and_is_left_blank(record, pictures):
     del record["outcomes"]["one"]["a"]
     assert [check["id"] for check in silent.finders(record, "one")] == ["b"]

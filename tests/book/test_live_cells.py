@@ -92,15 +92,6 @@ def test_every_live_cell_has_a_test() -> None:
             assert f'"{path.stem}"' in tests
 
 
-def test_any_patch(photo) -> None:
-    live = live_cell("02_patch_embedding")
-    assert "6 x 12 = 72 patches" in live["view"].value
-    moves(live, ("seed", 7), ("token", 72), ("side", 8), ("token", 288), ("side", 32))
-    assert "token 18: row 2, column 5" in live["view"].value  # the last one there is
-    live = live_cell("02_patch_embedding", ('PICTURE = ""', photo))
-    assert "6 x 9 = 54 patches" in live["view"].value
-
-
 def test_any_head(photo) -> None:
     live = live_cell("04_encoding")
     moves(live, ("block", 1), ("head", 3), ("row", 11), ("column", 23), ("seed", 5))

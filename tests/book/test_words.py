@@ -34,7 +34,6 @@ ALLOWED = {
     "slopes of the lines": "lines of a plot",
     "spread below": "dots of a plot",
     "bicyclist spread": "dots of a plot",
-    "answer in pictures": "figures, against numbers",
     "your own picture": "the title of a chapter and of its links",
 }
 """Text around a word, in lower case -> why it may stand there."""

@@ -71,7 +71,9 @@ def test_a_quick_look_says_what_it_is(capsys):
     assert 0 < low <= first["miou"] <= high < 1
     assert second["interval"] == first["interval"]
     assert second["matrix"] == first["matrix"]
-    assert f"95% interval {100 * low:.2f} to {100 * high:.2f} (bootstrap over images)" in printed
+    interval = f"95% interval {100 * low:.2f} to {100 * high:.2f} (bootstrap over images"
+    assert f"{interval}, too narrow of so few)" in printed
+    assert f"{interval})" in summary(first | {"images": 10})
 
 
 def test_the_interval_by_hand():

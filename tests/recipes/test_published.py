@@ -20,11 +20,14 @@ def test_what_the_paper_has():
     assert not any(p.in_paper for p in MMSEG)
 
 
-def test_convolutional_baselines_are_below_every_pretrained_setr():
+def test_convolutional_baselines_are_below_the_pretrained_setrs_beside_them():
+    # those of as many steps; table 3, which says no steps, compares with what it calls T-Large
     for baseline in BASELINES:
         assert baseline.data in DATA
         same = [p.miou for p in PUBLISHED.values()
-                if (p.data, p.thousands) == (baseline.data, baseline.thousands)
-                and p.variant not in ("random", "hybrid")]  # fmt: skip
+                if p.data == baseline.data and p.variant not in ("random", "hybrid")
+                and (p.thousands == baseline.thousands if baseline.thousands
+                     else p.variant == "large")]  # fmt: skip
         assert same
         assert baseline.miou < min(same)
+        assert baseline.miou_ms is None or baseline.miou < baseline.miou_ms

@@ -653,7 +653,8 @@ def test_a_lost_patch_bias_is_explained_and_never_guessed(tmp_path):
     bias = state.pop("backbone.patch_embed.projection.bias")
     path, model = save(state, tmp_path / "setr.pth"), setr("naive", "mmseg", img_size=(64, 96))
     with pytest.raises(UserError, match=r"setr.pth: has no 'backbone.patch_embed.projection.bias'. "
-                                        r"mmsegmentation 1.x .*--zero-patch-bias"):
+                                        r"mmsegmentation 1.x .* drops it .*, with a line in its "
+                                        r"log: .*--zero-patch-bias"):
         weights.load_setr(model, path)
     report = weights.load_setr(model, path, allow_missing_patch_bias=True)
     assert torch.equal(model.encoder.patch_embed.proj.bias, torch.zeros_like(bias))

@@ -89,7 +89,6 @@ def _wide(picture: Drawing, stages: list[Stage], gap: float) -> None:
         picture.text(x + side / 2, 140, str(stage.shape[0]), "d-small d-strong")
         picture.text(x + side / 2, 156, size(stage.shape, False), "d-small")
         x += side
-    picture.text(6, 14, "channels and size under each map", "d-small", "start")
 
 
 def _narrow(picture: Drawing, stages: list[Stage]) -> None:
