@@ -314,9 +314,6 @@ def fields_of(node: ast.ClassDef) -> list[tuple[ast.AnnAssign, str]]:
     for field, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_"):
             words = string_below(after)
-            if isinstance(field.value, ast.Call) and ast.unparse(field.value.func) == "_asked":
-                words = ast.literal_eval(field.value.args[1])
-                words = f"{words[0].upper()}{words[1:]}."
             found += [(field, words)] if words and shown(node, field.target.id) else []
     return found
 
@@ -348,10 +345,7 @@ def constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
 
 def default_of(field: ast.AnnAssign) -> str | None:
     """The default of a field as one would write it."""
-    value = field.value
-    if isinstance(value, ast.Call) and ast.unparse(value.func) == "_asked":
-        value = value.args[0]
-    said = ast.unparse(value) if value else None
+    said = ast.unparse(field.value) if field.value else None
     return None if said is None or said.startswith("field(") else said
 
 
