@@ -32,8 +32,7 @@ def attention_rollout(maps: Sequence[Tensor] | Tensor, stream: float = 0.5) -> T
     Args:
         maps: of each block, shallow first, (B, A, N, N) with rows that sum to 1; or all of them
             as one tensor (blocks, B, A, N, N).
-        stream: share of the identity, 0..1, which stands for the residual stream; 0.5 as in the
-            paper.
+        stream: share of the identity (the residual stream), 0..1; 0.5 as in the paper.
 
     Returns:
         (blocks, B, N, N): entry i is the rollout through blocks 0..i. Rows sum to 1.

@@ -60,8 +60,8 @@ def export_checkpoint(
     """Write a checkpoint as an ONNX file or a ``torch.export`` program, and check the file.
 
     The file is read back and run beside PyTorch on random images, of another batch and, where
-    that is free, of another size. A free size is still a multiple of the patch: padding odd sizes
-    would make two graphs of one. A fixed size may be odd.
+    that is free, of another size. A free size is still a multiple of the patch, as padding
+    would make two graphs of one. A fixed size need not be one.
 
     Args:
         checkpoint: its folder.
