@@ -62,6 +62,10 @@ def test_another_ignored_label():
     confusion = ConfusionMatrix(2, ignore_index=-1)
     confusion.update(torch.tensor([0, 1]), torch.tensor([0, -1]))
     assert confusion.matrix.tolist() == [[1, 0], [0, 0]]
+    for label in (0, 1):
+        with pytest.raises(UserError, match=f"ignore_index={label}: is one of 2 classes"):
+            ConfusionMatrix(2, ignore_index=label)
+    assert ConfusionMatrix(2, ignore_index=2).ignore_index == 2
 
 
 def test_updates_add_up_whatever_the_type_and_shape():

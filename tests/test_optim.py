@@ -302,6 +302,12 @@ def test_a_spoilt_state_is_refused_before_it_is_used(name, spoil):
         checked_state("f.pt", state, optimizer, "do so", 4)
 
 
+def test_updates_are_fused_unless_told():
+    for name in ("sgd", "adamw"):
+        assert build_optimizer(Model(), OptimConfig(name=name)).defaults["fused"]
+    assert not build_optimizer(Model(), OptimConfig(), fused=False).defaults["fused"]
+
+
 def test_a_rate_that_is_no_number_is_shown():
     optimizer, state = state_of("adamw")
     state["param_groups"][0]["lr"] = "fast"

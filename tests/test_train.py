@@ -21,7 +21,7 @@ from setr_lite.evaluate.scores import score_checkpoint
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
 from setr_lite.running.recompute import recompute_encoder
-from setr_lite.step import take_step
+from setr_lite.step import add_gradients, take_step
 from setr_lite.train import seed_everything, train
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "toytown_cityscapes"
@@ -189,7 +189,8 @@ def test_a_step_is_in_float32_unless_asked(options, half):
     image, label = torch.randn(2, 3, 16, 16), torch.zeros(2, 16, 16, dtype=torch.uint8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     take_step(model, optimizer, image, label, get_recipe("toytown_naive"), **options)
-    assert seen == [half]
+    add_gradients(model, image, label, get_recipe("toytown_naive"), **options)
+    assert seen == [half, half]
 
 
 def test_ctrl_c_saves_first(tmp_path, monkeypatch):

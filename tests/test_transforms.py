@@ -123,6 +123,14 @@ def test_crop_boxes_end_after_one_some_and_eleven_draws() -> None:
     assert {1, 11} < draws
 
 
+def test_a_class_that_has_just_the_share_is_too_much() -> None:
+    """As mmsegmentation's ``< cat_max_ratio``; after it, the box whose class has less."""
+    label = np.zeros((4, 8), np.uint8)
+    label[3, :4] = label[2:, 4:] = 1  # three quarters of the left half are 0, half of the right
+    assert transforms.random_crop_box(Script(np.array([0, 0, 0, 4])), label, (4, 4), 0.75) == (
+        0, 4, 4, 8)
+
+
 @pytest.mark.parametrize("label", [np.zeros((30, 40), np.uint8), np.full((30, 40), 255, np.uint8)])
 def test_ratio_one_takes_the_first_box(label: np.ndarray) -> None:
     rng = Script(np.array([3, 4]))
