@@ -49,6 +49,14 @@ def test_a_link_is_replaced_and_its_target_left_alone(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "folder", "outside"]
 
 
+def test_what_is_gone_need_not_be_removed(tmp_path):
+    for path in (tmp_path / "nothing", tmp_path / "nothing" / "below"):
+        files.remove(path)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "nothing")
+    files.remove(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folders_above_are_made(tmp_path):
     with files.written_beside(tmp_path / "x" / "y" / "a.txt") as part:
         part.touch()

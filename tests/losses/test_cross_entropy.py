@@ -91,6 +91,8 @@ def test_auxiliary_heads_are_weighted():
     both = output_of(output.scores, wrong, output.scores, size=(2, 2))
     main = segmentation_loss(output, label).item()
     loss = segmentation_loss(both, label, aux_weight=0.4).item()
+    assert segmentation_loss(both, label).item() == loss  # 0.4 unless told
+    assert loss_and_terms(both, label)[0].item() == loss
     assert loss == pytest.approx(1.4 * main + 0.4 * 2 * math.log(2) / 4, abs=1e-12)
 
 
