@@ -145,6 +145,11 @@ def test_flip_averages_both_ways():
     there, back = directional(x).softmax(1), directional(x.flip(-1)).softmax(1).flip(-1)
     torch.testing.assert_close(both, (there + back) / 2, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(there, back)
+    alone = multi_scale_probabilities(directional, [x], (5, 6))  # no mirror unless told
+    torch.testing.assert_close(alone, there, rtol=1e-12, atol=1e-12)
+    labels = predict_views(directional, [x], (5, 6)), *predict_each(directional, [([x], (5, 6))])
+    for label in labels:
+        assert torch.equal(label, directional(x).argmax(1))
 
 
 def test_flip_makes_prediction_equivariant():

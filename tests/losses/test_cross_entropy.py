@@ -14,6 +14,7 @@ from setr_lite import logits as resize
 from setr_lite.errors import UserError
 from setr_lite.logits import LazyLogits, SETROutput
 from setr_lite.losses import loss_and_terms, loss_divisor, resize_cross_entropy, segmentation_loss
+from setr_lite.losses.cross_entropy import weights_on
 from setr_lite.metrics import ConfusionMatrix
 
 
@@ -94,6 +95,17 @@ def test_auxiliary_heads_are_weighted():
     assert segmentation_loss(both, label).item() == loss  # 0.4 unless told
     assert loss_and_terms(both, label)[0].item() == loss
     assert loss == pytest.approx(1.4 * main + 0.4 * 2 * math.log(2) / 4, abs=1e-12)
+
+
+def test_weights_made_for_a_score_serve_a_gradient():
+    output, label = half_and_half()
+    scores = output.scores.detach().clone().requires_grad_()
+    weights_on.cache_clear()
+    for mode in (True, False):
+        with torch.inference_mode(mode):
+            loss = segmentation_loss(output_of(scores, size=(2, 2)), label, class_weights=(1, 2))
+    loss.backward()
+    assert scores.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("factors", [(), (2, 1, 4)])
