@@ -174,8 +174,7 @@ def weights_on(
     class_weights: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """(K,) on `device`, made once: a copy in every step would wait for the device."""
-    with torch.inference_mode(False):  # what is kept may meet gradients later
-        return torch.tensor(class_weights, dtype=dtype, device=device)
+    return torch.tensor(class_weights, dtype=dtype, device=device)
 
 
 def resize_cross_entropy(
