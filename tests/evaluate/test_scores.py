@@ -33,7 +33,7 @@ SETTINGS = (f"data.root={SAMPLE}", "train.device=cpu", "train.workers=0")
 
 @pytest.mark.smoke
 def test_eval_prints_and_saves_everything(tmp_path, capsys):
-    table, file = tmp_path / "new" / "scores.csv", tmp_path / "new" / "scores.json"
+    table, file = tmp_path / "a" / "new" / "scores.csv", tmp_path / "a" / "new" / "scores.json"
     command = ["eval", str(TRAINED), "--json", str(file), "--csv", str(table), *SETTINGS]
     assert main([*command, "eval.limit=3", "eval.protocol=official"]) == 0
     printed, scores = capsys.readouterr().out, json.loads(file.read_text())

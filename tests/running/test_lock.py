@@ -102,7 +102,7 @@ def test_the_same_process_holds_a_folder_once(tmp_path):
         for name in ("run", "link"):
             with pytest.raises(UserError, match=f"process {os.getpid()} on .* has been writing"):
                 FolderLock(tmp_path / name).__enter__()
-        with FolderLock(tmp_path / "other"):
+        with FolderLock(tmp_path / "others" / "other"):
             pass
     with FolderLock(tmp_path / "run"):
         before = os.listdir("/proc/self/fd")
