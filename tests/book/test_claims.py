@@ -203,6 +203,51 @@ def spoil_unseen(records: Record) -> None:
     unseen["classes"] = seen["classes"]
 
 
+def scored(record: Record, test: str = "val", **arm: str) -> np.ndarray:
+    """mIoU of each seed of an arm, in percent."""
+    return np.array([100 * run["scores"][test]["miou"] for run in record["runs"]
+                     if arm.items() <= run.items()])
+
+
+def taps(records: Record) -> Found:
+    probe, mla = (100 * records[head]["miou"] for head in ("linear", "mla"))
+    four = scored(records["controls"], head="linear", images="train", taps="four")
+    same = scored(records["controls"], head="mla", images="train", taps="same")
+    said = [f"{mla:.1f}", f"{probe:.1f}", f"{same[0]:.1f}",
+            "{:.1f}, {:.1f} and {:.1f} in three seeds".format(*four)]
+    return said, bool(min(four) > max((probe + mla) / 2, *same))
+
+
+def spoil_taps(records: Record) -> None:
+    for run in records["controls"]["runs"]:
+        if run["taps"] == "same":
+            run["scores"]["val"]["miou"] = 0.63
+
+
+def same_drive(records: Record) -> Found:
+    arms, last = records["controls"], "last of the drive"
+    lost, gained = [], []
+    for head in ("linear", "naive"):
+        unseen = {"head": head, "images": "unseen", "taps": "last"}
+        lost += [*(scored(arms, **unseen) - scored(arms, last, **unseen))]
+        gained += [*(scored(arms, last, **unseen | {"images": "seen"})
+                     - scored(arms, last, **unseen))]
+    left = np.subtract(lost, gained)
+    few = scored(arms, head="linear", images="unseen", taps="last")
+    mla = [scored(arms, last, head="mla", images=images, taps="mla")[0]
+           for images in ("unseen", "seen")]
+    said = [f"{min(lost):.1f} to {max(lost):.1f} points", f"{min(gained):.1f} to {max(gained):.1f}",
+            f"{min(few):.1f} to {max(few):.1f}", f"{100 * records['linear']['miou']:.1f}",
+            f"gains {mla[1] - mla[0]:.1f}", f"{min(left):.1f} to {max(left):.1f} do not"]
+    return said, min(gained) > 0 and all(np.array(gained) < np.array(lost) / 2)
+
+
+def spoil_same_drive(records: Record) -> None:
+    for run in records["controls"]["runs"]:
+        if run["images"] == "seen" and run["seed"] == 2:
+            run["scores"]["last of the drive"]["miou"] += 0.05
+
+
 def pretrained(records: Record) -> Found:
     frozen, fresh = (100 * records[key]["miou"] for key in ("frozen", "fresh"))
     return [f"{frozen:.1f}", f"{fresh:.1f}"], frozen > fresh + 10
@@ -290,6 +335,8 @@ CLAIMS = {
     "pup-leads": Claim("auxiliary/results.json", pup_leads, spoil_pup),
     "bf16": Claim("precision/results.json", bf16, spoil_bf16),
     "unseen-drive": Claim("camvid_dinov2_linear/record.json", unseen_drive, spoil_unseen),
+    "taps": Claim("camvid_controls/results.json", taps, spoil_taps),
+    "same-drive": Claim("camvid_controls/results.json", same_drive, spoil_same_drive),
     "pretrained": Claim("camvid_pup/record.json", pretrained, spoil_pretrained),
     "ladder": Claim("cost/ladder.json", ladder, spoil_ladder),
     "checks": Claim("silent_bugs/record.json", checks, spoil_checks),
@@ -303,6 +350,10 @@ def read(name: str) -> Record:
     if name == "unseen-drive":
         return {head: [one(f"camvid_dinov2_{head}{where}/record.json") for where in ("", "_unseen")]
                 for head in ("linear", "naive", "pup", "mla")}
+    if name in ("taps", "same-drive"):
+        return {"controls": one("camvid_controls/results.json"),
+                "linear": one("camvid_dinov2_linear/record.json"),
+                "mla": one("camvid_dinov2_mla/record.json")}
     if name == "pretrained":
         return {"frozen": one("camvid_dinov2_linear/record.json"),
                 "fresh": one("camvid_pup/record.json")}
