@@ -521,6 +521,7 @@ def test_label_of_another_size(tmp_path: Path) -> None:
         (gradient(), "RGB", r"colour-coded \(24 colours\): `setr-lite make-masks"),
         (np.repeat(ROWS[:, :, None], 3, 2), "RGB", "three channels are equal: save one of them"),
         (np.repeat(ROWS[:, :, None], 4, 2), "RGBA", "three channels are equal"),
+        (np.repeat(ROWS[:, :, None], 2, 2), "LA", "colour-coded"),
         (ROWS.astype(np.uint16), "I;16", "its values fit in 8 bits: save them as uint8"),
         (ROWS.astype(np.uint16) * 1000, "I;16", "its values reach 3000, as instance ids do"),
         (ROWS > 1, "1", "save it as 8-bit grey with 0 and 1"),
@@ -699,6 +700,8 @@ def test_names_and_folders_as_people_have_them(tmp_path: Path) -> None:
     data = Folder(tmp_path, "train")
     assert [(image.name, label.name) for image, label in data.files] == [
         ("a.PNG", "a.PNG"), ("b.webp", "b.png")]
+    save(tmp_path / "labels" / "train" / "a.png", gradient()[:, :, 0])
+    assert Folder(tmp_path, "train").files[0][1].name == "a.png"  # of two the usual one
     save(tmp_path / "images" / "train" / "b.jpg", gradient())
     with pytest.raises(UserError, match=r"b.webp: has the name of .*b.jpg, and both would have th"):
         Folder(tmp_path, "train")
