@@ -215,7 +215,7 @@ def pair_by_stem(images: Path, masks: Path) -> Listing:
     """Images of one folder with the masks of another that have the same name."""
     found = sorted(path for path in images.glob("*") if is_image(path))
     there = (path for path in masks.glob("*") if is_image(path) and path.suffix.lower() == ".png")
-    labels = {path.stem: path for path in sorted(there, reverse=True)}  # .png before .PNG
+    labels = {path.stem: path for path in sorted(there)}  # of .PNG and .png the last
     pairs = [(path, labels.get(path.stem, masks / f"{path.stem}.png")) for path in found]
     return Listing(pairs, set(labels.values()), images, f"images ({' '.join(IMAGE_ENDINGS)})")
 
