@@ -5,6 +5,7 @@
   backticks` become links if a page documents them, and every entry has one to its source.
 * ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
   public names. ``the rest`` stands for all modules that no other page lists.
+* ``<!-- all settings -->`` becomes a table of them: name, default, and the first sentence about it.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, for every verb, with
   the examples that ``book/_tools/cli_examples.py`` has run.
 * The first mention of each documented name or setting in a chapter becomes a link to its entry.
@@ -36,6 +37,7 @@ SECTIONS = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 ENTRIES = re.compile(r"<!-- reference: (.*?) -->", re.S)
 MODULES = re.compile(r"<!-- modules: (.*?) -->", re.S)
 HELP = "<!-- command-line reference -->"
+SETTINGS = "<!-- all settings -->"
 PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`$", re.M)
 EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
@@ -57,7 +59,7 @@ WHEN = {
     "download.",
     "make-masks": "When [your own images](09b_your_pictures.ipynb) have been annotated.",
     "split": "When [your own images](09b_your_pictures.ipynb) are not divided yet.",
-    "train": "[](11_five_minutes.ipynb) follows a run; the [settings](api_runs.md#settings) are "
+    "train": "[](11_five_minutes.ipynb) follows a run; the [settings](api_settings.md) are "
     "explained in one place.",
     "eval": "To score a model: [](10_measuring.ipynb) explains the numbers, "
     "[](10b_protocols.ipynb) the protocols.",
@@ -388,6 +390,19 @@ def library_reference(words: str) -> str:
     return "\n".join(said)
 
 
+def settings_table() -> str:
+    """MyST of all settings, a row each; a name leads to its entry."""
+    rows = ["| setting | default | |", "|---|---|---|"]
+    for section, name in SECTIONS_OF_A_RUN.items():
+        for field, words in fields_of(nodes_of("config")[name][0]):
+            key = field.target.id
+            first = re.split(r"(?<=[.;:]) ", " ".join(words.split()))[0].rstrip(".;:")
+            default = f"`{default_of(field)}`" if default_of(field) else ""
+            rows.append(f"| {{py:obj}}`{section}.{key} <setr_lite.config.{name}.{key}>` "
+                        f"| {default} | {plain(first, ('config', name))} |")
+    return "\n".join(rows)
+
+
 def module_list(words: str) -> str:
     """A line for each module: its first sentence, and the public names that no page documents."""
     lines = []
@@ -446,6 +461,7 @@ def example_of(command: str) -> str:
 def fill(app: Any, page: str, source: list[str]) -> None:
     text = ENTRIES.sub(lambda found: library_reference(found[1]), source[0])
     text = MODULES.sub(lambda found: module_list(found[1]), text)
+    text = text.replace(SETTINGS, settings_table() if SETTINGS in text else "")
     if HELP in text:
         text = text.replace(HELP, command_line_reference())
     if page.endswith("promises"):
