@@ -193,7 +193,7 @@ def test_every_setting_is_explained_once():
             full = f"config.{reference.SECTIONS_OF_A_RUN[section]}.{key}"
             assert full in reference.names()
             assert reference.target(f"{section}.{key}", ()) == f"setr_lite.{full}"
-            assert reference.settings_table().count(f"`{section}.{key} <") == 1
+            assert reference.settings_table().count(f"| {{py:obj}}`{section}.{key} <") == 1
 
 
 def run_examples(page, scope, tmp_path, monkeypatch):
