@@ -57,7 +57,7 @@ def test_the_second_is_told_of_the_first_and_a_dead_one_is_no_obstacle(tmp_path,
         child.join()
         return said
 
-    first = FORK.Process(target=hold, args=(folder, locks))
+    first = FORK.Process(target=hold, args=(folder, locks), daemon=True)
     first.start()
     wait_for(lambda: (folder / lock.NAME).exists() and (folder / lock.NAME).stat().st_size)
     said = tried()
