@@ -175,6 +175,26 @@ def spoil_pup(record: Record) -> None:
     next(r for r in record["runs"] if r["head"] == "mla")["miou"] = 0.8
 
 
+def gains(records: Record, without: str, head: str) -> list[float]:
+    """mIoU with auxiliary losses minus without, seed by seed."""
+    pair = [{run["seed"]: 100 * run["miou"] for run in records[name]["runs"]
+             if run["head"] == head and run["aux"] == aux}
+            for name, aux in (("steps", True), (without, False))]
+    return [pair[0][seed] - pair[1][seed] for seed in sorted(pair[1])]
+
+
+def aux_time(records: Record) -> Found:
+    steps = gains(records, "steps", "pup")
+    time = {head: gains(records, "time", head) for head in ("pup", "mla", "naive")}
+    said = ["{:+.2f}, {:+.2f} and {:+.2f}".format(*values) for values in (steps, *time.values())]
+    prices = [f"{records['time']['price'][head]['ratio']:.2f}" for head in time]
+    return [*said, *prices], max(time["pup"]) < min(steps) / 2
+
+
+def spoil_aux_time(records: Record) -> None:
+    next(run for run in records["time"]["runs"] if run["head"] == "pup")["miou"] -= 0.02
+
+
 def bf16(record: Record) -> Found:
     exact, rounded = (scores(record, head="pup", amp=amp) for amp in ("off", "bf16"))
     apart = max(abs(a - b) for a, b in zip(exact, rounded, strict=True))
@@ -333,6 +353,7 @@ CLAIMS = {
     "cosines": Claim("inside_controls/cosines.json", cosines, spoil_cosines),
     "readings": Claim("readings/results.json", readings, spoil_readings),
     "pup-leads": Claim("auxiliary/results.json", pup_leads, spoil_pup),
+    "aux-time": Claim("auxiliary/equal_time.json", aux_time, spoil_aux_time),
     "bf16": Claim("precision/results.json", bf16, spoil_bf16),
     "unseen-drive": Claim("camvid_dinov2_linear/record.json", unseen_drive, spoil_unseen),
     "taps": Claim("camvid_controls/results.json", taps, spoil_taps),
@@ -350,6 +371,8 @@ def read(name: str) -> Record:
     if name == "unseen-drive":
         return {head: [one(f"camvid_dinov2_{head}{where}/record.json") for where in ("", "_unseen")]
                 for head in ("linear", "naive", "pup", "mla")}
+    if name == "aux-time":
+        return {"steps": one("auxiliary/results.json"), "time": one("auxiliary/equal_time.json")}
     if name in ("taps", "same-drive"):
         return {"controls": one("camvid_controls/results.json"),
                 "linear": one("camvid_dinov2_linear/record.json"),
