@@ -392,7 +392,7 @@ def library_reference(words: str) -> str:
 
 def settings_table() -> str:
     """MyST of all settings, a row each; a name leads to its entry."""
-    rows = ["| setting | default | |", "|---|---|---|"]
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
     for section, name in SECTIONS_OF_A_RUN.items():
         for field, words in fields_of(nodes_of("config")[name][0]):
             key = field.target.id
