@@ -92,6 +92,13 @@ def test_no_widgets_that_need_a_kernel(notebook):
     assert "OutputModel" not in names
 
 
+def test_tables_are_drawn_as_tables(notebook):
+    """Without the word, Markdown that a cell returns is CommonMark, which has no tables."""
+    for cell, output in outputs(notebook):
+        if "text/markdown" in output.get("data", {}) and not hidden(cell):
+            assert cell.metadata.get("mystnb", {}).get("markdown_format") == "myst", cell.source
+
+
 def test_pictures_have_alternative_text(notebook):
     for cell, output in outputs(notebook):
         data = output.get("data", {})
