@@ -26,6 +26,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
+from book_words import in_prose
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.pycode import ModuleAnalyzer
@@ -397,7 +398,7 @@ def settings_table() -> str:
         for field, words in fields_of(nodes_of("config")[name][0]):
             key = field.target.id
             first = re.split(r"(?<=[.;:]) ", " ".join(words.split()))[0].rstrip(".;:")
-            default = f"`{default_of(field)}`" if default_of(field) else ""
+            default = f"`{said}`" if (said := default_of(field)) else ""
             rows.append(f"| {{py:obj}}`{section}.{key} <setr_lite.config.{name}.{key}>` "
                         f"| {default} | {plain(first, ('config', name))} |")
     return "\n".join(rows)
@@ -461,7 +462,8 @@ def example_of(command: str) -> str:
 def fill(app: Any, page: str, source: list[str]) -> None:
     text = ENTRIES.sub(lambda found: library_reference(found[1]), source[0])
     text = MODULES.sub(lambda found: module_list(found[1]), text)
-    text = text.replace(SETTINGS, settings_table() if SETTINGS in text else "")
+    if SETTINGS in text:
+        text = text.replace(SETTINGS, settings_table())
     if HELP in text:
         text = text.replace(HELP, command_line_reference())
     if page.endswith("promises"):
@@ -488,23 +490,12 @@ def link_code(app: Any, doctree: Any) -> None:
     linked = set()
     for code in list(doctree.findall(nodes.literal)):
         found = target(code.astext().partition("=")[0], ())
-        if found and found not in linked and plain_prose(code):
+        if found and found not in linked and in_prose(code):
             linked.add(found)
             reference = addnodes.pending_xref(
                 "", refdomain="py", reftype="obj", reftarget=found, refexplicit=True)
             code.replace_self(reference)
             reference += code
-
-
-def plain_prose(code: nodes.literal) -> bool:
-    """Whether a word of code stands in a paragraph, and is neither a title nor a link already."""
-    above = code.parent
-    while not isinstance(above, (nodes.paragraph, nodes.section, nodes.document)):
-        if isinstance(above, (nodes.title, nodes.reference, addnodes.pending_xref)):
-            return False
-        above = above.parent
-    return isinstance(above, nodes.paragraph) and "cell_output" not in " ".join(
-        above.parent.get("classes", []))
 
 
 def find_source(app: Any, module: str) -> tuple[str, dict] | None:
