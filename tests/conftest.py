@@ -19,7 +19,7 @@ SLOW = int(os.environ.get("SLOW", 120_000))  # milliseconds: a busy machine is n
 LONGEST = (
     "test_drills", "test_parallel", "test_card", "test_published_files", "test_memory",
     "test_untrusted_files", "test_recompute", "test_readme", "test_export", "test_live",
-    "test_machines", "test_hub", "test_cli_examples", "test_rows", "test_train",
+    "test_machines", "test_hub", "test_cli_examples", "test_rows", "test_train", "test_book_ext",
 )  # fmt: skip
 
 
