@@ -85,15 +85,15 @@ def fresh() -> dict[str, Any]:
     return records.about(command) | {"runs": []}
 
 
-def measure(options: argparse.Namespace, head: str, images: str, taps: str, seed: int
-            ) -> dict[str, Any]:
+def measure(options: argparse.Namespace, head: str, images: str, taps: str, seed: int,
+            *settings: str) -> dict[str, Any]:
     """Train one arm and score it on the official val and on the last frames of the drive."""
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         config = get_recipe(f"camvid_dinov2_{head}").override(
             f"train.seed={seed}", f"train.steps={options.steps}", f"train.out={folder}",
             "train.workers=0", "train.amp=off", f"train.feature_cache={options.cache}",
-            f"data.root={options.camvid}", f"model.pretrained={options.weights}")
+            f"data.root={options.camvid}", f"model.pretrained={options.weights}", *settings)
         run = prepare(config, taps)
         run.train_set.files = choose(run.train_set.files, images, seed)
         count = len(run.train_set.files)

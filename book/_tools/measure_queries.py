@@ -1,0 +1,320 @@
+"""Mask loss against a loss for every pixel, under a small EoMT, with few classes and with many.
+
+    OMP_NUM_THREADS=1 python book/_tools/measure_queries.py
+
+Needs SciPy for the matching: ``pip install scipy``. The encoder is that of the committed SETR-PUP
+of ToyTown, and learns, too. Three ways to read it, all from the same first weights of what they
+share and on the same streets in the same order:
+
+- ``mask loss``: EoMT. Queries join the patches in the last two blocks; each answers with a class,
+  or none, and a mask. Hungarian matching, the losses and weights of Mask2Former.
+- ``class queries``: the same network with a query for each class, whose masks are the logits of a
+  cross-entropy for every pixel. What differs is the loss, and the class head that it needs.
+- ``no queries``: cross-entropy on one 1x1 convolution of the same map, enlarged as in EoMT.
+
+Few are ToyTown's 11 classes. Many are 88: each is split into eight by the mean colour of a thing
+(red, green, blue above or below the median of its class), so that a class is "a car with much red
+and little of the rest". Rates are chosen on streets that no score below is of. Writes
+data/runs/queries/results.json after every run; started again, it skips what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import records
+import torch
+import torch.nn.functional as F
+from measure_auxiliary import write
+from torch import Tensor, nn
+
+from setr_lite import SETR
+from setr_lite.heads import LayerNorm2d
+from setr_lite.metrics import ConfusionMatrix
+from setr_lite.toytown import CLASSES, render_scene, scene_seed
+
+OUT = records.RUNS / "queries" / "results.json"
+READERS = ("mask loss", "class queries", "no queries")
+VOCABULARIES = ("few", "many")
+RATES = (2e-4, 5e-4, 1e-3)
+TRAIN, SEARCH, TEST = 800, 40, 100
+"""Streets to learn from, to choose the rate on, to score."""
+STEPS, SHORT, BATCH, SEEDS = 1500, 400, 2, 3
+QUERIES, LATE, GRID, SIZE = 48, 2, (12, 24), (96, 192)
+WEIGHTS = {"class": 2.0, "mask": 5.0, "dice": 5.0, "nothing": 0.1}
+"""Of the losses, and of the class *nothing* among the others: Mask2Former's (arXiv 2112.01527)."""
+Targets = list[tuple[Tensor, Tensor]]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = records.options(__doc__)
+    parser.add_argument("--vocabulary", choices=VOCABULARIES, help="only this one")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    options = parser.parse_args(argv)
+    out = OUT.with_stem(f"results_{options.vocabulary}") if options.vocabulary else OUT
+    results = json.loads(out.read_text()) if out.exists() else fresh()
+    for vocabulary in [options.vocabulary] if options.vocabulary else VOCABULARIES:
+        town = Town(vocabulary)
+        for key in plan(vocabulary):
+            if any(key.items() <= run.items() for run in results["runs"]):
+                continue
+            search = key["part"] == "search"
+            rate = key["rate"] if search else best(results, **key)
+            steps = SHORT if search else key.get("steps", options.steps)
+            found = measure(town, key["reader"], key["seed"], rate, steps, search)
+            results["runs"].append(key | {"rate": rate, "steps": steps} | found)
+            write(out, results)
+
+
+def fresh() -> dict[str, Any]:
+    facts = records.about("OMP_NUM_THREADS=1 python book/_tools/measure_queries.py")
+    return facts | {"learned_on": TRAIN, "streets": TEST, "batch": BATCH, "queries": QUERIES,
+                    "classes": {"few": len(CLASSES), "many": 8 * len(CLASSES)}, "runs": []}
+
+
+def plan(vocabulary: str) -> list[dict[str, Any]]:
+    """All rates first, then the seeds, then twice the steps for who may not be done yet."""
+    words: dict[str, Any] = {"vocabulary": vocabulary}
+    search = [words | {"part": "search", "reader": reader, "seed": 9, "rate": rate}
+              for reader in READERS for rate in RATES]
+    score = [words | {"part": "score", "reader": reader, "seed": seed}
+             for seed in range(SEEDS) for reader in READERS]
+    longer = [words | {"part": "longer", "reader": reader, "seed": 0, "steps": 2 * STEPS}
+              for reader in READERS[:2]]
+    return search + score + longer
+
+
+def best(results: dict[str, Any], vocabulary: str, reader: str, **_: Any) -> float:
+    """The rate with the best score on the streets for the search."""
+    tried = {"vocabulary": vocabulary, "reader": reader, "part": "search"}
+    runs = [run for run in results["runs"] if tried.items() <= run.items()]
+    return max(runs, key=lambda run: run["miou"])["rate"]
+
+
+# --- streets -------------------------------------------------------------------------------------
+
+
+class Town:
+    """Images uint8 and labels of three sets of streets, with few classes or with many."""
+
+    def __init__(self, vocabulary: str) -> None:
+        self.classes = len(CLASSES) * (8 if vocabulary == "many" else 1)
+        self.train = streets("train", range(TRAIN))
+        self.test = streets("val", range(TEST))
+        self.search = streets("val", range(TEST, TEST + SEARCH))
+        if vocabulary == "many":
+            medians = median_colours(*self.train)
+            for images, labels in (self.train, self.test, self.search):
+                for image, label in zip(images, labels, strict=True):
+                    label.copy_(by_colour(image, label, medians))
+
+
+def streets(split: str, indices: range) -> tuple[Tensor, Tensor]:
+    drawn = [render_scene(scene_seed(0, split, index), SIZE) for index in indices]
+    images = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in drawn])
+    return images, torch.stack([torch.from_numpy(label).long() for _, label in drawn])
+
+
+def things(label: Tensor) -> list[tuple[int, Tensor]]:
+    """Connected regions of one class, as class and mask."""
+    from scipy.ndimage import label as regions_of
+
+    found = []
+    for kind in label.unique().tolist():
+        regions, count = regions_of((label == kind).numpy())
+        numbered = torch.from_numpy(regions)
+        found += [(kind, numbered == number) for number in range(1, count + 1)]
+    return found
+
+
+def median_colours(images: Tensor, labels: Tensor) -> Tensor:
+    """(classes, 3), of the mean colours of things."""
+    colours: list[list[Tensor]] = [[] for _ in CLASSES]
+    for image, label in zip(images, labels, strict=True):
+        for kind, mask in things(label):
+            colours[kind].append(image[:, mask].float().mean(1))
+    return torch.stack([torch.stack(kind).median(0).values for kind in colours])
+
+
+def by_colour(image: Tensor, label: Tensor, medians: Tensor) -> Tensor:
+    """Labels 0..10 -> 0..87."""
+    split = torch.empty_like(label)
+    for kind, mask in things(label):
+        red, green, blue = (image[:, mask].float().mean(1) > medians[kind]).tolist()
+        split[mask] = 8 * kind + 4 * red + 2 * green + blue
+    return split
+
+
+# --- the networks --------------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """EoMT on the toy encoder; without queries a 1x1 convolution takes their place."""
+
+    def __init__(self, encoder: nn.Module, classes: int, reader: str) -> None:
+        super().__init__()
+        dim, self.reader = 144, reader
+        self.encoder, self.norm = encoder, nn.LayerNorm(dim)
+        self.up = nn.Sequential(Enlarge(dim), Enlarge(dim))  # strides 8 to 2
+        count = {"mask loss": QUERIES, "class queries": classes, "no queries": 0}[reader]
+        self.queries = nn.Parameter(torch.randn(1, count, dim))
+        self.mask = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(),
+                                  nn.Linear(dim, dim))
+        self.kind = nn.Linear(dim, classes + 1) if reader == "mask loss" else None
+        self.pixel = nn.Conv2d(dim, classes, 1) if reader == "no queries" else None
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, 3, 96, 192) -> masks (B, Q, 48, 96) as logits, classes (B, Q, K + 1) or None."""
+        x, count = self.encoder.embed(image), self.queries.shape[1]
+        for depth, block in enumerate(self.encoder.blocks):
+            if depth == len(self.encoder.blocks) - LATE:
+                x = torch.cat([self.queries.expand(len(x), -1, -1), x], dim=1)
+            x = block(x)
+        x = self.norm(x)
+        pixels = self.up(x[:, count + 1 :].transpose(1, 2).unflatten(2, GRID))
+        if self.pixel is not None:
+            return self.pixel(pixels), None
+        queries = x[:, :count]
+        masks = torch.einsum("bqd,bdhw->bqhw", self.mask(queries), pixels)
+        return masks, None if self.kind is None else self.kind(queries)
+
+
+class Enlarge(nn.Module):
+    """EoMT's: a transposed convolution by two, GELU, a depthwise 3x3 convolution, LayerNorm."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.double = nn.ConvTranspose2d(dim, dim, 2, stride=2)
+        self.mix = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.norm = LayerNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.mix(F.gelu(self.double(x))))
+
+
+def scores_of(masks: Tensor, kinds: Tensor | None) -> Tensor:
+    """One map a class: with mask loss the sum over queries of class times mask."""
+    if kinds is None:
+        return masks
+    return torch.einsum("bqk,bqhw->bkhw", kinds.softmax(-1)[..., :-1], masks.sigmoid())
+
+
+# --- the losses ----------------------------------------------------------------------------------
+
+
+def pixel_loss(masks: Tensor, label: Tensor) -> Tensor:
+    return F.cross_entropy(F.interpolate(masks, label.shape[-2:], mode="bilinear"), label)
+
+
+def mask_loss(masks: Tensor, kinds: Tensor, label: Tensor) -> Tensor:
+    """Mask2Former's set loss; a target is all that an image has of one class."""
+    from scipy.optimize import linear_sum_assignment
+
+    masks = F.interpolate(masks, label.shape[-2:], mode="bilinear").flatten(2)
+    nothing = kinds.shape[-1] - 1
+    weights = torch.ones(nothing + 1)
+    weights[nothing] = WEIGHTS["nothing"]
+    wanted, chosen, truth = torch.full(kinds.shape[:2], nothing), [], []
+    for i, one in enumerate(label.flatten(1)):
+        present = one.unique()
+        target = (one == present[:, None]).float()  # (T, pixels)
+        with torch.no_grad():
+            cost = pair_costs(masks[i], target)
+            cost -= WEIGHTS["class"] * kinds[i].softmax(-1)[:, present]
+        query, which = linear_sum_assignment(cost.numpy())
+        wanted[i, query] = present[which]
+        chosen.append(masks[i, query])
+        truth.append(target[which])
+    x, y = torch.cat(chosen), torch.cat(truth)
+    return (WEIGHTS["class"] * F.cross_entropy(kinds.flatten(0, 1), wanted.flatten(), weights)
+            + WEIGHTS["mask"] * F.binary_cross_entropy_with_logits(x, y)
+            + WEIGHTS["dice"] * dice(x.sigmoid(), y).mean())
+
+
+def pair_costs(masks: Tensor, target: Tensor) -> Tensor:
+    """(Q, pixels) and (T, pixels) -> (Q, T): cross-entropy and dice of every pair."""
+    pixels = masks.shape[1]
+    cross = (F.softplus(-masks) @ target.T + F.softplus(masks) @ (1 - target).T) / pixels
+    p = masks.sigmoid()
+    overlap = (2 * p @ target.T + 1) / (p.sum(1)[:, None] + target.sum(1) + 1)
+    return WEIGHTS["mask"] * cross + WEIGHTS["dice"] * (1 - overlap)
+
+
+def dice(p: Tensor, y: Tensor) -> Tensor:
+    return 1 - (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+def measure(town: Town, reader: str, seed: int, rate: float, steps: int, search: bool
+            ) -> dict[str, Any]:
+    """Train, then score on the streets for the search or on the others."""
+    started = time.process_time()
+    setr = SETR.from_pretrained(records.STREET_MODEL)
+    torch.manual_seed(seed)
+    model = Reader(setr.encoder, town.classes, reader).train()
+    model.requires_grad_(True)
+    fresh_ones = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
+    optimizer = torch.optim.AdamW([
+        {"params": fresh_ones, "rate": rate},
+        {"params": list(model.encoder.parameters()), "rate": rate / 5}], weight_decay=0.05)
+    images, labels = town.train
+    dice_of_batches = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * min(1, (step + 1) / 100) * (1 - step / steps) ** 0.9
+        pick = torch.randint(len(images), (BATCH,), generator=dice_of_batches)
+        image, label = setr.preprocess(images[pick]), labels[pick]
+        if torch.rand((), generator=dice_of_batches) < 0.5:
+            image, label = image.flip(-1), label.flip(-1)
+        masks, kinds = model(image)
+        loss = pixel_loss(masks, label) if kinds is None else mask_loss(masks, kinds, label)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    matrices = score(model.eval(), setr, town.classes, *(town.search if search else town.test))
+    facts = {"miou": round(100 * miou(matrices.sum(0)), 2), "date": records.today(),
+             "parameters": sum(p.numel() for p in model.parameters())}
+    if not search:
+        facts |= {"interval": interval(matrices), "last_loss": round(float(loss), 3)}
+    facts["cpu_seconds"] = round(time.process_time() - started)
+    print(town.classes, reader, seed, rate, steps, facts, flush=True)
+    return facts
+
+
+@torch.inference_mode()
+def score(model: Reader, setr: SETR, classes: int, images: Tensor, labels: Tensor) -> Tensor:
+    """A confusion matrix a street."""
+    found = []
+    for image, label in zip(images, labels, strict=True):
+        scores = scores_of(*model(setr.preprocess(image)))
+        full = F.interpolate(scores, label.shape, mode="bilinear")
+        matrix = ConfusionMatrix(classes)
+        matrix.update(full.argmax(1)[0], label)
+        found.append(matrix.matrix.clone())
+    return torch.stack(found).double()
+
+
+def miou(matrix: Tensor) -> float:
+    """Over the classes that the streets have."""
+    hit = matrix.diagonal()
+    union = matrix.sum(0) + matrix.sum(1) - hit
+    return float((hit / union)[matrix.sum(1) > 0].mean())
+
+
+def interval(matrices: Tensor) -> list[float]:
+    rng = np.random.default_rng(0)
+    picks = torch.from_numpy(rng.integers(len(matrices), size=(500, len(matrices))))
+    values = [100 * miou(matrices[pick].sum(0)) for pick in picks]
+    return np.quantile(values, (0.025, 0.975)).round(2).tolist()
+
+
+if __name__ == "__main__":
+    main()
