@@ -141,7 +141,11 @@ def test_other_encoders():
         ("train.batch_size=4", "model.head=naive", "model.dialect=mmseg", "train.amp=bf16"),
         ("model.encoder=vit_tiny_patch16", "train.batch_size=1"),  # gradients, not activations
         ("train.batch_size=4", "train.micro_batch=1"),
-        ("train.batch_size=4", "train.grad_checkpointing=true", "train.amp=bf16"),
+        pytest.param(
+            ("train.batch_size=4", "train.grad_checkpointing=true", "train.amp=bf16"),
+            marks=pytest.mark.skipif(
+                "AVX512" not in torch.backends.cpu.get_cpu_capability(),
+                reason="PyTorch unfolds what a 3x3 convolution reads in bfloat16")),
         ("train.batch_size=4", "train.micro_batch=2", "train.grad_checkpointing=true"),
     ],
 )
