@@ -23,7 +23,6 @@ data/runs/queries/results.json after every run; started again, it skips what is 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
