@@ -370,6 +370,8 @@ def linked(text, page):
         ("05_naive", "Not a block of memory, a block.", [("block", "block")]),
         ("07b_alive", "the loss of mIoU, not the loss", [("mIoU", "IoU, mIoU"), ("loss", "loss")]),
         ("05_naive", "unit", [("unit", "unit")]),  # all of an emphasised text
+        ("10_measuring", "the mask of the pixels, and an interval", [
+            ("interval", "bootstrap, interval")]),
         ("07b_alive", "Two models label none of it as car.", []),
         ("02_patch_embedding", "A loss falls; the loss again.", [("loss", "loss")]),
     ],
