@@ -30,6 +30,15 @@ def test_every_item_names_a_test():
     assert [item for item in items if not re.fullmatch(r"  <br>`tests/[^`]+::\w+`", item)] == []
 
 
+def test_the_overview_counts_them():
+    sections = re.split(r"^## ", PAGE, flags=re.M)
+    counted = {re.sub(r"[^\w-]", "", text.partition("\n")[0].lower().replace(" ", "-")):
+               len(re.findall(r"^- ", text, re.M)) for text in sections[1:]}  # fmt: skip
+    told = re.findall(r"^\| \[[^]]+\]\(#([\w-]+)\) \| (\d+) \|", sections[0], re.M)
+    assert {name: int(number) for name, number in told} == {
+        name: number for name, number in counted.items() if number}
+
+
 def test_every_command_exists():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in set(re.findall(r"`make ([\w-]+)`", PAGE)):

@@ -103,7 +103,7 @@ def test_results_are_those_of_the_records():
         assert row["parameters"] == f"{run['parameters'] / 1e6:.2f} M"
         assert row["training"] == f"{run['seconds']} s"
         if name.startswith("toytown"):
-            assert row["pixels right"] == f"{100 * run['pixel_accuracy']:.1f}"
+            assert row["pixel accuracy"] == f"{100 * run['pixel_accuracy']:.1f}"
             assert run["device"].startswith("2 CPU cores")
         else:
             there = f"{100 * unseen['miou']:.1f}" if unseen else "not run"

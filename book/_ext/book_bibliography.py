@@ -5,6 +5,7 @@ The text cites by author and year, so the list needs no keys; titles keep their 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,40 @@ from pybtex.plugin import register_plugin
 from pybtex.style.formatting import toplevel
 from pybtex.style.formatting.unsrt import Style as Unsorted
 from pybtex.style.formatting.unsrt import pages as page_range
+from pybtex.style.sorting.author_year_title import SortingStyle
 from pybtex.style.template import field, join, node, optional, optional_field, sentence, tag
 from sphinx.util.nodes import make_refnode
 
 PAGE = "bibliography"
+MOST_AUTHORS = 3
+"""Of more the first three are shown, and et al."""
+SHORT = {"intro": "Introduction", "04_encoding": "Encoding", "05_naive": "Naive"}
+"""Page -> what the list calls it, where its title does not begin with a short name."""
 
 
 @node
 def authors(children: list, context: dict) -> Any:
-    """``Abnar, S., and Zuidema, W.``; of a list that ends with "others" the names, and et al."""
+    """``Abnar, S., and Zuidema, W.``; of a longer list, or one that ends with "others", et al."""
     people, style = context["entry"].persons["author"], context["style"]
-    more = str(people[-1]) == "others"
-    shown = [style.format_name(p, style.abbreviate_names) for p in people[: -1 if more else None]]
-    if more:
+    named = [person for person in people if str(person) != "others"]
+    shown = [style.format_name(p, style.abbreviate_names) for p in named[:MOST_AUTHORS]]
+    if len(people) > len(shown):
         return join(sep=", ")[*shown, "et al."].format_data(context)
     return join(sep=", ", sep2=", and ", last_sep=", and ")[shown].format_data(context)
+
+
+class ByName(SortingStyle):
+    """By author, year and title; the braces round an organisation's name do not count."""
+
+    def person_key(self, person: Any) -> str:
+        return re.sub("[{}]", "", super().person_key(person))
 
 
 class Style(Unsorted):
     """Authors (year). Title. Where."""
 
     default_name_style = "lastfirst"
-    default_sorting_style = "author_year_title"
+    default_sorting_style = "book"
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **(options | {"abbreviate_names": True}))
@@ -60,6 +73,7 @@ class Style(Unsorted):
 
 
 register_plugin("pybtex.style.formatting", "book", Style)
+register_plugin("pybtex.style.sorting", "book", ByName)
 
 
 def finish(app: Any, doctree: Any, docname: str) -> None:
@@ -82,9 +96,15 @@ def cited_in(app: Any, docname: str, pages: list[str]) -> nodes.paragraph:
     said = nodes.paragraph("", "Cited in ", classes=["setr-cited"])
     for i, page in enumerate(pages):
         said += nodes.Text(", " * (i > 0))
-        title = nodes.Text(app.env.titles[page].astext())
-        said += make_refnode(app.builder, docname, page, None, title)
+        title = app.env.titles[page].astext()
+        name = nodes.Text(short(page, title))
+        said += make_refnode(app.builder, docname, page, None, name, title)
     return said
+
+
+def short(page: str, title: str) -> str:
+    """A page's title up to its colon or comma."""
+    return SHORT.get(Path(page).name) or re.split("[:,]", title)[0]
 
 
 def always_written(app: Any, env: Any) -> list[str]:

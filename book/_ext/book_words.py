@@ -27,6 +27,9 @@ ONLY_ON = {
     "stage": "06_pup",
     "key": "04_encoding 19_speed 21_after_setr",
     "value": "04_encoding",
+    "grid": "03_position 05_naive 06_pup 12_weight_conversion 19_speed 20_results",
+    "interval": "10_measuring 10b_protocols",
+    "mask": "09_data 09b_your_pictures 11_five_minutes 15_pascal_context 21_after_setr",
 }
 # on these pages a head is one of attention, not the decoder
 INSTEAD = {page: {"head": "attention head"} for page in ("04_encoding", "18_inside")}

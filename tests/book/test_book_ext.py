@@ -30,6 +30,7 @@ def load(path):
 reference = load(ROOT / "book" / "_ext" / "book_reference.py")
 boxes = load(ROOT / "book" / "_tools" / "run_boxes.py")
 words = load(ROOT / "book" / "_ext" / "book_words.py")
+bibliography = load(ROOT / "book" / "_ext" / "book_bibliography.py")
 
 
 # --- the repository's address -------------------------------------------------------------------
@@ -324,9 +325,12 @@ def test_citation_file_agrees_with_the_rest():
     page = (ROOT / "book" / "cite.md").read_text("utf-8")
     assert f"{{{cited['title']}}}" in page
     assert f"Version {cited['version']}, commit" in page
+    assert f"setr_lite {cited['version']}\n" in page
     released = cited["date-released"]
     month = f"{released:%b}".lower()
     assert f"year   = {{{released.year}}},\n  month  = {month}," in page
+    entry = page.partition("```bibtex\n")[2].partition("```")[0]
+    assert entry in (ROOT / "README.md").read_text("utf-8")
     paper = cited["references"][0]
     names = [f"{a['family-names']}, {a['given-names']}" for a in paper["authors"]]
     for file in ("references.bib", "cite.md"):
@@ -334,6 +338,33 @@ def test_citation_file_agrees_with_the_rest():
         entry = " ".join(text.partition("{zheng2021setr,")[2].partition("\n}")[0].split())
         assert f"{{{paper['title']}}}" in entry
         assert f"{{{' and '.join(names)}}}" in entry
+
+
+# --- the bibliography ---------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_the_bibliography_is_short_and_in_order():
+    from pybtex.database import parse_file
+
+    entries = parse_file(ROOT / "book" / "references.bib").entries
+    listed = list(bibliography.Style().format_entries(entries.values()))
+    shown = {entry.key: entry.text.render_as("text") for entry in listed}
+    names = [entry.key for entry in listed]
+    assert (names.index("luo2016receptive") < names.index("mmseg2020")
+            < names.index("mottaghi2014context"))
+    assert shown["oquab2024dinov2"].startswith("Oquab, M., Darcet, T., Moutakanni, T., et al. (2")
+    assert shown["zhao2023fsdp"].startswith("Zhao, Y., Gu, A., Varma, R., et al. (2023)")
+    assert shown["ba2016layernorm"].startswith("Ba, J. L., Kiros, J. R., and Hinton, G. E. (2016)")
+    assert [key for key, text in shown.items() if not re.search("arXiv|doi|https:", text)] == []
+
+
+@pytest.mark.smoke
+def test_the_bibliography_calls_pages_by_short_names():
+    assert bibliography.short("book/03_position", "Position: a table tells") == "Position"
+    assert bibliography.short("book/21_after_setr", "After SETR") == "After SETR"
+    assert bibliography.short("book/intro", "SETR: an image") == "Introduction"
+    assert {*bibliography.SHORT} <= {path.stem for path in (ROOT / "book").glob("*.ipynb")}
 
 
 # --- links into the glossary --------------------------------------------------------------------
@@ -370,6 +401,8 @@ def linked(text, page):
         ("05_naive", "Not a block of memory, a block.", [("block", "block")]),
         ("07b_alive", "the loss of mIoU, not the loss", [("mIoU", "IoU, mIoU"), ("loss", "loss")]),
         ("05_naive", "unit", [("unit", "unit")]),  # all of an emphasised text
+        ("10_measuring", "the mask of the pixels, and an interval", [
+            ("interval", "bootstrap, interval")]),
         ("07b_alive", "Two models label none of it as car.", []),
         ("02_patch_embedding", "A loss falls; the loss again.", [("loss", "loss")]),
     ],

@@ -66,8 +66,9 @@ OWN_KIND = ((1, 1), (2, 1), (4, 1))
 
 
 def own_kind(record: Record) -> Found:
-    gap = record["own_minus_same_offset"]
+    gap, (b, a) = record["own_minus_same_offset"], OWN_KIND[1]
     said = [with_interval(gap, *place, digits=1, times=100) for place in OWN_KIND]
+    said += [f"{100 * record[key]['mean'][b][a]:.1f} %" for key in ("own", "same_offset")]
     return said, all(gap["low"][b][a] > 0.10 for b, a in OWN_KIND)
 
 
@@ -77,8 +78,10 @@ def spoil_own_kind(record: Record) -> None:
 
 
 def rollout(record: Record) -> Found:
-    gap = record["rollout_minus"]["distance from the mean colour"]
-    return [with_interval(gap, 0)], gap["low"][0] > 0
+    name = "distance from the mean colour"
+    gap, each = record["rollout_minus"][name], record["correlation"]
+    levels = [f"is {each['rollout']['mean'][0]:.2f}, and {each[name]['mean'][0]:.2f} for"]
+    return [with_interval(gap, 0), *levels], gap["low"][0] > 0
 
 
 def spoil_rollout(record: Record) -> None:
@@ -168,6 +171,9 @@ def pup_leads(record: Record) -> Found:
             f"{seconds['mla']:.0f}",
             f"PUP after {early} of its {steps['pup']}", f"at least {min(then):.1f}"]
     no_more_time = seconds["pup"] * early / steps["pup"] < min(seconds["naive"], seconds["mla"])
+    mla = [run["seconds"]["cpu"] for run in runs["mla"]]
+    said += [f"{seconds['pup'] * early / steps['pup']:.0f} against {seconds['mla']:.0f} s",
+             f"MLA took {min(mla)} to {max(mla)}"]
     return said, no_more_time and min(found["pup"] + then) > max(found["naive"] + found["mla"])
 
 
@@ -298,6 +304,10 @@ def readings(record: Record) -> Found:
         three = " ".join(f"{run['miou']:.1f}" for run in tokens)
         said.append(f"{probe['miou']:.1f} and {three}")
         never_ahead &= max(run["miou"] for run in tokens) < probe["interval"][1]
+    found = {kind: [run["miou"] for run in record["runs"] if (run["reader"], run["labels"]) == kind]
+             for kind in (("linear probe", "shares"), ("class tokens", "corner"))}
+    (shares,), corners = found.values()
+    said.append(f"{shares - max(corners):.1f} to {shares - min(corners):.1f} points")
     return said, never_ahead
 
 
@@ -389,7 +399,7 @@ def read(name: str) -> Record:
 @pytest.mark.parametrize("name", CLAIMS)
 def test_claim_holds(name):
     numbers, holds = CLAIMS[name].holds(read(name))
-    assert holds, f"the control of '{name}' has caught up: strike the claim or turn it round"
+    assert holds, f"the control of '{name}' has caught up: withdraw the claim or reverse it"
     for number in numbers:
         assert number in SECTIONS[name], f"{name}: the record says {number}"
 
