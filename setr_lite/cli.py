@@ -42,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error cannot be written the work goes on, and is saved.
     """
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
+    options, rest = parser.parse_known_args(words)
     # argparse gives up on settings that follow an option, `train NAME --resume train.steps=9`
     if any(word.startswith("-") or "=" not in word for word in rest) or (
         rest and "settings" not in options
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.settings += rest
-    options.words = list(sys.argv[1:] if arguments is None else arguments)
+    options.words = words
     with lasting_outputs() as (out, _):
         code = _run(options)
         out.flush()
@@ -329,31 +333,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"setr_lite {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    verb = _verb(verbs, "recipes", run_recipes, "list the recipes, or print one in full")
-    verb.add_argument("name", nargs="?", help="recipe to show in full")
-
     verb = _verb(
         verbs, "toytown", run_toytown,
         "draw ToyTown, the built-in data set of street scenes")
-    verb.add_argument("out", help="folder to write")
-    verb.add_argument("--train", type=int, default=1500, help="training scenes (default 1500)")
-    verb.add_argument("--val", type=int, default=100, help="validation scenes (default 100)")
+    verb.add_argument("out", metavar="OUT", help="folder to write")
     verb.add_argument(
-        "--size", type=_size, default=(96, 192), help="height x width (default 96x192)")
+        "--train", type=int, default=1500, metavar="N", help="training scenes (default 1500)")
     verb.add_argument(
-        "--seed", type=int, default=0, help="another seed draws another town (default 0)")
+        "--val", type=int, default=100, metavar="N", help="validation scenes (default 100)")
     verb.add_argument(
-        "--layout", default="cityscapes",
-        help="write the folders and ids of cityscapes (default), ade20k or pascal_context")
+        "--size", type=_size, default=(96, 192), metavar="HEIGHTxWIDTH",
+        help="size of a scene in pixels (default 96x192)")
+    verb.add_argument(
+        "--seed", type=int, default=0, metavar="N",
+        help="another seed draws another town (default 0)")
+    verb.add_argument(
+        "--layout", default="cityscapes", metavar="cityscapes|ade20k|pascal_context",
+        help="write the folders and ids of this data set (default cityscapes)")
 
     verb = _verb(
         verbs, "check-data", run_check_data,
         "read a data set and report what is wrong with it; exit code 0 if nothing is, else 1")
     verb.add_argument(
-        "name", help="data set: cityscapes, ade20k, pascal_context, pascal_context_59, camvid, "
+        "name", metavar="NAME",
+        help="data set: cityscapes, ade20k, pascal_context, pascal_context_59, camvid, "
         "camvid_unseen, or folder for your own")
     verb.add_argument(
-        "root", nargs="?", default="", help="its folder (default $SETR_DATA/NAME or data/NAME)")
+        "root", nargs="?", default="", metavar="ROOT",
+        help="its folder (default $SETR_DATA/NAME or data/NAME)")
     verb.add_argument("--classes", default="", metavar="FILE", help="list of classes, for folder")
     verb.add_argument("--fast", action="store_true", help="read only 200 images, evenly spaced")
     verb.add_argument(
@@ -362,48 +369,19 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_own_data(verbs)
 
+    verb = _verb(verbs, "recipes", run_recipes, "list the recipes, or print one in full")
+    verb.add_argument(
+        "name", nargs="?", metavar="NAME",
+        help="recipe to show in full; without it all are listed, with mIoU as published")
+
     verb = _verb(verbs, "train", run_train, "train a recipe")
-    verb.add_argument("recipe", help="a name that `setr-lite recipes` lists")
+    verb.add_argument("recipe", metavar="RECIPE", help="a name that `setr-lite recipes` lists")
     _add_settings(verb)
     verb.add_argument("--resume", action="store_true", help="continue the run in train.out")
     verb.add_argument(
         "--dry-run", action="store_true",
         help="build everything, read one batch, take two steps and report what a run would need; "
         "nothing is written")
-
-    verb = _verb(verbs, "eval", run_eval, "score a checkpoint: IoU per class and mIoU")
-    verb.add_argument("checkpoint", help="checkpoint folder, such as runs/toytown_pup/last")
-    _add_settings(verb)
-    verb.add_argument("--split", default="val", help="split to score (default val)")
-    verb.add_argument("--json", metavar="FILE", help="write all scores to this file as well")
-    verb.add_argument("--csv", metavar="FILE", help="write one line per class to this file")
-    verb.add_argument(
-        "--images", type=int, default=0, metavar="N",
-        help="score only N images, drawn with a fixed seed, and give a confidence interval")
-    verb.add_argument(
-        "--save-predictions", default="", metavar="DIR",
-        help="write one label file per image, with the ids that the data set's server expects; a "
-        "test split then needs no masks")
-
-    verb = _verb(
-        verbs, "predict", run_predict,
-        "segment image files or folders of them; write class ids, colours and an overlay with "
-        "legend")
-    verb.add_argument("checkpoint", help="checkpoint folder")
-    verb.add_argument(
-        "images", nargs="+", metavar="IMAGE",
-        help="image files, or folders of them; section.key=value changes a setting, such as "
-        "eval.flip=true")
-    verb.set_defaults(settings=[])
-    verb.add_argument("--out", default="pictures", help="folder to write (default pictures)")
-    verb.add_argument("--alpha", type=float, default=0.5, help="opacity of the overlay's colours")
-
-    verb = _verb(
-        verbs, "download", run_download,
-        "fetch published weights, convert and keep them in $SETR_HOME")
-    verb.add_argument(
-        "name", nargs="?", default="",
-        help="a name from the list, or all; without it the list is printed")
 
     verb = _verb(
         verbs, "compare", run_compare,
@@ -424,15 +402,44 @@ def _parser() -> argparse.ArgumentParser:
         help="scores written by eval --json (default RUN/scores.json, from the last evaluation in "
         "training)")
 
-    _add_convert(verbs)
-    _add_bench(verbs)
+    verb = _verb(verbs, "eval", run_eval, "score a checkpoint: IoU per class and mIoU")
+    verb.add_argument(
+        "checkpoint", metavar="CHECKPOINT",
+        help="checkpoint folder, such as runs/toytown_pup/last")
+    _add_settings(verb)
+    verb.add_argument(
+        "--split", default="val", metavar="train|val|test", help="split to score (default val)")
+    verb.add_argument("--json", metavar="FILE", help="write all scores to this file as well")
+    verb.add_argument("--csv", metavar="FILE", help="write one line per class to this file")
+    verb.add_argument(
+        "--images", type=int, default=0, metavar="N",
+        help="score only N images, drawn with a fixed seed, and give a confidence interval")
+    verb.add_argument(
+        "--save-predictions", default="", metavar="DIR",
+        help="write one label file per image, with the ids that the data set's server expects; a "
+        "test split then needs no masks")
+
+    verb = _verb(
+        verbs, "predict", run_predict,
+        "segment image files or folders of them; write class ids, colours and an overlay with "
+        "legend")
+    verb.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint folder")
+    verb.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    _add_settings(verb)
+    verb.add_argument(
+        "--out", default="pictures", metavar="FOLDER", help="folder to write (default pictures)")
+    verb.add_argument(
+        "--alpha", type=float, default=0.5, metavar="SHARE",
+        help="opacity of the overlay's colours, 0 to 1 (default 0.5)")
 
     verb = _verb(
         verbs, "export", run_export,
-        "write a checkpoint as one ONNX or PyTorch file and check it against PyTorch, or as a "
+        "write a checkpoint as ONNX, a PyTorch program or a web page",
+        "Write a checkpoint as one ONNX or PyTorch file and check it against PyTorch, or as a "
         "folder with a page that runs it in a browser. The file maps a normalised image (RGB in "
-        "0..255, minus mean, over std; both are in the file) to full-size logits")
-    verb.add_argument("checkpoint", help="checkpoint folder")
+        "0..255, minus mean, over std; both are in the file) to full-size logits.")
+    verb.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint folder")
     verb.add_argument(
         "--format", default="onnx", metavar="onnx|torch|web",
         help="onnx (default), torch for a program of torch.export, or web for a page that opens by "
@@ -453,6 +460,16 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--bits", type=int, default=0, metavar="8|16|32",
         help="for web: bits per weight in the page (default 16)")
+
+    verb = _verb(
+        verbs, "download", run_download,
+        "fetch published weights, convert and keep them in $SETR_HOME")
+    verb.add_argument(
+        "name", nargs="?", default="", metavar="NAME",
+        help="a name from the list, or all; without it the list is printed")
+
+    _add_convert(verbs)
+    _add_bench(verbs)
     return parser
 
 
@@ -461,15 +478,17 @@ def _add_own_data(verbs: Verbs) -> None:
         verbs, "make-masks", run_make_masks,
         "turn labelme or COCO annotations, or colour masks, into a folder data set")
     verb.add_argument(
-        "source", help="folder of labelme's JSON files, COCO's JSON file, or a folder of masks")
-    verb.add_argument("out", help="folder to write: images/, labels/, classes.txt")
+        "source", metavar="SOURCE",
+        help="folder of labelme's JSON files, COCO's JSON file, or a folder of masks")
+    verb.add_argument(
+        "out", metavar="OUT", help="folder to write: images/, labels/, classes.txt")
     verb.add_argument(
         "--images", default="", metavar="DIR",
         help="folder of the images (default: as the JSON says)")
     verb.add_argument(
         "--classes", default="", metavar="FILE",
-        help="file with one class name a line, for RGB masks NAME #rrggbb (default: the names that "
-        "occur)")
+        help="file with one class name per line, for RGB masks NAME #rrggbb (default: the names "
+        "that occur)")
     verb.add_argument(
         "--background", default="background", metavar="NAME",
         help="class of the pixels outside all regions (default background); ignore leaves them "
@@ -481,17 +500,22 @@ def _add_own_data(verbs: Verbs) -> None:
     verb = _verb(
         verbs, "split", run_split,
         "divide the images of a folder data set into train, val and test")
-    verb.add_argument("root", help="folder with images/, labels/ and classes.txt")
     verb.add_argument(
-        "--val", type=float, default=0.2, help="share of the images for val (default 0.2)")
+        "root", metavar="ROOT", help="folder with images/, labels/ and classes.txt")
     verb.add_argument(
-        "--test", type=float, default=0.0, help="share of the images for test (default 0)")
+        "--val", type=float, default=0.2, metavar="SHARE",
+        help="share of the images for val (default 0.2)")
+    verb.add_argument(
+        "--test", type=float, default=0.0, metavar="SHARE",
+        help="share of the images for test (default 0)")
     verb.add_argument(
         "--group", default="", metavar="folder|EXPRESSION",
         help="keep images of one scene, patient or drive together: those of one folder of "
-        "images/, or those in whose names a regular expression matches the same text")
+        "images/, or those whose names yield the same match of a regular expression (of its first "
+        "group, if it has one), such as `^([^_]+)_`")
     verb.add_argument(
-        "--seed", type=int, default=0, help="another seed draws another split (default 0)")
+        "--seed", type=int, default=0, metavar="N",
+        help="another seed draws another split (default 0)")
     verb.add_argument("--classes", default="", metavar="FILE", help="list of classes")
 
 
@@ -508,8 +532,8 @@ def _add_convert(verbs: Verbs) -> None:
         help="for `convert vit2mmseg PRETRAIN STORE`, which does what mmsegmentation's script of "
         "that name does")
     verb.add_argument(
-        "--to", metavar="PROGRAM",
-        help="format to write: mmseg, official, or timm (the encoder alone)")
+        "--to", metavar="mmseg|official|timm",
+        help="format to write; timm takes the encoder alone")
     verb.add_argument(
         "--img-size", type=_size, metavar="HEIGHTxWIDTH",
         help="image size for which a position table that is not square was made")
@@ -534,15 +558,17 @@ def _add_convert(verbs: Verbs) -> None:
 def _add_bench(verbs: Verbs) -> None:
     verb = _verb(
         verbs, "bench", run_bench,
-        "measure speed and memory, alone or in turns with plain PyTorch or mmsegmentation")
-    verb.add_argument("kind", help="what to measure: forward, train, eval, data, loss or memory")
+        "benchmark speed and memory, alone or against plain PyTorch or mmsegmentation")
     verb.add_argument(
-        "recipe", nargs="?", default="",
+        "kind", metavar="KIND",
+        help="what to measure: forward, train, eval, data, loss or memory")
+    verb.add_argument(
+        "recipe", nargs="?", default="", metavar="RECIPE",
         help="for memory: measure a step of this recipe with --batch images, beside the estimate")
     _add_settings(verb)
     verb.add_argument(
-        "--against", default="", metavar="OTHER",
-        help="compare with plain (full-size logits), mmseg, or a script")
+        "--against", default="", metavar="plain|mmseg|FILE",
+        help="compare with plain PyTorch (full-size logits), mmsegmentation, or a script")
     verb.add_argument(
         "--python", default="", metavar="PATH", help="Python interpreter that runs the other side")
     verb.add_argument("--save", metavar="FILE", help="add the results to this JSON list")
@@ -555,7 +581,9 @@ def _add_bench(verbs: Verbs) -> None:
         default: Any = setting.default
         shown = "x".join(map(str, default)) if isinstance(default, tuple) else default
         shown = "" if default in ("", None) else f" (default {shown})"
-        verb.add_argument(flag, type=kind, default=setting.default, help=text + shown)
+        verb.add_argument(
+            flag, type=kind, default=setting.default, metavar=setting.metadata["metavar"],
+            help=text + shown)
 
 
 def _bench_flags() -> dict[str, dataclasses.Field]:
@@ -565,15 +593,20 @@ def _bench_flags() -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(Bench) if "help" in field.metadata}
 
 
-def _verb(verbs: Verbs, name: str, run: Callable[..., Any], text: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+def _verb(
+    verbs: Verbs, name: str, run: Callable[..., Any], text: str, description: str = ""
+) -> argparse.ArgumentParser:
+    """A verb with its line in the list of all, which also opens its own help unless that says more.
+    """
+    description = description or text[0].upper() + text[1:] + "."
+    verb = verbs.add_parser(name, help=text, description=description)
     verb.set_defaults(run=run)
     return verb
 
 
 def _add_settings(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "settings", nargs="*", metavar="section.key=value",
+        "settings", nargs="*", default=[], metavar="section.key=value",
         help="change a setting, such as train.steps=100 or eval.flip=true")
 
 

@@ -131,8 +131,8 @@ class DataConfig:
     root: str = ""
     """Its folder; empty takes ``$SETR_DATA/<name>``, else ``data/<name>``."""
     classes: str = ""
-    """List of the classes of a ``folder`` data set: one a line, ``NAME`` or ``NAME #rrggbb``. Empty
-    takes ``classes.txt`` in the folder. The other data sets have their own classes."""
+    """List of the classes of a ``folder`` data set: one per line, ``NAME`` or ``NAME #rrggbb``;
+    empty takes ``classes.txt`` in the folder. The other data sets have their own classes."""
     base_size: Size = (512, 2048)
     """Short and long side that an image is fitted into before the random ratio is applied."""
     crop_size: Size = (512, 512)
@@ -150,7 +150,7 @@ class DataConfig:
     trained with: `IMAGENET_MEAN` for the presets, as published; timm's constants for a ``timm:``
     encoder. A run writes the numbers it used into its checkpoint."""
     std: Colour | None = None
-    """Divisor, per channel, after the mean was subtracted; None as for `mean`, `IMAGENET_STD` for
+    """Standard deviation that each channel is divided by; None as for `mean`, `IMAGENET_STD` for
     the presets."""
 
     def __post_init__(self) -> None:
@@ -219,10 +219,10 @@ class OptimConfig:
     """Learning rate of the MLA neck in units of `lr`; 1 as published, which is slow for a new neck
     beside an encoder with a low rate."""
     layer_decay: float = 1.0
-    """Learning rate of each encoder block in units of that of the next block, and of the embeddings
-    in units of the first; 1, as in every SETR recipe, leaves the encoder at `lr`. With 0.75 the
-    last of 12 blocks trains at 0.75 `lr`, the first at 0.03 (the rule of BEiT, Bao et al., ICLR
-    2022)."""
+    """Each encoder block's learning rate is this factor times the next one's, and the embeddings'
+    this factor times the first block's; 1, as in every SETR recipe, leaves the encoder at `lr`.
+    With 0.75 the last of 12 blocks trains at 0.75 `lr`, the first at 0.03 (the rule of BEiT, Bao et
+    al., ICLR 2022)."""
     momentum: float = 0.9
     """Momentum of SGD; first beta of AdamW."""
     beta2: float = 0.999
@@ -303,7 +303,8 @@ class TrainConfig:
     """The encoder keeps its first weights; neck and heads learn."""
     feature_cache: str = ""
     """Folder that keeps a frozen encoder's tokens of every image and its mirror image, so that
-    they are computed once, also for later runs. Needs `data` settings that leave only the flip."""
+    they are computed once, also for later runs. Needs `data` settings that leave only the flip;
+    empty keeps none."""
     workers: int = -1
     """Loader processes of each process that trains; -1 takes its share of the cores, eight at
     most. The result does not depend on it."""
@@ -469,7 +470,7 @@ class RunConfig:
 
 
 def settings_table(config: RunConfig) -> str:
-    """Every setting with its value, one ``section.key=value`` a line, as `override` reads it."""
+    """Every setting with its value, one ``section.key=value`` per line, as `override` reads it."""
     return "\n".join(
         f"{section}.{key}={text_of(value)}"
         for section, part in config.to_dict().items()

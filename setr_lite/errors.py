@@ -18,7 +18,10 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake in the input (a path, a setting, a file), not in the program."""
+    """A mistake in the input (a path, a setting, a file), not in the program.
+
+    Subclass of ``ValueError``.
+    """
 
 
 def one_line(error: BaseException) -> str:

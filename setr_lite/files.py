@@ -1,5 +1,4 @@
-"""Files that are complete or absent, whatever stops the program, and JSON that is what it says;
-folders by other names.
+"""Atomic writes and validated JSON.
 
 One writer: `written_beside` for a file, `folder_beside` for a folder. What they write becomes
 visible in one step, has the permissions that the umask gives, never replaces a file that the

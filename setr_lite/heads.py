@@ -115,6 +115,8 @@ class NaiveHead(UpsampleHead):
 
     ``official`` leaves all of the upsampling to the final resize, one step of 16x; ``mmseg``
     takes 4x here and 4x there, which is not the same function.
+
+    Takes a list of features and reads the last, (B, D, h, w); returns (B, K, h, w).
     """
 
     def __init__(
@@ -146,6 +148,9 @@ class PUPHead(UpsampleHead):
 
     The published head has four units for patches of 16 pixels. `stages` units stand for patches
     of ``2**stages`` pixels; the last 2x step is left to the final resize.
+
+    Takes a list of features and reads the last, (B, D, h, w); returns (B, K, h', w'), with
+    ``2**(stages - 1)`` times as many rows and columns: eight times as published.
     """
 
     def __init__(

@@ -195,8 +195,8 @@ class SETROutput(NamedTuple):
     """Of the main head, over the padded image, with the bilinear step that ends the head, if one
     does, still to be done."""
     aux: tuple[LazyLogits, ...]
-    """Class scores of each auxiliary head, shallow to deep; outside training of none unless
-    asked."""
+    """One entry for each auxiliary head, shallow to deep; empty in eval mode unless
+    ``model(image, aux=True)``."""
     size: Size
     """(H, W) of the image."""
     padded: Size

@@ -177,7 +177,7 @@ class ConfusionMatrix:
 def bootstrap_miou(
     sums: Tensor, *, draws: int = 2000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """A confidence interval of mIoU: what other draws of as many images could have given.
+    """Bootstrap confidence interval of the mIoU over images.
 
     Images are drawn with replacement, `draws` times; each time mIoU is that of the summed counts.
     The interval leaves out equal shares of the lowest and highest values (percentile bootstrap).

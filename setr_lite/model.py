@@ -44,12 +44,12 @@ class SETR(nn.Module):
     """SEgmentation TRansformer (arXiv 2012.15840).
 
     ``model(image)`` returns a `SETROutput`, ``model.logits(image)`` the full-size logits, and
-    ``model.predict(image)`` the label map of a file. Any image size works: one that is not a
-    multiple of the patch is padded with the mean colour and the result cut, and for another grid
-    the position table is resized.
+    ``model.predict(image)`` the label map of an image: a path, a PIL image, an array or a tensor.
+    Any image size works: one that is not a multiple of the patch is padded with the mean colour
+    and the result cut, and for another grid the position table is resized.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K, without the ignored label.
         head: ``naive``, ``pup`` or ``mla``; ``linear`` is a baseline, see `heads.LinearHead`.
         encoder: a key of `encoder.PRESETS`, ``hybrid_base``, or ``timm:NAME``, any plain ViT of
             timm, which brings its own patch size.

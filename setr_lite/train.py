@@ -70,9 +70,21 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
         progress: show the bar and print what happens.
 
     Returns:
-        ``folder``, ``checkpoint`` (paths), ``step``, ``finished``, ``miou``, ``confusion``
-        (the last evaluation, or None), ``classes`` (their names), ``history`` (rows of the log),
-        ``seconds``.
+        A dict.
+
+        ==============  ================================================================
+        key             value
+        ==============  ================================================================
+        ``folder``      path of the run
+        ``checkpoint``  path of its ``last`` checkpoint
+        ``step``        steps taken so far
+        ``finished``    whether that is all of them
+        ``miou``        mIoU of the last evaluation, a fraction; NaN before the first
+        ``confusion``   its `ConfusionMatrix`, or None
+        ``classes``     names of the classes
+        ``history``     rows of the log
+        ``seconds``     duration of this call
+        ==============  ================================================================
 
     Raises:
         UserError: unusable settings, data or checkpoint; or a loss that is no longer finite.

@@ -200,7 +200,7 @@ def test_help_is_there(verb, capsys):
 
 @pytest.mark.parametrize(("words", "said"), [
     (["recipe"], "setr-lite: no verb 'recipe'; did you mean 'recipes'?; see setr-lite --help"),
-    (["zzz"], "setr-lite: no verb 'zzz'; choose from recipes, toytown, check-data, make-masks"),
+    (["zzz"], "setr-lite: no verb 'zzz'; choose from toytown, check-data, make-masks, split"),
     (["predict", "x"], "setr-lite predict: the following arguments are required: IMAGE; see"),
     (["eval", "x", "--images", "two"], "setr-lite eval: argument --images: invalid int value"),
 ])  # fmt: skip
@@ -211,6 +211,14 @@ def test_what_cannot_be_parsed_is_one_line(words, said, capsys):
     error = capsys.readouterr().err
     assert error.startswith(said)
     assert error.count("\n") == 1
+
+
+def test_the_bare_program_shows_its_help(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("usage: setr-lite ")
+    assert "examples:" in shown.err
 
 
 def test_names_and_version(capsys):

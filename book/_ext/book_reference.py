@@ -2,12 +2,16 @@
 
 * ``<!-- reference: MODULE.NAME ... -->`` in a page becomes these names, signature and docstring.
   The source is read, not imported: no torch, no GPU, less than a second. Names in `single
-  backticks` become links if a page documents them, and every entry has one to its source.
+  backticks` become links if a page documents them, and every entry has one to its source. Above
+  its words stands the shortest import.
+* ``<!-- names at the top -->`` becomes a table of what ``from setr_lite import ...`` finds.
 * ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
   public names. ``the rest`` stands for all modules that no other page lists.
-* ``<!-- all settings -->`` becomes a table of them: name, default, and the first sentence about it.
-* ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, for every verb, with
-  the examples that ``book/_tools/cli_examples.py`` has run.
+* ``<!-- all settings -->`` becomes a table of them: name, values, default, and what it means.
+* ``<!-- recipes -->`` becomes a table of them.
+* ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, and of every verb
+  its usage and its options, each with an anchor such as ``setr-lite-train-dry-run``, and the
+  example that ``book/_tools/cli_examples.py`` has run.
 * The first mention of each documented name or setting in a chapter becomes a link to its entry.
 * Below each promise of promises.md stands its test in small letters, with date and result of the
   last run where ``book/_tools/promises.py`` has recorded one.
@@ -21,6 +25,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from inspect import cleandoc
 from pathlib import Path
@@ -39,6 +44,8 @@ ENTRIES = re.compile(r"<!-- reference: (.*?) -->", re.S)
 MODULES = re.compile(r"<!-- modules: (.*?) -->", re.S)
 HELP = "<!-- command-line reference -->"
 SETTINGS = "<!-- all settings -->"
+RECIPES = "<!-- recipes -->"
+TOP = "<!-- names at the top -->"
 PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`$", re.M)
 EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
@@ -51,10 +58,11 @@ NOT_SHOWN = {
     "Bench": "*",
 }
 """Class -> members that only the library itself needs, and pages leave out; * stands for all."""
+BRIEF = 30  # characters of a sentence before a colon, below which what follows is shown, too
 WIDE_VALUE = 86  # columns, above which a value is shown as the source breaks it
 LONG_VALUE = 12  # lines of a value that are shown
 WHEN = {
-    "recipes": "To choose an experiment: [](11_five_minutes.ipynb) starts with one.",
+    "recipes": "Choose an experiment; [](11_five_minutes.ipynb) starts with one.",
     "toytown": "Before the first training on [ToyTown](11_five_minutes.ipynb).",
     "check-data": "Before a training on [your own images](09b_your_pictures.ipynb), or after a "
     "download.",
@@ -66,7 +74,7 @@ WHEN = {
     "[](10b_protocols.ipynb) the protocols.",
     "predict": "To use a trained model: [](09b_your_pictures.ipynb).",
     "convert": "To use published checkpoints, or to hand yours on: [](12_weight_conversion.ipynb).",
-    "compare": "When a run is worse than another that should equal it.",
+    "compare": "When two runs that should agree do not.",
     "doctor": "When a training has gone wrong: [](18b_silent_bugs.ipynb).",
     "download": "To see which weights are published, and to fetch them: "
     "[](12_weight_conversion.ipynb).",
@@ -74,6 +82,15 @@ WHEN = {
     "export": "To run a model without this library, or in a page like [](07b_alive.ipynb).",
 }
 """Verb -> when one wants it, and the chapter about it."""
+BELOW = {"compare": "Each pair of columns is this run, then the run of `--with`."}
+"""Verb -> what to know of its example's output."""
+WITHOUT_NAMES = ("cli", "toytown.")
+"""Modules, and beginnings of them, whose other public names serve only themselves."""
+VALUES = {
+    "bool": "`true` `false`", "int": "int", "float": "number", "str": "text", "None": "`none`",
+    "Size": "`int,int`", "Colour": "`R,G,B`",
+}  # fmt: skip
+"""Annotated type of a setting -> how the table of settings writes it."""
 SECTIONS_OF_A_RUN = {
     "model": "ModelConfig", "data": "DataConfig", "loss": "LossConfig", "optim": "OptimConfig",
     "train": "TrainConfig", "eval": "EvalConfig",
@@ -247,6 +264,47 @@ def signature(node: ast.FunctionDef, skip_self: bool = False) -> str:
     return f"({arguments}){returns}"
 
 
+@cache
+def exported(package: str) -> dict[str, str]:
+    """Name -> module, of what the ``__init__.py`` of a room imports; of the top, what it loads."""
+    body = ast.parse((LIBRARY / package / "__init__.py").read_text("utf-8")).body
+    if not package:
+        homes = next(n.value for n in body if isinstance(n, ast.Assign)
+                     and ast.unparse(n.targets[0]) == "_HOMES")  # fmt: skip
+        return {name: home for home, names in ast.literal_eval(homes).items() for name in names}
+    return {alias.name: f"{package}.{node.module}" for node in body
+            if isinstance(node, ast.ImportFrom) and node.level == 1 for alias in node.names}
+
+
+def import_of(full: str) -> str:
+    """The shortest import of a documented name."""
+    module, _, name = full.rpartition(".")
+    room = module.partition(".")[0]
+    if name in exported(""):
+        return f"from setr_lite import {name}"
+    if room != module and exported(room).get(name) == module:
+        module = room
+    return f"from setr_lite.{module} import {name}"
+
+
+def names_at_the_top() -> str:
+    """MyST of what ``from setr_lite import ...`` finds: name, page, first sentence."""
+    pages_of = {
+        full: path.name for path in sorted((ROOT / "book").glob("api*.md"))
+        for found in ENTRIES.findall(path.read_text("utf-8")) for full in found.split()}
+    rows = ["| name | page | what it is |", "|---|---|---|"]
+    for name, home in sorted(exported("").items(), key=lambda item: item[0].lower()):
+        full = next(f for f in pages_of if f.startswith(home) and f.endswith(f".{name}"))
+        module = full.rpartition(".")[0]
+        node, after = nodes_of(module)[name]
+        words = string_below(after) if constant(node) else ast.get_docstring(node) or ""
+        first = re.split(r"(?<=[.;:]) ", " ".join(words.partition("\n\n")[0].split()))[0]
+        page = pages_of[full]
+        rows.append(f"| {{py:obj}}`{name} <setr_lite.{full}>` | [{page[4:-3]}]({page}) "
+                    f"| {plain(first.rstrip('.;:'), (module,))} |")
+    return "\n".join(rows)
+
+
 def directive(kind: str, title: str, body: str, ticks: int, *options: str) -> str:
     fence = "`" * ticks
     return "\n".join([f"{fence}{{py:{kind}}} {title}", *options, "", body, fence, ""])
@@ -264,7 +322,8 @@ def nodes_of(module: str) -> dict[str, tuple[ast.stmt, ast.stmt | None]]:
 def entry(full: str) -> str:
     """MyST of one name, such as ``model.SETR``."""
     module, _, name = full.rpartition(".")
-    return describe(*nodes_of(module)[name], module)
+    said = describe(*nodes_of(module)[name], module)
+    return re.sub(r"\n\n", f"\n\n`{import_of(full)}`\n\n", said, count=1)  # behind the options
 
 
 def describe(node: ast.stmt, after: ast.stmt | None, module: str) -> str:
@@ -356,7 +415,7 @@ def describe_class(node: ast.ClassDef, module: str) -> str:
     title, scope = node.name, (module, node.name)
     if made := constructor(node):
         title += signature(made, skip_self=True).removesuffix(" -> None")
-    parts = [markdown(ast.get_docstring(node) or "", scope), ""]
+    parts = [with_others(markdown(ast.get_docstring(node) or "", scope), made), ""]
     for field, words in fields_of(node):
         # in quotes of its own: the option is read as YAML, which would take off the value's
         default = default_of(field)
@@ -373,6 +432,36 @@ def describe_class(node: ast.ClassDef, module: str) -> str:
         text = markdown(ast.get_docstring(method) or "", scope)
         parts.append(directive(kind, title_of, text, 5, *static))
     return directive("class", title, "\n".join(parts), 6)
+
+
+def with_others(text: str, made: ast.FunctionDef | None) -> str:
+    """The item "others" of arguments, which are settings of the model, as an item for each."""
+    found = re.search(r"^- \*\*others\*\*: .*$", text, re.M)
+    if not found or not made:
+        return text
+    fields = {f.target.id: words for f, words in fields_of(nodes_of("config")["ModelConfig"][0])}
+    wanted = [a.arg for a in made.args.kwonlyargs]
+    items = []
+    for name, default in zip(wanted, made.args.kw_defaults, strict=True):
+        said = in_short(fields[name], default)
+        items.append(f"- **{name}**: {said[0].lower()}{said[1:]}.")
+    return text.replace(found[0], "\n".join(items))
+
+
+def in_short(words: str, default: ast.expr | None) -> str:
+    """The first sentence of a setting, and the clause that says what its default means."""
+    clauses = [""]
+    for clause in re.split(r"(?<=[.;:]) ", " ".join(words.split())):
+        last = clauses[-1]
+        goes_on = last.count("(") > last.count(")") or (last.endswith(":") and len(last) < BRIEF)
+        clauses[-1:] = [f"{last} {clause}"] if goes_on else [last, clause]
+    _, first, *others = clauses
+    value = ast.literal_eval(default) if default else ...
+    signs = {"": "empty", "None": "None", "0": "0", "0.0": "0", "-1": "-1"}
+    sign = signs.get(str(value))
+    told = [c for c in others if sign and re.match(rf"{sign} \w", c, re.I)]
+    said = "; ".join(c.rstrip(".;:") for c in [first, *told[:1]])
+    return plain(said, ("config", "ModelConfig"))
 
 
 def library_reference(words: str) -> str:
@@ -393,15 +482,99 @@ def library_reference(words: str) -> str:
 
 def settings_table() -> str:
     """MyST of all settings, a row each; a name leads to its entry."""
-    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    rows = ["| setting | values | default | meaning |", "|---|---|---|---|"]
     for section, name in SECTIONS_OF_A_RUN.items():
-        for field, words in fields_of(nodes_of("config")[name][0]):
+        node = nodes_of("config")[name][0]
+        ranges = ranges_of(node)
+        for field, words in fields_of(node):
             key = field.target.id
-            first = re.split(r"(?<=[.;:]) ", " ".join(words.split()))[0].rstrip(".;:")
-            default = f"`{said}`" if (said := default_of(field)) else ""
-            rows.append(f"| {{py:obj}}`{section}.{key} <setr_lite.config.{name}.{key}>` "
-                        f"| {default} | {plain(first, ('config', name))} |")
+            values = values_of(field.annotation, ranges.get(f"{section}.{key}", ""))
+            default = as_written(ast.literal_eval(field.value))
+            said = re.sub(r"\bNone (?=[a-z])", "`none` ", in_short(words, field.value))
+            rows.append(f"| {{py:obj}}`{section}.{key} <setr_lite.config.{name}.{key}>` | {values} "
+                        f"| {default} | {said} |")
     return "\n".join(rows)
+
+
+def as_written(value: Any) -> str:
+    """A default as one would write it behind ``section.key=``."""
+    if value == "":
+        return "empty"
+    several = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"`{several.lower() if value is None or isinstance(value, bool) else several}`"
+
+
+def values_of(kind: ast.expr, allowed: str = "") -> str:
+    """What a setting of an annotated type takes; `allowed` is the range of a number."""
+    if isinstance(kind, ast.BinOp):
+        sides = [values_of(kind.left, allowed), values_of(kind.right)]
+        return " ".join(sides) if sides[0].startswith("`") else ", ".join(sides)
+    if isinstance(kind, ast.Subscript):
+        inner = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
+        if ast.unparse(kind.value) == "Literal":
+            return " ".join(f"`{word.value}`" for word in inner)
+        written = ["..." if isinstance(e, ast.Constant) else values_of(e) for e in inner]
+        return f"`{','.join(written)}`"
+    name = ast.unparse(kind)
+    if name in VALUES:
+        return f"{VALUES[name]} {allowed}".strip() if name in ("int", "float") else VALUES[name]
+    alias = next(node.value for node in tree_of("config").body
+                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name)
+    return values_of(alias)
+
+
+def ranges_of(node: ast.ClassDef) -> dict[str, str]:
+    """Setting -> the numbers that its section's ``__post_init__`` lets pass."""
+    found = {}
+    for call in ast.walk(node):
+        if isinstance(call, ast.For) and isinstance(call.iter, ast.Tuple):
+            keys = [e.value for e in call.iter.elts if isinstance(e, ast.Constant)]
+            for inner in ast.walk(call):
+                if is_check(inner) and isinstance(inner.args[0], ast.JoinedStr):
+                    section = inner.args[0].values[0].value
+                    found |= {f"{section}{key}": range_of(inner) for key in keys}
+        if is_check(call) and isinstance(call.args[0], ast.Constant):
+            found[call.args[0].value] = range_of(call)
+    return found
+
+
+def is_check(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("within", "at_least")
+
+
+def range_of(call: ast.Call) -> str:
+    bounds = [ast.unparse(bound).replace("_", "") for bound in call.args[2:]]
+    return f"≥ {bounds[0]}" if len(bounds) == 1 else "..".join(bounds)
+
+
+def recipes_table() -> str:
+    """MyST of all recipes, a row each, folded; mIoU is the published one."""
+    with library():
+        from setr_lite.recipes.downloads import SETRS
+        from setr_lite.recipes.named import RECIPES as known
+        from setr_lite.recipes.published import PUBLISHED
+    rows = ["| recipe | data | head | encoder | mIoU | several scales | weights |",
+            "|---|---|---|---|--:|--:|---|"]  # fmt: skip
+    for name, recipe in known.items():
+        config, published = recipe(), PUBLISHED.get(name)
+        scores = (published.miou, published.miou_ms) if published else (None, None)
+        cells = [f"`{name}`", f"`{config.data.root or config.data.name}`", config.model.head,
+                 f"`{config.model.encoder.partition('.')[0]}`",
+                 *(f"{score:.2f}" if score else "" for score in scores),
+                 "download" if name in SETRS else ""]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(['<details class="setr-inside">\n<summary>'
+                      f"All {len(known)} recipes</summary>\n", *rows, "", "</details>\n"])
+
+
+@contextmanager
+def library() -> Iterator[None]:
+    """The library can be imported, without PyTorch."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(ROOT))
 
 
 def module_list(words: str) -> str:
@@ -410,7 +583,8 @@ def module_list(words: str) -> str:
     for module in modules_of(words):
         told = " ".join((ast.get_docstring(tree_of(module)) or "").partition("\n\n")[0].split())
         others = [f"`{name}`" for name, (node, _) in nodes_of(module).items()
-                  if not constant(node) and f"{module}.{name}" not in documented()]
+                  if not constant(node) and f"{module}.{name}" not in documented()
+                  and not module.startswith(WITHOUT_NAMES)]
         lines.append(f"- **{module}**: {plain(told)} {' '.join(others)}".rstrip())
     return "\n".join(['<details class="setr-inside">\n<summary>'
                       f"{len(lines)} modules</summary>\n", *lines, "", "</details>\n"])
@@ -428,32 +602,52 @@ def modules_of(words: str) -> list[str]:
 
 
 def command_line_reference() -> str:
-    """What ``setr-lite --help`` and ``setr-lite VERB --help`` print, as MyST."""
+    """``setr-lite --help``, then of every verb what its ``--help`` says, as MyST."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = COLUMNS
-    sys.path.insert(0, str(ROOT))
     try:
-        from setr_lite.cli import _parser
-
+        with library():
+            from setr_lite.cli import _parser
         parser = _parser()
         verbs = next(a for a in parser._actions if hasattr(a, "choices") and a.choices).choices
-        helps = {"setr-lite": parser.format_help()}
-        helps |= {f"setr-lite {name}": verb.format_help() for name, verb in verbs.items()}
+        said = [f"## setr-lite\n\n```text\n{parser.format_help()}```\n"]
+        said += [describe_verb(name, verb) for name, verb in verbs.items()]
     finally:
-        sys.path.remove(str(ROOT))
         os.environ.pop("COLUMNS")
         if before is not None:
             os.environ["COLUMNS"] = before
-    return "\n".join(
-        f"## {name}\n\n{WHEN.get(name.rpartition(' ')[2], '')}\n\n```text\n{text}```\n"
-        f"{example_of(name)}" for name, text in helps.items())
+    return "\n".join(said)
 
 
-def example_of(command: str) -> str:
-    """The example of ``setr-lite VERB``, as it was run."""
-    path = EXAMPLES / f"{command.rpartition(' ')[2]}.txt"
+def describe_verb(name: str, parser: Any) -> str:
+    """A verb's section: what it does, when, usage, options, example."""
+    said = [f"## setr-lite {name}\n", f"{option_words(parser.description)} {WHEN[name]}\n",
+            f"```text\n{parser.format_usage()}```\n",
+            f"```{{program}} setr-lite {name}\n```\n"]  # fmt: skip
+    formatter = parser._get_formatter()
+    for action in parser._actions:
+        if action.dest == "help":
+            continue
+        metavar = "" if action.nargs == 0 else action.metavar or action.dest
+        names = [f"{flag} {metavar}".strip() for flag in action.option_strings] or [metavar]
+        anchor = (action.option_strings or [action.dest])[0].strip("-").replace("_", "-")
+        words = option_words(formatter._expand_help(action))
+        said.append(f"(setr-lite-{name}-{anchor})=\n```{{option}} {', '.join(names)}\n"
+                    f"{words[0].upper()}{words[1:]}.\n```\n")  # fmt: skip
+    return "\n".join([*said, example_of(name)])
+
+
+def option_words(text: str) -> str:
+    """Words of a help text; options in them are code, or their hyphens would become a dash."""
+    return plain(re.sub(r"(?<![\w`-])(--[a-z][\w-]*)", r"`\1`", text))
+
+
+def example_of(verb: str) -> str:
+    """The example of a verb, as it was run."""
+    path = EXAMPLES / f"{verb}.txt"
     start = "\nFor example:\n\n```{code-block} text\n:class: setr-output\n\n"
-    return f"{start}{path.read_text('utf-8')}```\n" if path.exists() else ""
+    below = f"\n{BELOW[verb]}\n" if verb in BELOW else ""
+    return f"{start}{path.read_text('utf-8')}```\n{below}" if path.exists() else ""
 
 
 # --- Sphinx -------------------------------------------------------------------------------------
@@ -464,6 +658,10 @@ def fill(app: Any, page: str, source: list[str]) -> None:
     text = MODULES.sub(lambda found: module_list(found[1]), text)
     if SETTINGS in text:
         text = text.replace(SETTINGS, settings_table())
+    if RECIPES in text:
+        text = text.replace(RECIPES, recipes_table())
+    if TOP in text:
+        text = text.replace(TOP, names_at_the_top())
     if HELP in text:
         text = text.replace(HELP, command_line_reference())
     if page.endswith("promises"):
@@ -526,6 +724,7 @@ def always_anew(app: Any, env: Any, added: set, changed: set, removed: set) -> l
 def setup(app: Any) -> dict[str, Any]:
     app.setup_extension("sphinx.ext.viewcode")
     app.config.viewcode_follow_imported_members = False
+    app.config.add_module_names = False  # the line below a signature says where it comes from
     app.connect("viewcode-find-source", find_source)
     app.connect("source-read", fill)
     app.connect("doctree-read", link_code)

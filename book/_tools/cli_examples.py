@@ -44,6 +44,8 @@ EXAMPLES = {
     "export": (f"{MODEL} --format torch --out model.pt2", 12),
 }
 """Verb -> its arguments, and how many lines of the output are shown; they build on each other."""
+FOLDERS = {"toytown": ("town", 4), "predict": ("pictures", 3)}
+"""Verb -> the folder it has written, and how many files of it are shown."""
 WIDTH = 84
 TIME = r"\d[\d.]* ?(?:h|min|s|ms)\b"
 RATE = r"\d[\d.]* ?(?:[KMGT]i?B|[MGT]FLOP(?:/s)?|images/s)|MFU \d+ ?%"
@@ -69,9 +71,10 @@ def run(verb: str) -> str:
                             break_on_hyphens=False, break_long_words=False,
                             subsequent_indent="    ")
     text = [" \\\n".join(command), *(fold(line) for line in lines[:shown]), *cut]
-    if verb == "toytown":  # says nothing when all is well
-        files = sorted(path.as_posix() for path in Path("town").rglob("*.*"))
-        text += ["$ find town -type f | sort | head -4", *files[:4]]
+    if verb in FOLDERS:
+        folder, count = FOLDERS[verb]
+        files = sorted(path.as_posix() for path in Path(folder).rglob("*.*"))
+        text += [f"$ find {folder} -type f | sort | head -{count}", *files[:count]]
     return "\n".join(text).rstrip() + "\n"
 
 

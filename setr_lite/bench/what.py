@@ -17,9 +17,9 @@ of a training step beside `estimate_memory`."""
 Size = tuple[int, int]
 
 
-def _asked(default: Any, text: str) -> Any:
-    """A field that the command line offers, with its help."""
-    return field(default=default, metadata={"help": text})
+def _asked(default: Any, text: str, metavar: str = "N") -> Any:
+    """A field that the command line offers, with its help and what stands for its value."""
+    return field(default=default, metadata={"help": text, "metavar": metavar})
 
 
 @dataclass(frozen=True)
@@ -27,28 +27,31 @@ class Bench:
     """What is measured: `kind` is one of `KINDS`, the rest are the options of `setr-lite bench`."""
 
     kind: str
-    encoder: str = _asked("vit_tiny_patch16", "as model.encoder")
-    head: str = _asked("naive", "as model.head")
+    encoder: str = _asked("vit_tiny_patch16", "as model.encoder", "NAME")
+    head: str = _asked(
+        "naive", "as model.head; several with commas give a row each", "naive|pup|mla|linear")
     dialect: str = _asked(
         "mmseg", "as model.dialect; mmsegmentation always computes its own, and with "
-        "official the two sides do not share weights")
+        "official the two sides do not share weights", "official|mmseg")
     classes: int = _asked(150, "number of classes")
-    size: Size = _asked((512, 512), "size of images, crops and windows, HEIGHTxWIDTH")  # noqa: RUF009 (a field)
+    size: Size = _asked(  # noqa: RUF009 (a field)
+        (512, 512), "size of images, crops and windows", "HEIGHTxWIDTH")
     batch: int = _asked(1, "number of images in a batch")
     labels: bool = _asked(False, "for forward: compute the class map, not only the logits")
-    image_size: Size | None = _asked(None, "for eval: size of the whole image, such as 1024x2048")  # noqa: RUF009
+    image_size: Size | None = _asked(  # noqa: RUF009
+        None, "for eval: size of the whole image, such as 1024x2048", "HEIGHTxWIDTH")
     stride: int = _asked(512, "for eval: stride of the windows")
     window_batch: int = _asked(
         4, "for eval: windows that go through our model together; mmsegmentation takes one")
-    data: str = _asked("ade20k", "for data: data set, as data.name")
-    root: str = _asked("", "for data: its folder, as data.root")
-    split: str = _asked("train", "for data: split whose files are read")
+    data: str = _asked("ade20k", "for data: data set, as data.name", "NAME")
+    root: str = _asked("", "for data: its folder, as data.root", "FOLDER")
+    split: str = _asked("train", "for data: split whose files are read", "train|val|test")
     images: int = _asked(60, "for data: images in one turn")
-    turns: int = _asked(5, "how often each side does the work, after one warm-up")
+    turns: int = _asked(5, "repetitions per side, after one warm-up")
     threads: int = _asked(0, "CPU threads of each side; 0 means all cores, but one for data")
-    device: str = _asked("cpu", "cpu or cuda")
-    amp: str = _asked("off", "autocast of our side, off or bf16")
-    their_amp: str = _asked("off", "autocast of the other side, off or bf16")
+    device: str = _asked("cpu", "where it runs", "cpu|cuda")
+    amp: str = _asked("off", "autocast of our side", "off|bf16")
+    their_amp: str = _asked("off", "autocast of the other side", "off|bf16")
     compile: bool = _asked(False, "compile our encoder's blocks")
     recipe: str = ""
     """With ``memory``: the recipe whose training step is measured."""

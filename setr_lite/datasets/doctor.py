@@ -41,6 +41,9 @@ def check_data(
         progress: show a bar.
         workers: threads; 0 takes one for each core.
 
+    Returns:
+        A `Health`; ``print(health.text())`` shows it.
+
     Raises:
         UserError: unknown name, or no split of this data set at `root`.
     """

@@ -19,14 +19,14 @@ class Folder(SegmentationDataset):
     """``images/{train,val,test}`` beside ``labels/`` (or ``annotations/``) of the same names.
 
     Or ``images/`` and ``labels/`` without these folders, and lists ``splits/{train,val,test}.txt``
-    of names without ending, as `split.split_data` writes them. Masks are PNG, one channel of 8
-    bits: 0 is the first class of the list, 1 the next, 255 is ignored. A list with ids,
+    of file names without extension, as `split.split_data` writes them. Masks are PNG, one channel
+    of 8 bits: 0 is the first class of the list, 1 the next, 255 is ignored. A list with ids,
     ``7 road``, says which values stand for which class.
 
     Args:
         root: the folder that holds ``images``.
         split: train, val or test.
-        classes: a text file, one class a line: ``NAME``, ``NAME #rrggbb`` or ``ID NAME``; empty
+        classes: a text file, one class per line: ``NAME``, ``NAME #rrggbb`` or ``ID NAME``; empty
             takes ``classes.txt`` in `root`.
         strict, unlabelled: as for every data set.
 
@@ -162,7 +162,7 @@ def read_classes(path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def read_class_list(path: str | Path) -> ClassList:
-    """A list of classes: a text with one name a line, ``NAME``, ``NAME #rrggbb`` or ``ID NAME``.
+    """A list of classes: a text with one name per line, ``NAME``, ``NAME #rrggbb`` or ``ID NAME``.
 
     Without ids the first line is label 0. With them every line has one, the value of the class in
     the masks, and ``ignore`` in place of a name leaves the pixels of an id out. Classes without a

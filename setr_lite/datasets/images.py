@@ -29,8 +29,8 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 def read_image(path: str | Path) -> Tensor:
     """(3,H,W) uint8 RGB of an image file, whatever its mode.
 
-    Grey and palette images become RGB, a fourth channel is dropped, of 16 bits the upper 8 are
-    kept. EXIF orientation is applied, as image viewers and the published pipelines do.
+    Grey and palette images become RGB, a fourth channel is dropped, 16-bit images keep their
+    upper 8 bits. EXIF orientation is applied, as image viewers and the published pipelines do.
     The tensor is a view of an (H,W,3) array, the form in which :mod:`transforms` wants it back.
 
     Raises:

@@ -196,7 +196,9 @@ class CamVid(SegmentationDataset):
 
 
 class CamVidUnseenDrive(CamVid):
-    """CamVid's training images, split by drive: 266 of two drives to learn, 101 to test on.
+    """CamVid's training images, split by drive.
+
+    266 images of two drives for training, 101 of a third for testing.
 
     The official val is a few seconds of the drive 0016E5, which is in the training set as well:
     its score is optimistic. Here train is 0001TP and 0016E5, val is 0006R0, a drive never seen.

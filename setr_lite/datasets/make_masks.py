@@ -47,9 +47,9 @@ def make_masks(
             or a folder of masks in colours or with a palette, as Pascal VOC has them.
         out: folder to make.
         images: where the images lie; by default beside the JSON.
-        classes: a text file that gives the order, one class a line, ``NAME`` or ``NAME #rrggbb``;
-            masks in colours need one with colours. By default the names that occur, in the
-            alphabet's order, behind `background`; COCO's in the order of its ids.
+        classes: a text file that gives the order, one class per line, ``NAME`` or ``NAME #rrggbb``;
+            masks in colours need one with colours. By default the names that occur, in
+            alphabetical order, after `background`; COCO's in the order of its ids.
         background: class of the pixels in no region; ``ignore`` leaves them out.
         split: train, val or test, in whose folders they go, for annotations that are split already;
             `out` may then hold other splits with the same classes.

@@ -45,7 +45,7 @@ class Found(NamedTuple):
     files: list[Path]
     """In the order of their names."""
     names: list[Path]
-    """For each the place of its outputs below the folder that is written, without ending."""
+    """For each the place of its outputs below the folder that is written, without extension."""
     left_out: Counter[str]
     """Files below the folders that are no images, counted by their endings."""
 
@@ -54,9 +54,9 @@ class Predicted(NamedTuple):
     """What `predict_files` did."""
 
     images: int
-    """Segmented."""
+    """Number of images segmented."""
     left_out: Counter[str]
-    """See `Found`."""
+    """Files that are no images: file extension -> how many were skipped."""
 
 
 def predict_files(
@@ -80,8 +80,8 @@ def predict_files(
     ``NAME_overlay.png``  the colours over the image, with the names of the classes below
     ====================  ==========================================================================
 
-    Where two images of a folder differ in their endings only, NAME is the whole name of the file.
-    Files that this function wrote are no images to it, wherever they lie.
+    Where two images of a folder differ in their extensions only, NAME is the whole name of the
+    file. Files that this function wrote are no images to it, wherever they lie.
 
     Args:
         checkpoint: as `SETR.from_pretrained` takes it.
@@ -90,6 +90,9 @@ def predict_files(
         settings: ``section.key=value`` changes to the checkpoint's run.
         alpha: opacity of the overlay's colours, 0..1.
         progress: show a bar.
+
+    Returns:
+        `Predicted`: ``images``, the number segmented, and ``left_out``, what was skipped.
 
     Raises:
         UserError: no such file, no image in a folder, an unusable checkpoint, an opacity that is

@@ -70,7 +70,7 @@ def evaluate(
     """Score `model` on `dataset`. Under torchrun each of W ranks takes every W-th image.
 
     Args:
-        model: the mode of each of its parts is put back afterwards.
+        model: evaluated in eval mode; its modes are restored afterwards.
         dataset: a `datasets.SegmentationDataset`.
         config: the run; `eval` says how an image is predicted, `data` how it is prepared.
         workers: loader processes, at most; -1 takes this process's share of the cores.

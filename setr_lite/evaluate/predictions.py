@@ -64,7 +64,7 @@ def predict_images(
     Files are read in threads beside the model, a few ahead; windows of neighbours share batches.
 
     Args:
-        model: in any mode, which it keeps.
+        model: its train/eval mode does not matter and is not changed.
         images: paths, PIL images, uint8 arrays (H, W, 3) or uint8 tensors (3, H, W), RGB.
         config, probabilities: as for `SETR.predict`.
 

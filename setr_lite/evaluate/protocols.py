@@ -88,8 +88,8 @@ squeezed into the size of the image. "Base" is
 if `eval.mode` is whole). Windows, strides and mode stay the run's own: the published recipes all
 slide. Every named protocol takes the six ratios 0.5 to 1.75, with one exception: the authors'
 ADE20K configs of Naive and MLA have 0.5, 0.75 and 1. Their base is 512 and so is their window, so
-all three views have a short side of 512 and six passes through the model are two different ones. It
-comes out here as it was published.
+all three views have a short side of 512: three scales with flips are six passes, of which only two
+differ. The library reproduces this.
 
 Sources: the paper (arXiv 2012.15840), section 4.1; the authors' ``Resize`` with
 ``setr_multi_scale`` as it is since May 2021 (before, it took the long side for the short one);

@@ -26,8 +26,8 @@ def attention_rollout(maps: Sequence[Tensor] | Tensor, stream: float = 0.5) -> T
 
     The table of a block is the mean over its heads, mixed with the identity, because the residual
     stream carries each token past the attention. The product of the tables says of which inputs
-    an output token is made, as if values, projections and MLPs left everything as it is. They do
-    not, so this is a picture of the paths, not a measurement of influence.
+    an output token is made, as if values, projections and MLPs were identities. They are not, so
+    this is a picture of the paths, not a measurement of influence.
 
     Args:
         maps: of each block, shallow first, (B, A, N, N) with rows that sum to 1; or all of them
@@ -56,9 +56,9 @@ def attention_rollout(maps: Sequence[Tensor] | Tensor, stream: float = 0.5) -> T
 def attention_distance(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """How far each head looks: the mean distance from a patch to those it attends to.
 
-    Distances are Euclidean, in patches, and weighted by attention; the mean is over all asking
-    patches (Dosovitskiy et al. 2021, appendix D.7, in pixels there). What goes to prefix tokens
-    is left out, and the rest counted as the whole.
+    Distances are Euclidean, in patches, and weighted by attention; the mean is over all query
+    patches (Dosovitskiy et al. 2021, appendix D.7, in pixels there). Attention to prefix tokens is
+    left out, and the rest renormalised.
 
     Args:
         table: (B, A, N, N).

@@ -18,13 +18,13 @@ from ..errors import UserError
 
 
 class Calibration:
-    """Counts pixels by confidence: how many, how many of them right, how sure together.
+    """Per bin of confidence: pixels, correct pixels, and summed confidence.
 
     Args:
         bins: number of bins of equal width over confidences 0..1.
 
     Attributes:
-        sums: (3, bins) float64: pixels, right ones, sum of confidences.
+        sums: (3, bins) float64, these three as rows.
     """
 
     def __init__(self, bins: int = 15) -> None:
@@ -67,10 +67,10 @@ class Calibration:
 
 
 def fit_temperature(logits: Tensor, label: Tensor) -> float:
-    """The number to divide all logits by so that their probabilities fit the labels best.
+    """The temperature T that minimises the cross-entropy of ``logits / T``.
 
-    It minimises the cross-entropy of ``logits / T``, convex in 1/T, by bisection on the derivative
-    (Guo et al. 2017, section 4.2). No prediction changes: the largest logit stays the largest. Fit
+    The cross-entropy is convex in 1/T; T is found by bisection on its derivative (Guo et al. 2017,
+    section 4.2). No prediction changes: the largest logit stays the largest. Fit
     it on held-out images that are used neither for training nor for the final score.
 
     Args:
@@ -78,7 +78,7 @@ def fit_temperature(logits: Tensor, label: Tensor) -> float:
         label: (B, H, W), 255 left out.
 
     Returns:
-        T between 1/20 and 20; above 1 means that the model was too sure.
+        T between 1/20 and 20; above 1 means that the model is overconfident.
 
     Raises:
         UserError: no labelled pixel.

@@ -58,7 +58,7 @@ def segmentation_loss(
     """Cross-entropy of the main head plus `aux_weight` times that of each auxiliary head.
 
     Args:
-        output: what the model has said of the images.
+        output: the model's output for the batch.
         label: (B, H, W) uint8 or int64, class ids 0..K-1 or `ignore_index`.
         aux_weight: 0.4 in the published configurations; the paper names none.
         normalize: ``"all"`` divides the sum over pixels by all pixels of the batch, ``"valid"`` by

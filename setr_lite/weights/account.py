@@ -43,7 +43,7 @@ class Report:
     dropped: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> names of the tensors left behind."""
     missing: dict[str, list[str]] = field(default_factory=dict)
-    """What stands in for them -> names that the file lacks, each allowed explicitly."""
+    """What replaces them -> names missing from the file, each allowed explicitly."""
     notes: tuple[str, ...] = ()
     """What was done to the file's names and objects."""
 

@@ -50,16 +50,16 @@ PROGRAMS = {"official": "the authors' code", "mmseg": "mmsegmentation", "timm": 
 
 @dataclass(frozen=True)
 class Found:
-    """What the keys of a file tell."""
+    """What the names and shapes in a file tell, of `identify`; ``print(found)`` shows it."""
 
     file: WeightFile
     """The file."""
     kind: str
-    """Its layout, a value of `weights.KINDS`."""
+    """Its layout: ``official``, ``mmseg``, ``mmseg_vit``, ``timm``, ``deit`` or ``augreg``."""
     model: ModelConfig
-    """The model that it fits; of a plain ViT only `encoder` and `img_size` mean something."""
+    """The model that it fits; of a plain ViT only its encoder and its image size apply."""
     assumed: tuple[str, ...] = ()
-    """What the file does not say, and what was taken, with the option that says otherwise."""
+    """What the file does not say and was assumed, each with the option that changes it."""
 
     def __str__(self) -> str:
         model = self.model
@@ -101,6 +101,9 @@ def identify(
         num_heads: attention heads of an encoder that is no preset, which no file tells.
         aux: keep the auxiliary heads that it has.
         allow_pickle: also open a pickle that can run its author's code.
+
+    Returns:
+        `Found`; ``print(found)`` says it in words.
 
     Raises:
         UserError: a file that cannot be read; a layout, head or size that is not known.
@@ -161,7 +164,7 @@ def convert(
 
     Raises:
         UserError: a file of an unknown layout, head or size, with tensors left over or missing; a
-            model that the other program cannot compute; an `out` that is read here, or a folder
+            model that the other program cannot represent; an `out` that is read here, or a folder
             with other things in it.
     """
     if to is not None and to not in PROGRAMS:

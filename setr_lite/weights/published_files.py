@@ -81,7 +81,12 @@ def find_encoder(name: str) -> Path | None:
 
 
 def download(name: str) -> Iterator[str]:
-    """Download one named set of weights, or ``all``; yields a line for each file on disk.
+    """Download one named set of weights, or ``all``.
+
+    A generator, which does nothing until it is read: ``for line in download(name): print(line)``.
+
+    Yields:
+        A line for each file, once it is on disk.
 
     Raises:
         UserError: no such name, a download that failed, or a file that is not what it should be.

@@ -54,7 +54,7 @@ def to_mmseg(
             has to be changed; without it the error says what would have to change.
 
     Raises:
-        UserError: an official SETR-MLA, which mmsegmentation's layers cannot compute; a model
+        UserError: an official SETR-MLA, which mmsegmentation's layers cannot represent; a model
             that needs `changed_config`; an encoder of other layers, such as ``timm:NAME``.
     """
     if config.head == "mla" and config.dialect == "official":
@@ -76,7 +76,7 @@ def to_official(
     The arguments are those of `to_mmseg`.
 
     Raises:
-        UserError: what the authors' layers cannot compute: mmsegmentation's SETR-MLA, auxiliary
+        UserError: what the authors' layers cannot represent: mmsegmentation's SETR-MLA, auxiliary
             heads of two units, other widths and numbers of units, or grids that are not square;
             a model that needs `changed_config`.
     """

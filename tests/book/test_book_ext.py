@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from PIL import Image
 
 from setr_lite.datasets import DATASETS
 
@@ -224,6 +226,12 @@ def test_the_examples_of_each_part_run(page, monkeypatch, tmp_path):
     printed, told = run_examples(page, {}, tmp_path, monkeypatch)
     assert printed
     assert printed == told
+    text = (ROOT / "book" / f"{page}.md").read_text("utf-8")
+    for name in re.findall(r"\]\(examples/(\w+\.png)\)", text):  # but for the letters, as drawn
+        shown, drawn = (np.asarray(Image.open(folder / name).convert("RGB"), dtype=int)
+                        for folder in (ROOT / "book" / "examples", tmp_path))  # fmt: skip
+        assert shown.shape == drawn.shape
+        assert np.abs(shown - drawn).mean() < 5
 
 
 @pytest.mark.smoke
@@ -276,15 +284,71 @@ def test_every_public_name_is_documented_or_listed():
         lines = reference.module_list(module)
         for name, (node, _) in reference.nodes_of(module).items():
             if not reference.constant(node) and f"{module}.{name}" not in reference.documented():
-                assert f"`{name}`" in lines, f"{module}.{name}"
+                listed = not module.startswith(reference.WITHOUT_NAMES)
+                assert (f"`{name}`" in lines) is listed, f"{module}.{name}"
 
 
 def test_help_is_that_of_the_program():
-    done = subprocess.run(
-        [sys.executable, "-m", "setr_lite", "predict", "--help"],
-        capture_output=True, text=True, env={"COLUMNS": reference.COLUMNS, "PATH": ""}, cwd=ROOT)
-    assert done.stdout.startswith("usage: setr-lite predict")
-    assert f"```text\n{done.stdout}```" in reference.command_line_reference()
+    page = reference.command_line_reference()
+    for verb in ((), ("predict",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "setr_lite", *verb, "--help"], capture_output=True, text=True,
+            env={"COLUMNS": reference.COLUMNS, "PATH": ""}, cwd=ROOT)
+        shown = done.stdout.partition("\n\n")[0] + "\n" if verb else done.stdout
+        assert shown.startswith(f"usage: {' '.join(('setr-lite', *verb))} ")
+        assert f"```text\n{shown}```" in page
+    for word in re.findall(r"\[(--[a-z]+) ", shown):
+        assert f"(setr-lite-predict-{word[2:]})=\n```{{option}} {word} " in page
+
+
+def test_every_option_has_an_anchor_and_every_verb_a_place_in_the_index():
+    from setr_lite.cli import _parser
+
+    verbs = next(a.choices for a in _parser()._actions if a.choices)
+    page = reference.command_line_reference()
+    anchors = re.findall(r"^\((.*)\)=$", page, re.M)
+    assert len(set(anchors)) == len(anchors) == page.count("```{option} ")
+    assert len(anchors) == sum(len(verb._actions) - 1 for verb in verbs.values())
+    assert "setr-lite-train-dry-run" in anchors
+    index = (ROOT / "book" / "cli.md").read_text("utf-8")
+    assert re.findall(r"\(#setr-lite-([a-z-]+)\)", index) == list(verbs)
+    assert " --" not in re.sub(r"`[^`]*`|^```.*?^```", "", page, flags=re.M | re.S)  # a dash
+
+
+def test_entries_say_how_to_import_them():
+    for full in reference.documented():
+        scope = {}
+        exec(reference.import_of(full), scope)
+        name = full.rpartition(".")[2]
+        assert name in scope
+        assert f"`{reference.import_of(full)}`" in reference.entry(full)
+    assert reference.import_of("visualize.pictures.overlay") == "from setr_lite import overlay"
+    assert reference.import_of("train.train") == "from setr_lite.train import train"
+
+
+def test_the_tables_of_the_reference_are_complete():
+    import setr_lite
+
+    top = reference.names_at_the_top()
+    assert re.findall(r"^\| \{py:obj\}`(\w+) <", top, re.M) == sorted(
+        setr_lite.__all__, key=str.lower)
+    recipes = reference.recipes_table()
+    assert re.findall(r"^\| `(\w+)`", recipes, re.M) == list(setr_lite.RECIPES)
+    assert recipes.count("| download |") == 7
+
+
+def test_settings_say_what_they_take_and_what_their_default_means():
+    rows = {row.partition(" <")[0].rpartition("`")[2]: row.split(" | ")
+            for row in reference.settings_table().splitlines()[2:]}  # fmt: skip
+    assert rows["model.head"][1:3] == ["`naive` `pup` `mla` `linear`", "`pup`"]
+    assert rows["train.steps"][1:3] == ["int ≥ 1", "`160000`"]
+    assert rows["model.drop_path"][1] == "number 0..0.99"
+    assert rows["model.num_heads"][1:3] == ["int, `none`", "`none`"]
+    assert rows["loss.class_weights"][1] == "`number,...` `auto` `none`"
+    for key, clause in (("train.micro_batch", "0 takes all"), ("optim.clip_norm", "0 never clips"),
+                        ("train.workers", "-1 takes its share"), ("train.out", "empty takes"),
+                        ("model.taps", "`none` takes the rule")):  # fmt: skip
+        assert f"; {clause}" in rows[key][3], key
 
 
 @pytest.mark.smoke
