@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..svg import Drawing
-from . import after, attention, block, building, mla, parallel, stages, step, windows
+from . import after, attention, block, building, mla, parallel, stages, step, strips, windows
 
 SCHEMATICS: dict[str, Callable[[str], Drawing]] = {
     "attention": attention.draw,
@@ -17,6 +17,7 @@ SCHEMATICS: dict[str, Callable[[str], Drawing]] = {
     "step": step.draw,
     "parallel": parallel.draw,
     "building": building.draw,
+    "strips": strips.draw,
     "after": after.draw,
 }
 """File name (``NAME-wide.svg``, ``NAME-narrow.svg``) -> what draws it."""
