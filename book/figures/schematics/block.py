@@ -23,16 +23,16 @@ def draw(shape: str) -> Drawing:
     picture = Drawing(
         f"block-{shape}", {"wide": (720, 204), "narrow": (360, 452)}[shape],
         "One transformer block", (
-            f"The stream, {stream} numbers, passes straight through. Beside it, attention reads "
-            "the normed stream, mixes tokens, and is added to it; then the MLP reads the normed "
-            "stream, works on each token alone, and is added to it. The attention has "
+            f"The residual stream, {stream} numbers, passes straight through. Beside it, attention "
+            "reads the normed stream, mixes tokens, and is added to it; then the MLP reads the "
+            "normed stream, works on each token alone, and is added to it. The attention has "
             f"{millions(block.attn)} parameters, the MLP {millions(block.mlp)}."))
     (_wide if shape == "wide" else _narrow)(picture, layers, stream)
     return picture
 
 
 def _wide(picture: Drawing, layers: dict[str, tuple[str, ...]], stream: str) -> None:
-    picture.text(6, 22, f"the stream, {stream}", "d-strong", "start")
+    picture.text(6, 22, f"the residual stream, {stream}", "d-strong", "start")
     picture.arrow((6, 40), (714, 40))
     for x, (name, lines) in zip((40, 380), layers.items(), strict=True):
         kind = "d-blue" if name == "attention" else "d-orange"
@@ -48,7 +48,7 @@ def _wide(picture: Drawing, layers: dict[str, tuple[str, ...]], stream: str) -> 
 
 
 def _narrow(picture: Drawing, layers: dict[str, tuple[str, ...]], stream: str) -> None:
-    picture.text(8, 18, f"the stream, {stream}", "d-strong", "start")
+    picture.text(8, 18, f"the residual stream, {stream}", "d-strong", "start")
     picture.arrow((24, 28), (24, 448))
     notes = ("mixes tokens", "each token alone")
     for y, note, (name, lines) in zip((44, 246), notes, layers.items(), strict=True):
