@@ -55,7 +55,9 @@ class MemoryEstimate:
     gradients: int
     """One value per trainable parameter."""
     buckets: int
-    """The copy of the gradients that DDP sends, with several processes."""
+    """What DDP sends, with several processes. The gradients are views of these buckets, but those
+    made in the backward pass count beside them: where the peak comes late, it is too high by up
+    to one set of gradients."""
     optimizer: int
     """State of the optimiser: SGD with momentum one value per trainable parameter, AdamW two."""
     batch: int
