@@ -299,7 +299,7 @@ def measure(town: Town, reader: str, seed: int, rate: float, steps: int, search:
     facts = {"miou": round(100 * miou(matrices.sum(0)), 2), "date": records.today(),
              "parameters": sum(p.numel() for p in model.parameters())}
     if not search:
-        facts |= {"interval": interval(matrices), "last_loss": round(float(loss), 3)}
+        facts |= {"interval": interval(matrices), "last_loss": round(loss.item(), 3)}
     facts["cpu_seconds"] = round(time.process_time() - started)
     print(town.classes, reader, seed, rate, steps, facts, flush=True)
     return facts
