@@ -26,7 +26,7 @@ class Places(NamedTuple):
 
 PLACES = {
     "wide": Places((720, 258), Box(18, 34, 128, 128), Box(250, 34, 192, 192),
-                   Box(524, 18, 190, 44), Box(524, 96, 190, 44), (26, 184), (524, 170)),
+                   Box(524, 18, 190, 44), Box(524, 96, 190, 44), (26, 184), (550, 170)),
     "narrow": Places((360, 356), Box(18, 34, 96, 96), Box(190, 34, 154, 154),
                      Box(190, 206, 160, 44), Box(190, 274, 160, 44), (20, 156), (18, 338)),
 }  # fmt: skip
@@ -77,7 +77,8 @@ def _there_and_back(picture: Drawing, at: Places, strip: Box, wanted: Box, shape
     if shape == "wide":
         picture.arrow((strip.right, y), (loss.x - 2, y))
         low = at.large.bottom + 16
-        start = [(gradient.middle[0], gradient.bottom), (gradient.middle[0], low), (6, low)]
+        x = gradient.x + 14  # left of the note
+        start = [(x, gradient.bottom), (x, low), (6, low)]
         picture.arrow(*start, (6, wanted.middle[1]), (wanted.x - 2, wanted.middle[1]))
     else:
         edge = loss.right + 5
