@@ -214,7 +214,7 @@ def write_prediction(
 
 def summary(scores: dict[str, Any]) -> str:
     """What stands below the table of classes: means, protocol, checkpoint, speed."""
-    protocol, lines = scores["protocol"], []
+    protocol, lines = scores["protocol"], list[str]()
     if scores["quick_look"]:
         low, high = scores["interval"]
         lines.append(
