@@ -304,8 +304,9 @@ def read_state(folder: str | Path, *needed: str) -> dict[str, Any]:
         if key in state or key in needed:
             missing = state.get(key, "missing")
             require(key in state and fits(state[key]), f"{path}: {key!r}", missing, wanted, DAMAGED)
-    later = is_whole(state.get("scored", 0), 0, state.get("step", 2**62))
-    require(later, f"{path}: 'scored'", state.get("scored"), "no more than 'step'", DAMAGED)
+    scored = state.get("scored", 0)
+    later = scored <= state.get("step", scored)
+    require(later, f"{path}: 'scored'", scored, "no more than 'step'", DAMAGED)
     return state
 
 

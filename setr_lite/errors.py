@@ -111,7 +111,7 @@ def out_of_memory(error: BaseException) -> bool:
 def nearest(name: str, choices: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest choice, else the list of all of them."""
     choices = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), choices, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; choose from {', '.join(choices)}"

@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,7 +124,7 @@ def follow_umask(folder: Path) -> None:
     """Give the files in `folder` the permissions of a new file; safetensors' are 0600."""
     probe = folder / ".mode"
     number = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    mode = os.fstat(number).st_mode & 0o777
+    mode = stat.S_IMODE(os.fstat(number).st_mode)
     os.close(number)
     probe.unlink()
     for file in folder.iterdir():

@@ -79,11 +79,7 @@ def test_a_crash_while_saving_leaves_the_last_good_one(tmp_path, model, monkeypa
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, model, monkeypatch):
     folder = tmp_path / "last"
     checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 1})
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "flush", full)
+    monkeypatch.setattr(files, "flush", _full)
     with pytest.raises(UserError, match=r"No space left on device; what was saved there before is"):
         checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 2})
     assert checkpoint.read_state(folder) == {"step": 1}
@@ -97,11 +93,31 @@ def test_a_disk_that_is_too_small_is_left_alone(tmp_path, model, monkeypatch):
     size = (folder / "model.safetensors").stat().st_size
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, size))
-    monkeypatch.setattr("safetensors.torch.save_file", None)
-    with pytest.raises(UserError, match=r"No space left on device: \d+ MiB to write, \d+ free; wh"):
-        checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", None)
+        with pytest.raises(UserError, match=r"No space left on device: \d+ MiB to write, \d+ free"):
+            checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 2})
     assert [(p, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(folder.iterdir())] == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last"]
+    needed = sum(value.nbytes for value in model.state_dict().values()) + 2**20
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed - 1))
+    with pytest.raises(UserError, match="No space left on device"):
+        checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 2})
+    for told in (usage(10**9, 0, needed), usage(0, 0, 0)):  # some network disks tell no sizes
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, told=told: told)
+        checkpoint.save_checkpoint(folder, model, CONFIG, state={"step": 3})
+
+
+@pytest.mark.parametrize("cut_up", [False, True])
+def test_who_does_not_write_gives_its_pieces_and_else_nothing(tmp_path, model, monkeypatch, cut_up):
+    asked = []
+    monkeypatch.setattr(checkpoint, "writes", lambda: False)
+    monkeypatch.setattr(checkpoint, "is_cut_up", lambda model: cut_up)
+    monkeypatch.setattr(checkpoint, "whole_state", asked.append)
+    folder = checkpoint.save_checkpoint(
+        tmp_path / "last", model, CONFIG, optimizer=torch.optim.SGD(model.parameters()))
+    assert len(asked) == 2 * cut_up
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -116,8 +132,17 @@ def test_numbered_checkpoints(tmp_path, model, monkeypatch, links):
         "last", "step_0000030", "step_1000000", "step_20000000"]
     assert checkpoint.read_state(tmp_path / "step_0000030") == {"step": 30}
     SETR.from_pretrained(tmp_path / "step_0000030")
+    for file in folder.iterdir():
+        assert file.samefile(tmp_path / "step_20000000" / file.name) == links
     checkpoint.keep_numbered(folder, 5, 1)
     assert not (tmp_path / "step_0000005").exists()
+    monkeypatch.setattr(files, "flush", _full)
+    with pytest.raises(UserError, match=r"could not save .*step_0000005: .* device; .*last is unt"):
+        checkpoint.keep_numbered(folder, 5, 3)
+
+
+def _full(*args, **kwargs):
+    raise OSError(28, "No space left on device")
 
 
 def _no_links(source, target):
@@ -224,6 +249,8 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path, model):
         path.unlink()
     (home / "thesis.tex").write_text("all of it")
     file.write_text("text")
+    with pytest.raises(UserError, match="its name is not UTF-8"):
+        checkpoint.save_checkpoint(tmp_path / "a\udcff", model, CONFIG)
     for place in (home, file):
         with pytest.raises(UserError, match="holds something that is no checkpoint, which writing"):
             checkpoint.save_checkpoint(place, model, CONFIG)
@@ -245,9 +272,10 @@ def test_everybody_whom_the_umask_lets_can_read_it(tmp_path, model):
 STATES = (
     ("step", -5), ("step", 1e30), ("step", 1.0), ("step", True), ("step", "7"), ("step", None),
     ("step", 10**30), ("samples", -1), ("scored", 8), ("scored", -1), ("best", "high"),
-    ("best", float("nan")), ("best", 2), ("best", True), ("miou", float("inf")), ("miou", -0.1),
-    ("miou", "x"), ("finished", 1), ("faults", 3), ("faults", {"images": -1}),
-    ("faults", {"images": "x", "workers": 0}), ("faults", {"more": 0}), ("moments", -1),
+    ("best", float("nan")), ("best", 1.1), ("best", -1.1), ("best", True), ("miou", float("inf")),
+    ("miou", -0.1), ("miou", 1.1), ("miou", "x"), ("finished", 1), ("faults", 3),
+    ("faults", {"images": -1}), ("faults", {"images": "x", "workers": 0}),
+    ("faults", {"more": 0}), ("moments", -1),
 )  # fmt: skip
 
 
@@ -256,6 +284,9 @@ def test_state_is_checked_by_key(tmp_path, model):
             "faults": {"images": 0, "workers": 1}}  # fmt: skip
     folder = checkpoint.save_checkpoint(tmp_path / "last", model, CONFIG, state=good)
     assert checkpoint.read_state(folder, "step", "best", "miou") == good
+    for key, value in (("best", -1), ("best", 1), ("miou", 0), ("miou", 0.5), ("miou", 1)):
+        (folder / "state.json").write_text(json.dumps(good | {key: value}))
+        assert checkpoint.read_state(folder)[key] == value
     for key, value in STATES:
         (folder / "state.json").write_text(json.dumps(good | {key: value}))
         with pytest.raises(UserError, match=rf"state.json: '{key}' is .*, expected .*; the check"):
@@ -266,6 +297,16 @@ def test_missing_keys_of_the_state_are_named(tmp_path, model):
     folder = checkpoint.save_checkpoint(tmp_path / "last", model, CONFIG, state={"step": 1})
     with pytest.raises(UserError, match=r"state.json: 'best' is 'missing', expected a number in"):
         checkpoint.read_state(folder, "step", "best")
+
+
+def test_no_score_is_of_a_later_step(tmp_path, model):
+    folder = checkpoint.save_checkpoint(tmp_path / "last", model, CONFIG)
+    for state in ({"step": 0}, {"step": 8, "scored": 8}, {"scored": 8}, {}):
+        (folder / "state.json").write_text(json.dumps(state))
+        assert checkpoint.read_state(folder) == state
+    (folder / "state.json").write_text(json.dumps({"step": 7, "scored": 8}))
+    with pytest.raises(UserError, match=r"state.json: 'scored' is 8, expected no more than 'step'"):
+        checkpoint.read_state(folder)
 
 
 SETTINGS = (

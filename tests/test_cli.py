@@ -302,7 +302,7 @@ def test_closed_and_full_outputs_of_a_real_process():
         assert "ignored" not in done.stderr
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_the_next_file_does_not_become_an_output(closed):
     """Or it would get what libraries in C have to say."""
     script = ("import os; from setr_lite.errors import lasting_outputs\n"

@@ -1,17 +1,24 @@
 """Names out of files fit where they are shown."""
 
+import io
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from setr_lite.errors import (
+    Outlet,
     UserError,
     csv_cell,
     drawable,
     file_name,
     in_short,
     one_line,
+    out_of_memory,
     printable,
     shortly,
+    written_in,
 )
 from setr_lite.visualize import panel
 
@@ -29,6 +36,55 @@ def test_terminals_get_no_control_characters(text, shown):
 
 def test_messages_are_one_printable_line():
     assert one_line(UserError("a\nb \x1b]0;title\x07 \udcff")) == r"a b \x1b]0;title\x07 \udcff"
+
+
+def test_of_a_loader_process_the_message_and_not_where_it_was_raised():
+    text = (
+        "Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        "last):\n  File 'images.py', line 7, in read\nsetr_lite.errors.UserError: a.png: empty\n")
+    assert one_line(UserError(text)) == "a.png: empty"
+
+
+@pytest.mark.parametrize(("error", "says"), [
+    (MemoryError(), True), (type("OutOfMemoryError", (RuntimeError,), {})(), True),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+    (RuntimeError("memory format"), False),
+])  # fmt: skip
+def test_memory_that_is_used_up_is_known_whoever_says_so(error, says):
+    assert out_of_memory(error) == says
+
+
+def test_a_full_disk_is_told_of_with_the_runs_folder():
+    told = pytest.raises(UserError, match=r"^run: cannot be written \(No space left on device\); a")
+    with told, written_in(Path("run")):
+        raise OSError(28, "No space left on device")
+
+
+def test_an_output_that_failed_is_not_tried_again(tmp_path, monkeypatch):
+    """Its number leads nowhere from then on, or Python's own flush at the end would fail, too."""
+    full, tried = OSError(28, "No space left on device"), []
+
+    def write(text):
+        tried.append(text)
+        raise full
+
+    with open(tmp_path / "log", "w") as stream:
+        before = len(os.listdir("/dev/fd"))
+        monkeypatch.setattr(stream, "write", write, raising=False)
+        outlet = Outlet(stream)
+        assert [outlet.write(text) for text in ("one", "three")] == [3, 5]
+        assert tried == ["one"]
+        assert outlet.failed is full
+        assert os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull))
+        assert len(os.listdir("/dev/fd")) == before
+
+
+def test_what_waits_in_an_output_is_handed_on():
+    stream = io.TextIOWrapper(io.BytesIO())
+    outlet = Outlet(stream)
+    outlet.write("text")
+    outlet.flush()
+    assert stream.buffer.getvalue() == b"text"
 
 
 @pytest.mark.parametrize(("value", "cell"), [

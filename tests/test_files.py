@@ -65,6 +65,40 @@ def test_folders_above_are_made(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*.txt")) == ["a.txt", "b.txt"]
 
 
+def test_all_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Else a power cut could leave the new name with empty files."""
+    folder, synced, before = tmp_path / "folder", [], len(os.listdir("/dev/fd"))
+
+    def sync(number):
+        assert not folder.exists()
+        synced.append(os.fstat(number).st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with files.folder_beside(folder) as part:
+        for name in ("a.txt", "b.txt"):
+            (part / name).touch()
+    assert sorted(synced) == sorted(p.stat().st_ino for p in (folder, *folder.iterdir()))
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_only_files_of_its_own_get_other_permissions(tmp_path):
+    (tmp_path / "mine.txt").touch(mode=0o600)
+    with files.folder_beside(tmp_path / "folder") as part:
+        (part / "below").mkdir(mode=0o700)
+        (part / "link").symlink_to(tmp_path / "mine.txt")
+    assert mode(tmp_path / "mine.txt") == 0o600
+    assert mode(tmp_path / "folder" / "below") == 0o700
+
+
+def test_a_crash_between_the_renames_and_the_deletion_is_no_obstacle(tmp_path):
+    for name in ("folder", "folder.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "before.txt").touch()
+    with files.folder_beside(tmp_path / "folder") as part:
+        (part / "a.txt").touch()
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.txt")] == ["folder/a.txt"]
+
+
 def test_what_fails_leaves_nothing(tmp_path):
     (tmp_path / "a.txt").write_text("before")
 
@@ -114,6 +148,11 @@ def test_json_is_an_object_of_a_reasonable_size(tmp_path):
     with pytest.raises(UserError, match=r"a.json: not readable as JSON \(0 MiB\); do so"):
         files.read_json(path, "do so", most=path.stat().st_size - 1)
     assert files.read_json(path, "do so", most=path.stat().st_size) == {"a": 1}
+    for size, message in ((1 << 26, "Expecting value"), ((1 << 26) + 1, "64 MiB")):
+        os.truncate(path, 0)
+        os.truncate(path, size)
+        with pytest.raises(UserError, match=rf"not readable as JSON \({message}"):
+            files.read_json(path, "do so")
 
 
 def test_numbers_out_of_files():
@@ -141,3 +180,31 @@ def test_what_a_killed_process_has_left_goes_and_nothing_else(tmp_path):
     (tmp_path / ".ab_12abc.part").touch()  # a file is not of our making
     files.sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {*mine, ".ab_12abc.part"}
+
+
+def test_a_word_is_looked_up_where_no_folder_has_its_name(tmp_path, monkeypatch):
+    asked = []
+
+    def finder(number, found):
+        def find(word):
+            asked.append((number, word))
+            return found
+
+        return find
+
+    monkeypatch.setattr(files, "FINDERS", [finder(1, None), finder(2, tmp_path), finder(3, None)])
+    (tmp_path / "here").mkdir()
+    (tmp_path / "between two renames.old").mkdir()
+    for name in ("here", "between two renames"):
+        assert files.find_folder(tmp_path / name) == tmp_path / name
+    assert asked == []
+    assert files.find_folder("a word") == tmp_path
+    assert asked == [(1, "a word"), (2, "a word")]
+    monkeypatch.setattr(files, "FINDERS", [finder(4, None)])
+    assert files.find_folder("a word") == Path("a word")
+
+
+def test_names_that_are_no_utf8_are_refused():
+    files.require_utf8("größer/木")
+    with pytest.raises(UserError, match="its name is not UTF-8, and PyTorch, safetensors"):
+        files.require_utf8("a\udcff")

@@ -8,6 +8,7 @@ image; with ``+ms`` the probabilities of several sizes and their mirror images a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -153,4 +154,4 @@ def view_size(sizing: Sizing, ratio: float, size: Size, base_size: Size, window:
 
 
 def _with_short_side(size: Size, short: int) -> Size:
-    return fit_size(size, (short, short * max(size) / min(size)))
+    return fit_size(size, (short, math.inf))

@@ -187,9 +187,8 @@ def file_ids(dataset: SegmentationDataset) -> np.ndarray:
 
     ADE20K: class + 1. Cityscapes: labelIds, which its server wants, whichever masks are read.
     """
-    table = dataset.table[: dataset.ignore_index]
-    return np.array(
-        [np.flatnonzero(table == k)[0] for k in range(len(dataset.classes))], dtype=np.uint8)
+    table = dataset.table[: dataset.ignore_index].tolist()
+    return np.array([table.index(k) for k in range(len(dataset.classes))], dtype=np.uint8)
 
 
 def write_prediction(
@@ -215,17 +214,18 @@ def write_prediction(
 
 def summary(scores: dict[str, Any]) -> str:
     """What stands below the table of classes: means, protocol, checkpoint, speed."""
-    protocol, lines = scores["protocol"], [_means(scores)]
+    protocol, lines = scores["protocol"], list[str]()
     if scores["quick_look"]:
         low, high = scores["interval"]
-        lines.insert(
-            0, f"QUICK LOOK at {scores['images']} of {scores['of']} images, not a score to report: "
+        lines.append(
+            f"QUICK LOOK at {scores['images']} of {scores['of']} images, not a score to report: "
             f"mIoU {_percent(scores['miou'])}, {LEVEL:.0%} interval {_percent(low)} to "
             f"{_percent(high)} (bootstrap over images"
             f"{', too narrow of so few' if scores['images'] < FEW else ''})"
         )
     how = f"windows of {_x(protocol['window'])} every {_x(protocol['stride'])}"
     lines += [
+        _means(scores),
         f"protocol {protocol['name']}: ratios {' '.join(map(str, protocol['ratios']))} "
         f"({protocol['sizing']}), {'with' if protocol['flip'] else 'no'} mirror images, "
         f"{how if protocol['window'] else 'whole images'}, odd sizes: {protocol['odd']}",

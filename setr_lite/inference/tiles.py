@@ -46,6 +46,7 @@ class View:
         self.image, self.boxes, self.mirrored = image, boxes, mirrored
         self.shape: Size = (image.shape[-2], image.shape[-1])
         self.size: Size = (size[0], size[1])  # of whatever kind, steps have pairs
+        self.whole: Box = (0, 0, *self.size)
         self.keep = len(boxes) == 1
         self.kept: LazyLogits | None = None
 
@@ -68,7 +69,7 @@ class View:
             region = self._region(tile)
             mean = average(parts, self._boxes(region), region)
             lazy = LazyLogits(mean, self.shape, origin=(region[0], region[1])).resized(self.size)
-        if self.keep and tile != (0, 0, *self.size):
+        if self.keep and tile != self.whole:
             self.kept = lazy
         return lazy
 
@@ -110,7 +111,7 @@ def labels(
 def _inference_labels(
     logits_fn: LogitsFn, group: Sequence[Sequence[View]], batch: int
 ) -> Iterator[Tensor]:
-    crops = (crop for views in group for view in views for crop in view.crops((0, 0, *view.size)))
+    crops = (crop for views in group for view in views for crop in view.crops(view.whole))
     parts: Iterator[LazyLogits] = run(logits_fn, crops, batch)
     mine: Iterator[LazyLogits] = iter(())
     for views in group:
@@ -118,13 +119,12 @@ def _inference_labels(
             pass
         mine = islice(parts, count_windows(views))
         first = next(mine)  # says how many classes there are
-        classes, image_parts = first.logits.shape[1], chain([first], mine)
+        (images, classes), image_parts = first.logits.shape[:2], chain([first], mine)
         tiles = cut_tiles(views, classes)
         again = len(tiles) > 1 and any(len(view.boxes) > 1 for view in views)
         if again:
             _keep_small(views, classes)
-        label = first.logits.new_empty(
-            len(views[0].image), *views[0].size, dtype=label_dtype(classes))
+        label = first.logits.new_empty(images, *views[0].size, dtype=label_dtype(classes))
         for tile in tiles:
             tile_parts = run_tile(logits_fn, views, tile, batch) if again else image_parts
             y0, x0, y1, x1 = tile
@@ -147,7 +147,7 @@ def run(logits_fn: LogitsFn, crops: Iterable[Tensor], batch: int) -> Iterator[La
     for _, alike in groupby(crops, key=lambda crop: crop.shape):
         while group := list(islice(alike, batch)):
             lazy = _call(logits_fn, torch.cat(group))
-            for logits in lazy.logits.split(len(group[0])):
+            for logits in lazy.logits.chunk(len(group)):
                 yield lazy._replace(logits=logits)
 
 
@@ -161,7 +161,7 @@ def run_tile(
 def average(parts: Iterator[LazyLogits], boxes: Sequence[Box], region: Box) -> Tensor:
     """The mean of windows in a region (B, K, h, w) that they cover; one of `parts` for each."""
     top, left, bottom, right = region
-    total = count = torch.empty(0)
+    total = count = Tensor()
     for i, ((y0, x0, y1, x1), part) in enumerate(zip(boxes, parts, strict=False)):
         logits = part.full()
         if i == 0:  # classes, type and device are not known before
@@ -179,7 +179,7 @@ def average(parts: Iterator[LazyLogits], boxes: Sequence[Box], region: Box) -> T
 
 def probabilities(views: Sequence[View], tile: Box, parts: Iterator[LazyLogits]) -> Tensor:
     """(B, K, height, width) of a tile, the mean over views."""
-    (y0, x0, y1, x1), total = tile, torch.empty(0)
+    (y0, x0, y1, x1), total = tile, Tensor()
     for i, view in enumerate(views):
         lazy = view.logits(tile, parts)
         if i == 0:

@@ -104,7 +104,7 @@ def sliding_window(
             NaN or infinity.
     """
     _require_numbers(image)
-    height, width = image.shape[-2:]
+    *_, height, width = image.shape
     boxes = window.boxes((height, width))
     crops = (image[..., top:bottom, left:right] for top, left, bottom, right in boxes)
     return average(run(logits_fn, crops, batch), boxes, (0, 0, height, width))
@@ -133,8 +133,9 @@ def multi_scale_probabilities(
     Returns:
         (B, K, H, W), every pixel sums to 1.
     """
-    views, whole = _views(images, size, window, flip), (0, 0, *size)
-    return probabilities(views, whole, run_tile(logits_fn, views, whole, batch))
+    views = _views(images, size, window, flip)
+    tile = views[0].whole
+    return probabilities(views, tile, run_tile(logits_fn, views, tile, batch))
 
 
 def predict_views(
@@ -178,14 +179,13 @@ def predict_each(
     whole("batch: windows that go through together", batch, 1)
     group: list[list[View]] = []
     windows = 0
-    for views, size in images:
-        if not views:
-            raise UserError("no view to predict from: give at least one image")
-        group.append(_views(views, size, window, flip))
-        more = count_windows(group[-1])
-        if windows + more > batch and len(group) > 1:
-            yield from labels(logits_fn, group[:-1], batch)
-            group, windows = group[-1:], 0
+    for scaled, size in images:
+        views = _views(scaled, size, window, flip)
+        more = count_windows(views)
+        if group and windows + more > batch:
+            yield from labels(logits_fn, group, batch)
+            group, windows = [], 0
+        group.append(views)
         windows += more
     yield from labels(logits_fn, group, batch)
 
@@ -234,14 +234,14 @@ def predict(
     for ratio in ratios:
         number("ratios", ratio, MIN_RATIO)
     _require_numbers(image)
-    height, width = image.shape[-2:]
+    *_, height, width = image.shape
     scaled = [
         _resize(image, (max(int(height * r + 0.5), 1), max(int(width * r + 0.5), 1)))
         for r in ratios
     ]
     size = (height, width) if size is None else size_of("size", size)
-    label = predict_views(logits_fn, scaled, size, window=window, flip=flip, batch=batch)
-    return label[0].cpu()
+    (label,) = predict_views(logits_fn, scaled, size, window=window, flip=flip, batch=batch)
+    return label.cpu()
 
 
 def _require_numbers(image: Tensor) -> None:
@@ -255,9 +255,11 @@ def _views(
     images: Sequence[Tensor], size: Size, window: Window | None, flip: bool
 ) -> list[View]:
     """Every image as it is and, if `flip`, mirrored."""
+    if not images:
+        raise UserError("no view to predict from: give at least one image")
     views = []
     for image in images:
-        height, width = image.shape[-2:]
+        *_, height, width = image.shape
         boxes = window.boxes((height, width)) if window else [(0, 0, height, width)]
         views.append(View(image, size, boxes))
         if flip:

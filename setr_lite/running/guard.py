@@ -118,7 +118,7 @@ class Guard:
         self.bad = ~finite if self.bad is None else self.bad | ~finite
         setattr(self.optimizer, "found_inf", self.bad.float())  # noqa: B010 (no declared attribute)
         ready = torch.cuda.Event()
-        values = torch.where(finite, values, values + spread * 0)  # nan if any process has one
+        values = torch.where(spread.isfinite(), values, spread)  # no number if any process has none
         values = values.to("cpu", non_blocking=True)
         ready.record()
         self.waiting.append(_Report(step, values, ready))

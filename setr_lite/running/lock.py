@@ -60,7 +60,6 @@ class FolderLock:
             self.path.unlink(missing_ok=True)
             os.close(self.number)
             _HELD.discard(self.key)
-            self.key = ""
 
     def _open(self) -> int:
         """The file's number, locked, with this process's name in it."""

@@ -14,7 +14,7 @@ from setr_lite import distributed
 from setr_lite.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, EvalConfig, RunConfig
 from setr_lite.datasets import Cityscapes
 from setr_lite.errors import UserError
-from setr_lite.evaluate import check_views, evaluate, image_views
+from setr_lite.evaluate import check_settings, check_views, evaluate, image_views
 from setr_lite.inference import Window, sliding_window
 from setr_lite.metrics import ConfusionMatrix
 from setr_lite.model import SETR
@@ -197,6 +197,19 @@ class Loader(torch.utils.data.Dataset):
         return Sample(picture(40, 80), torch.full((40, 80), threads, dtype=torch.uint8), "")
 
 
+def test_images_are_loaded_in_this_process_unless_told(model):
+    class Remembering(Loader):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    seen, config = [], CONFIG.override("eval.protocol=none")
+    evaluate(model, Remembering(), config)
+    assert seen == [0, 1]
+    evaluate(model, Remembering(), config, workers=-1 if torch.get_num_threads() > 1 else 1)
+    assert seen == [0, 1]
+
+
 def test_loader_processes_have_one_thread(model):
     before = cv2.getNumThreads()
     cv2.setNumThreads(3)
@@ -221,5 +234,16 @@ def test_a_run_begins_with_the_sizes_of_its_evaluation(streets):
     """A strip would be enlarged until its short side is a window."""
     check_views(CONFIG, streets)
     strip = Sample(torch.zeros(3, 1, 60_000, dtype=torch.uint8), torch.zeros(1, 60_000), "strip")
+    check_views(CONFIG, [streets[0], strip])  # the first tells, the others are not read
     with pytest.raises(UserError, match="60000"):
-        check_views(CONFIG, [strip])
+        check_views(CONFIG, [strip, streets[0]])
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("eval.stride=49x49", "a stride above the size leaves gaps"),
+    ("eval.flip=true", "has ratios and flip of its own"),
+])
+def test_a_run_begins_with_the_settings_of_its_evaluation(setting, message):
+    check_settings(CONFIG)
+    with pytest.raises(UserError, match=message):
+        check_settings(CONFIG.override(setting))

@@ -92,6 +92,12 @@ def test_sizes_by_hand(sizing, ratio, expected):
     assert view_size(sizing, ratio, (300, 400), (512, 2048), 512) == expected
 
 
+def test_a_strip_keeps_its_length():
+    """A tenth of four pixels is one at least, and a tenth of 400 is 40."""
+    assert view_size("image", 0.1, (4, 400), (512, 2048), 512) == (1, 40)
+    assert view_size("image", 0.1, (400, 4), (512, 2048), 512) == (40, 1)
+
+
 def test_a_short_side_of_just_a_window_is_not_enlarged():
     """Another pass would make this one two pixels longer than the base."""
     long = "at least a window", 1.0, (256, 1025), (512, 2048)
@@ -142,6 +148,8 @@ def test_mistakes():
     for setting in ("eval.ratios=1,2", "eval.flip=true"):
         with pytest.raises(UserError, match=r"eval.protocol=paper: has ratios and flip of its own"):
             protocol_of(config.override(setting, "eval.protocol=paper"))
+    with pytest.raises(UserError, match=r"^ratio=0: give a number"):
+        view_size("base", 0, (300, 400), (512, 2048), 512)
     with pytest.raises(UserError, match=r"eval.window_batch=0: must lie in 1..4096"):
         config.override("eval.window_batch=0")
 

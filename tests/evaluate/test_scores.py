@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from processes import run_ranks
 
+from setr_lite import distributed
 from setr_lite.checkpoint import save_checkpoint
 from setr_lite.cli import main
 from setr_lite.config import DataConfig, EvalConfig, ModelConfig, RunConfig
@@ -20,7 +23,7 @@ from setr_lite.datasets import ADE20K, CamVid, Cityscapes, PascalContext
 from setr_lite.datasets.doctor import check_data
 from setr_lite.datasets.folder import voc_palette
 from setr_lite.errors import UserError
-from setr_lite.evaluate import predict_files
+from setr_lite.evaluate import predict_files, scores
 from setr_lite.evaluate.scores import file_ids, score_checkpoint, summary, write_prediction
 from setr_lite.metrics import ConfusionMatrix, bootstrap_miou
 from setr_lite.model import SETR
@@ -73,7 +76,36 @@ def test_a_quick_look_says_what_it_is(capsys):
     assert second["matrix"] == first["matrix"]
     interval = f"95% interval {100 * low:.2f} to {100 * high:.2f} (bootstrap over images"
     assert f"{interval}, too narrow of so few)" in printed
+    assert summary(first | {"images": 9}).startswith("QUICK LOOK at 9 of")
+    assert f"{interval}, too narrow of so few)" in summary(first | {"images": 9})
     assert f"{interval})" in summary(first | {"images": 10})
+
+
+def test_a_quick_look_is_at_the_same_images_everywhere(tmp_path):
+    score_checkpoint(TRAINED, SETTINGS, images=3, save_predictions=tmp_path / "out")
+    names = [path.name for path, _ in Cityscapes(SAMPLE, "val").files]
+    assert sorted(names.index(path.name) for path in (tmp_path / "out").iterdir()) == [0, 5, 8]
+
+
+def test_the_time_of_an_image(monkeypatch):
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr(scores, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    _, found = score_checkpoint(TRAINED, (*SETTINGS, "eval.limit=3"))
+    assert found["seconds_per_image"] == 2.0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_shows_the_bar(monkeypatch, capsys, rank):
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    score_checkpoint(TRAINED, (*SETTINGS, "eval.limit=2"), progress=True)
+    assert ("evaluate" in capsys.readouterr().err) == (rank == 0)
+
+
+def test_settings_are_checked_before_anything_is_looked_for():
+    settings = ("eval.mode=slide", "eval.window=16x16", "eval.stride=17x17", "data.root=nowhere")
+    with pytest.raises(UserError, match="a stride above the size leaves gaps"):
+        score_checkpoint(TRAINED, settings)
 
 
 def test_the_interval_by_hand():
@@ -155,6 +187,8 @@ def test_ade20k_files_are_one_up(tmp_path):
     assert path.name == "ADE_val_00000007.png"
     with Image.open(path) as file:
         assert np.array(file).tolist() == [[1, 150]]
+    with pytest.raises(UserError, match=r"\.png: cannot be written \("):
+        write_prediction(path, Two(), 0, torch.tensor([[0, 149]], dtype=torch.uint8))
 
 
 def test_two_processes_count_as_one(tmp_path):
@@ -308,6 +342,15 @@ def test_predictions_stay_away_from_data_and_checkpoints(tmp_path, small, place)
     with pytest.raises(UserError, match=r"(is|lies in|holds) .*, which is read here; .* choose"):
         score_checkpoint(run / "last", save_predictions=tmp_path / place)
     assert contents(tmp_path) == before
+
+
+def test_predictions_stay_away_from_other_splits(small):
+    data, run = small
+    for kind in ("images", "labels"):
+        shutil.copytree(data / kind / "val", data / kind / "train")
+    place = data / "labels" / "train"
+    with pytest.raises(UserError, match=r"train: is .*labels/train, which is read here"):
+        score_checkpoint(run / "last", save_predictions=place)
 
 
 def test_predictions_may_lie_beside_them(tmp_path, small):

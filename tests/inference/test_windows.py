@@ -67,12 +67,22 @@ def test_starts_by_hand():
     assert window_starts(11, 4, 3) == [0, 3, 6, 7]  # the last one is shifted back
     assert window_starts(4, 4, 3) == [0]
     assert window_starts(3, 4, 3) == [0]
+    assert window_starts(3, 4, 1) == [0]
+    for wrong in ((0, 4, 3), (10, 0, 3), (10, 4, 0)):
+        with pytest.raises(UserError, match="=0: give a whole number, 1 up"):
+            window_starts(*wrong)
 
 
 def test_rectangular_window():
     assert Window((2, 4), (1, 4)).boxes((3, 8)) == [
         (0, 0, 2, 4), (0, 4, 2, 8), (1, 0, 3, 4), (1, 4, 3, 8),
     ]
+
+
+def test_a_number_stands_for_both_sides():
+    assert Window(4, 2) == Window([4, 4], (2, 2))
+    with pytest.raises(UserError, match=r"a side or stride of a window=4.5: give a whole number"):
+        Window(4.5, 2)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +117,27 @@ def test_windows_go_in_batches():
     fn = Counting()
     sliding_window(fn, image(4, 14, batch=2), Window(4, 2), batch=4)  # 6 windows
     assert fn.shapes == [(8, 3, 4, 4), (4, 3, 4, 4)]
+
+
+@pytest.mark.parametrize("call", [
+    lambda fn, x, window: sliding_window(fn, x, window),
+    lambda fn, x, window: multi_scale_probabilities(fn, [x], (4, 14), window=window),
+    lambda fn, x, window: predict_views(fn, [x], (4, 14), window=window),
+    lambda fn, x, window: list(predict_each(fn, [([x], (4, 14))], window=window)),
+    lambda fn, x, window: predict(fn, x, window=window),
+])  # fmt: skip
+def test_four_windows_go_through_together_unless_told(call):
+    fn = Counting()
+    call(fn, image(4, 14), Window(4, 2))  # 6 windows
+    assert [shape[0] for shape in fn.shapes] == [4, 2]
+
+
+@pytest.mark.parametrize("batch", [0, "4"])
+def test_a_batch_of_no_windows_is_refused(batch):
+    with pytest.raises(UserError, match="batch: windows that go through together="):
+        sliding_window(pointwise, image(4, 14), Window(4, 2), batch=batch)
+    with pytest.raises(UserError, match="batch: windows that go through together="):
+        next(predict_each(pointwise, None, batch=batch))  # before an image is asked for
 
 
 def test_small_image_is_one_small_window():
@@ -197,6 +228,13 @@ def test_the_smallest_ratio_leaves_a_pixel(size):
 def test_a_tile_is_a_pixel_at_least():
     view = View(torch.zeros(1, 3, 2, 3), (2, 3), [(0, 0, 2, 3)])
     assert len(cut_tiles([view], classes=2 * TILE)) == 6
+
+
+@pytest.mark.parametrize(("width", "count"), [(1 << 14, 1), ((1 << 14) + 1, 2)])
+def test_a_tile_takes_a_gibibyte_of_float32(width, count):
+    size = (1 << 14, width)
+    view = View(torch.empty(1).expand(1, 3, *size), size, [(0, 0, *size)])
+    assert len(cut_tiles([view], classes=1)) == count
 
 
 def test_views_share_batches_where_their_windows_have_one_size():
@@ -304,6 +342,40 @@ def test_windows_of_small_views_are_run_once_for_all_tiles(monkeypatch):
     assert torch.equal(label, expected.argmax(1).to(torch.uint8))
 
 
+@pytest.mark.parametrize(("count", "flip"), [(1, True), (2, False)])
+def test_views_and_images_share_the_room_for_what_is_kept(monkeypatch, count, flip):
+    """Twice 5 x 620 scores are run once where they fit, and again for some tiles where not."""
+    x, size, window = image(20, 31, batch=count), (137, 161), Window(16, 11)
+
+    def seen(tile):
+        monkeypatch.setattr(tiles, "TILE", tile)
+        fn = Texture()
+        predict_views(fn, [x], size, window=window, flip=flip)
+        return fn.seen
+
+    first = 4 * count  # a batch that tells how many classes there are
+    assert seen(6200) == first + 2 * len(window.boxes((20, 31)))
+    assert seen(6199) > seen(6200)
+
+
+def test_a_view_that_is_kept_has_all_of_its_logits_and_no_more():
+    x, tile = image(20, 31), (5, 7, 60, 80)
+    (view,) = windows._views([x], (137, 161), Window(16, 11), False)
+    view.keep = True
+    lazy = view.logits(tile, tiles.run_tile(pointwise, [view], tile, 4))
+    torch.testing.assert_close(lazy.logits, pointwise(x), rtol=1e-12, atol=1e-12)
+
+
+def test_two_tiles_of_two_windows(monkeypatch):
+    """The fewest that are run again for every tile."""
+    monkeypatch.setattr(tiles, "TILE", 5 * 160)
+    fn, window, x = Texture(), Window((8, 24), (8, 16)), image(8, 40)
+    label = predict_views(fn, [x], (8, 40), window=window)
+    assert fn.seen == 2 + 2 * 2  # they overlap where the tiles meet
+    expected = one_pass(fn, [x], (8, 40), window, False)
+    assert torch.equal(label, expected.argmax(1).to(torch.uint8))
+
+
 def test_logits_at_low_resolution(largest):
     """A function may leave the resize to be done in strips: same labels, no full-size logits."""
 
@@ -350,12 +422,18 @@ def test_errors():
         predict(pointwise, x[:, :, :0])
     with pytest.raises(UserError, match=r"image of type torch.uint8: normalise it"):
         predict(pointwise, x.to(torch.uint8))
+    with pytest.raises(UserError, match=r"image of type ndarray: give a tensor"):
+        predict(pointwise, x.numpy())
     with pytest.raises(UserError, match=r"ratios=.*positive"):
         predict(pointwise, x, ratios=())
+    for ratio in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match=f"ratios={ratio}: give a number"):
+            predict(pointwise, x, ratios=(1.0, ratio))
     with pytest.raises(UserError, match=r"logits of shape \(1, 3, 2, 2\).*such as model.logits"):
         predict(lambda y: pointwise(y)[..., ::2, ::2], x)
-    with pytest.raises(UserError, match="no view"):
-        predict_views(pointwise, [], (2, 2))
+    for function in (predict_views, multi_scale_probabilities):
+        with pytest.raises(UserError, match="no view to predict from"):
+            function(pointwise, [], (2, 2))
 
 
 class WithBatchNorm(torch.nn.Module):
@@ -412,3 +490,15 @@ def test_no_more_images_are_asked_for_than_fill_a_batch_and_one():
     labels += list(found)
     assert len(labels) == 9
     assert torch.equal(labels[7], predict_views(pointwise, [image(16, 24, seed=7)], (16, 24)))
+
+
+def test_a_batch_is_filled_before_it_goes():
+    asked = []
+
+    def images():
+        for i in range(10):
+            asked.append(i)
+            yield [image(8, 8, seed=i)], (8, 8)
+
+    found = predict_each(pointwise, images(), batch=4)  # a window each
+    assert [len(asked) for _ in found] == [5] * 4 + [9] * 4 + [10] * 2

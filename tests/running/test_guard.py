@@ -128,15 +128,19 @@ def test_what_an_update_leaves_is_looked_at_before_it_is_saved(where, value):
 class Event:
     """Of a card that is always ready."""
 
-    def record(self):
-        pass
+    said = ()
 
-    synchronize = record
+    def record(self):
+        Event.said += ("record",)
+
+    def synchronize(self):
+        Event.said += ("wait",)
 
 
 def test_the_cards_side_on_a_processor(model, monkeypatch):
     """Fused optimisers heed the flag there, too; only the events are made up."""
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(Event, "said", ())
     optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9, fused=True)
     guard = nonfinite.Guard(optimizer, on_gpu=True)
 
@@ -152,7 +156,8 @@ def test_the_cards_side_on_a_processor(model, monkeypatch):
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
     assert torch.equal(weights[2], weights[3])
-    with pytest.raises(nonfinite.NonFinite, match="gradient norm nan at step 3"):
+    assert Event.said == ("record", "record", "wait", "record", "wait")
+    with pytest.raises(nonfinite.NonFinite, match=r"loss 1.0, gradient norm nan at step 3"):
         step(4, 1.0)
     optimizer.step()  # the flag is never taken back
     assert torch.equal(weights[2], model.weight)
@@ -165,6 +170,9 @@ def test_another_process_or_the_end_tells_of_it_too(model, monkeypatch):
     one = torch.tensor(1.0)
     guard.before_update(1, one, one)
     guard.settle()
+    guard.before_update(2, one, one * float("inf"))
+    with pytest.raises(nonfinite.NonFinite, match=r"loss 1.0, gradient norm inf at step 2"):
+        guard.settle()
     monkeypatch.setattr(nonfinite, "mean_over_ranks", lambda value: value * float("nan"))
     guard.before_update(2, one, one)
     with pytest.raises(nonfinite.NonFinite, match="loss nan, gradient norm nan at step 2"):

@@ -4,10 +4,13 @@ import contextlib
 import errno
 import fcntl
 import json
+import mmap
 import multiprocessing
 import os
 import signal
 import socket
+import stat
+from pathlib import Path
 
 import pytest
 from processes import wait_for
@@ -161,3 +164,51 @@ def test_it_is_taken_of_the_file_that_is_there(tmp_path, monkeypatch):
         assert len(calls) == 2
         assert len(os.listdir("/dev/fd")) == before + 1
         assert (tmp_path / lock.NAME).exists()
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_the_first_of_several_processes_holds_it(tmp_path, monkeypatch):
+    with FolderLock(tmp_path):
+        monkeypatch.setattr(lock, "rank", lambda: 1)
+        with FolderLock(tmp_path), FolderLock(tmp_path / "new"):
+            assert [path.name for path in tmp_path.iterdir()] == [lock.NAME]
+        assert (tmp_path / lock.NAME).exists()
+        monkeypatch.undo()
+
+
+def test_whoever_may_write_in_the_folder_may_lock_it(tmp_path):
+    before = os.umask(0)
+    try:
+        with FolderLock(tmp_path):
+            assert stat.S_IMODE((tmp_path / lock.NAME).stat().st_mode) == 0o666
+    finally:
+        os.umask(before)
+
+
+def test_a_process_that_grows_is_the_same():
+    born = lock._born(os.getpid())
+    with mmap.mmap(-1, 1 << 24):
+        assert lock._born(os.getpid()) == born
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_system_that_does_not_say_when_a_process_began(tmp_path, monkeypatch, gone):
+    def refuse(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(lock, "_lock", lambda number: None)
+    process = FORK.Process(target=signal.pause)
+    process.start()
+    owner = {"process": process.pid, "host": socket.gethostname(), "born": "alive"}
+    (tmp_path / lock.NAME).write_text(json.dumps(owner))
+    if gone:
+        process.kill()
+        process.join()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    try:
+        expected = contextlib.nullcontext() if gone else pytest.raises(UserError, match="writing")
+        with expected, FolderLock(tmp_path):
+            pass
+    finally:
+        process.kill()
+        process.join()
