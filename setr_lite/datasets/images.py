@@ -156,7 +156,7 @@ def orientation(file: Image.Image) -> int:
     Pillow turns TIFF by itself, and says 1 afterwards.
     """
     try:
-        value = file.getexif().get(ORIENTATION)
+        value = file.getexif().get(ORIENTATION, 1)
     except Exception:  # a damaged tag raises whatever it likes
         return 1
     return value if value in range(1, 9) else 1
