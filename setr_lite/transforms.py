@@ -122,12 +122,11 @@ def random_crop_box(
     `cat_max_ratio` of its pixels; ignored pixels (255) do not count. After ten redraws the box
     is taken as it is. Where the image is smaller than the crop, the box ends at its border.
     """
-    for redraw in range(_REDRAWS + 1):
+    for _ in range(_REDRAWS):
         box = _draw_box(rng, label.shape, crop_size)
-        # The eleventh box is the last and is not looked at.
-        if cat_max_ratio >= 1 or redraw == _REDRAWS or _varied(crop(label, box), cat_max_ratio):
-            break
-    return box
+        if cat_max_ratio >= 1 or _varied(crop(label, box), cat_max_ratio):
+            return box
+    return _draw_box(rng, label.shape, crop_size)
 
 
 def _draw_box(rng: np.random.Generator, size: tuple[int, ...], crop_size: Size) -> Box:
@@ -139,7 +138,7 @@ def _draw_box(rng: np.random.Generator, size: tuple[int, ...], crop_size: Size) 
 def _varied(label: np.ndarray, cat_max_ratio: float) -> bool:
     # not np.bincount, which makes 64-bit numbers of all pixels first
     counts = cv2.calcHist([label], [0], None, [IGNORE], [0, IGNORE]).astype(int)
-    return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio)
+    return bool(counts.any() and counts.max() / counts.sum() < cat_max_ratio)
 
 
 def crop(array: np.ndarray, box: Box) -> np.ndarray:
@@ -245,9 +244,8 @@ class Normalize:
         """(B,3,H,W) uint8 to float32, with 0 below and right of each image's `inside` (h, w)."""
         pixels = image.to(torch.float32).sub_(self.mean).div_(self.std)
         for one, (height, width) in zip(pixels, inside, strict=True):
-            if (height, width) != tuple(one.shape[-2:]):
-                one[:, height:] = 0
-                one[:, :, width:] = 0
+            one[:, height:] = 0
+            one[:, :, width:] = 0
         return pixels
 
 

@@ -32,6 +32,7 @@ class Script:
         low, high = (0, low) if high is None else (low, high)
         answer = self.answers.pop(0)
         assert low <= answer < high
+        self.between.add((low, high))
         return int(answer)
 
     def uniform(self, low: float, high: float) -> float:
@@ -75,11 +76,26 @@ def test_sizes_are_those_of_the_published_resize() -> None:
         ((360, 480), (512, 2048), (512, 683)),  # 682.67
         ((100, 10), (20, 40), (40, 4)),  # upright: the long side is the height
         ((3, 3000), (10, 100), (1, 100)),  # 0.1 would round to nothing
+        ((3000, 3), (10, 100), (100, 1)),
     ],
 )
 def test_fit_size_by_hand(size: tuple, base: tuple, fitted: tuple) -> None:
     assert transforms.fit_size(size, base) == fitted
     assert transforms.fit_size(size, base[::-1]) == fitted
+
+
+def test_an_image_may_become_as_large_as_the_limit_and_no_larger() -> None:
+    size = (1 << 13, 1 << 14)
+    assert transforms.fit_size(size, size) == size
+    taller = (size[0] + 1, size[1])
+    with pytest.raises(UserError, match=r"of 8193x16384 becomes 8193x16384, more than 134217728"):
+        transforms.fit_size(taller, taller)
+
+
+def test_what_has_the_size_already_is_not_copied() -> None:
+    image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
+    assert transforms.resize_image(image, (4, 6)) is image
+    assert transforms.resize_label(label, (4, 6)) is label
 
 
 @pytest.mark.parametrize("key", [k for k in GOLDEN if k.startswith("resize_") and "x" in k])
@@ -118,6 +134,13 @@ def test_crops_reach_every_place_and_are_never_smaller() -> None:
     assert boxes == {(y, x, y + 8, x + 9) for y in range(3) for x in range(3)}
 
 
+@pytest.mark.parametrize("size", [(5, 6), (8, 9), (8, 6)])
+def test_an_image_no_larger_than_the_crop_is_taken_whole(size: tuple[int, int]) -> None:
+    label, rng = np.zeros(size, np.uint8), np.random.default_rng(0)
+    boxes = {transforms.random_crop_box(rng, label, (8, 9), 1.0) for _ in range(20)}
+    assert boxes == {(0, 0, *size)}
+
+
 def test_crop_boxes_end_after_one_some_and_eleven_draws() -> None:
     draws = {len(GOLDEN[f"crop_draws_{case}"]) // 2 for case in cases("crop")}
     assert {1, 11} < draws
@@ -147,13 +170,13 @@ def test_distorted_bytes(case: int) -> None:
     np.testing.assert_array_equal(before, GOLDEN["distort_image"])  # the input is left alone
 
 
-def test_brightness_contrast_and_saturation_are_drawn_as_in_mmsegmentation() -> None:
+def test_strengths_and_coins_of_the_distortion_are_drawn_as_in_mmsegmentation() -> None:
     between = set()
     for case in cases("distort"):
         rng = Script(GOLDEN[f"distort_draws_{case}"])
         transforms.photometric_distortion(rng, GOLDEN["distort_image"].copy())
         between |= rng.between
-    assert between == {(-32, 32), (0.5, 1.5)}
+    assert between == {(-32, 32), (0.5, 1.5), (-18, 18), (0, 2)}
 
 
 def test_the_scripts_reach_every_step_of_the_distortion(monkeypatch: pytest.MonkeyPatch) -> None:

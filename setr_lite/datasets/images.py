@@ -102,12 +102,13 @@ def as_image(image: Any) -> Tensor:
     if isinstance(image, Image.Image):
         return torch.from_numpy(_decoded(image, _rgb)).permute(2, 0, 1)
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(_pixels("an array", image, -1)).movedim(-1, 0)
+        pixels = np.ascontiguousarray(_pixels("an array", image, -1))
+        image = torch.from_numpy(pixels).movedim(-1, 0)
     elif isinstance(image, Tensor):
         image = _pixels("a tensor", image, -3).cpu()
     else:
         raise UserError(f"an image of type {type(image).__name__}: give {ONE_IMAGE}")
-    return image if len(image) == 3 else image.expand(3, -1, -1)
+    return image.expand(3, -1, -1)
 
 
 ONE_IMAGE = (
@@ -125,7 +126,7 @@ def _pixels(what: str, image: Any, axis: int) -> Any:
         image, shape = image[:, :, None], (*shape, 1)
     if len(shape) != 3 or shape[axis] not in (1, 3) or 0 in shape:
         raise UserError(f"{said} is no single image; give {ONE_IMAGE}")
-    return np.ascontiguousarray(image) if axis == -1 else image
+    return image
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -186,7 +187,7 @@ def _rgb_of_file(file: Image.Image) -> np.ndarray:
 
 def _rgb(file: Image.Image) -> np.ndarray:
     if file.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255
-        grey = (np.asarray(file).clip(0, 65535) >> 8).astype(np.uint8)
+        grey = (np.asarray(file) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if "transparency" in file.info:
         file = file.convert("RGBA")  # Pillow warns where this step is left out
@@ -262,7 +263,7 @@ def _remedy(file: Image.Image, name: str) -> str:
         )
     if file.mode == "1":
         return "save it as 8-bit grey with 0 and 1"
-    if values.max(initial=0) <= 255:
+    if values.max() <= 255:
         return "its values fit in 8 bits: save them as uint8"
     return (
         f"its values reach {values.max():.0f}, as instance ids do: save the class of each instead"
@@ -276,8 +277,7 @@ def _decode(path: str | Path, to_array: Callable[[Image.Image], np.ndarray]) -> 
 
 def _decoded(file: Image.Image, to_array: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     pixels = to_array(file)  # loads it, by which Pillow turns a TIFF
-    value = orientation(file)
-    return pixels if value == 1 else _upright(pixels, value)
+    return _upright(pixels, orientation(file))
 
 
 _FILTERS = threading.Lock()

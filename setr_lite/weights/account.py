@@ -202,7 +202,7 @@ def _told_grid(file: WeightFile, module: nn.Module) -> Grid | None:
 
 def _assumed_grid(rows: int, module: nn.Module, where: str) -> Grid:
     """A square if `rows` is one, else the module's own grid; of a `SETR` never a guess between."""
-    encoder, side = _encoder(module), math.isqrt(max(rows, 0))
+    encoder, side = _encoder(module), math.isqrt(rows)
     own: Grid = encoder.grid
     if side * side != rows:
         return own

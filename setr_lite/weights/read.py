@@ -228,7 +228,7 @@ def _with_patch_bias(
             "trained without, zeros are exact: --zero-patch-bias (allow_missing_patch_bias=True); "
             "or build the model with patch_bias=False"
         )
-    zeros = torch.zeros_like(file.tensors[weight][:, 0, 0, 0])
+    zeros = file.tensors[weight].new_zeros(len(file.tensors[weight]))
     file = replace(file, tensors={**file.tensors, name: zeros})
     return file, {"zeros, as allowed": [name]}
 

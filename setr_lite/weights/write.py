@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ..config import ModelConfig
@@ -135,9 +134,9 @@ def fold_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     folded = dict(state)
     for name, bias in state.items():
-        stem, found, _ = name.rpartition(".0.bias")
+        stem, _, _ = name.rpartition(".0.bias")
         mean = f"{stem}.1.running_mean"
-        if found and mean in folded:
+        if mean in folded:
             folded[mean] = folded[mean] - bias
             del folded[name]
     return folded
@@ -150,7 +149,7 @@ def _with_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         filled[name] = value
         stem = re.fullmatch(r"(.*\bconvs\.\d+\.0\.|encoder\.patch_embed\.proj\.)weight", name)
         if stem and f"{stem[1]}bias" not in state:
-            filled[f"{stem[1]}bias"] = torch.zeros_like(value[:, 0, 0, 0])
+            filled[f"{stem[1]}bias"] = value.new_zeros(len(value))
     return filled
 
 

@@ -408,6 +408,9 @@ def test_colours_of_16_bits_are_told(tmp_path: Path, ending: str, times: int, da
     assert ("nearly black" in said) == dark
     cv2.imwrite(str(path), np.repeat(RAMP[..., None], 3, 2).astype(np.uint8))
     assert not_all_read(path) == ""
+    for opacity, news in ((255, False), (254, True)):
+        Image.new("RGBA", (4, 4), (0, 0, 0, opacity)).save(tmp_path / "alpha.png")
+        assert ("fourth channel" in not_all_read(tmp_path / "alpha.png")) == news
     Image.fromarray(RAMP.astype(np.float32) / 50).save(tmp_path / "f.tif")
     assert not_all_read(tmp_path / "f.tif").startswith("have fractions for values")
 

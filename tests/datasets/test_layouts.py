@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch.utils.data import DataLoader
 
 from setr_lite import toytown
@@ -32,7 +33,7 @@ from setr_lite.datasets import (
 )
 from setr_lite.datasets import images as reading
 from setr_lite.datasets.folder import Folder, read_classes
-from setr_lite.datasets.images import as_image, image_size
+from setr_lite.datasets.images import as_image, image_of_bytes, image_size, orientation
 from setr_lite.errors import UserError
 from setr_lite.evaluate.scores import file_ids
 from setr_lite.transforms import TrainTransform
@@ -367,6 +368,13 @@ def test_any_mode_becomes_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.smoke
+def test_numbers_that_16_bits_do_not_hold_become_black_and_white(tmp_path: Path) -> None:
+    values = np.array([[-70_000, -1, 0, 255, 256, 65_535, 65_536, 70_000]], dtype=np.int32)
+    image = read_image(save(tmp_path / "a.tif", values))
+    assert image[:, 0].tolist() == [[0, 0, 0, 0, 1, 255, 255, 255]] * 3
+
+
+@pytest.mark.smoke
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif"])
 @pytest.mark.parametrize("value", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, value: int, ending: str) -> None:
@@ -387,11 +395,18 @@ def test_exif_orientation_is_applied(tmp_path: Path, value: int, ending: str) ->
 
 @pytest.mark.smoke
 def test_a_damaged_exif_tag_turns_nothing(tmp_path: Path) -> None:
-    for value in (0, 9, 77):
-        exif = Image.Exif()
-        exif[0x0112] = value
-        Image.fromarray(gradient()).save(tmp_path / "a.jpg", exif=exif)
-        assert read_image(tmp_path / "a.jpg").shape == (3, *SIZE)
+    path, plain = tmp_path / "a.png", torch.from_numpy(gradient()).permute(2, 0, 1)
+    for value in (None, 0, 9, 77, b"Exif\0\0of no format"):
+        exif: Image.Exif | bytes = value if isinstance(value, bytes) else Image.Exif()
+        if isinstance(value, int):
+            exif[0x0112] = value
+        Image.fromarray(gradient()).save(path, exif=exif)
+        assert torch.equal(read_image(path), plain)
+        with Image.open(path) as file:
+            assert orientation(file) == 1
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(gradient()).save(tmp_path / "a.jpg", exif=exif)
     data = (tmp_path / "a.jpg").read_bytes()
     at = data.index(b"Exif") + 6
     (tmp_path / "a.jpg").write_bytes(data[:at] + b"\xff" * 12 + data[at + 12 :])
@@ -412,6 +427,47 @@ def test_jpeg_gives_the_bytes_of_pillow(tmp_path: Path, settings: dict) -> None:
     assert np.array_equal(read_image(path).permute(1, 2, 0), expected)
     path.write_bytes(path.read_bytes() + b"0" * 40)  # what some programs leave behind
     assert np.array_equal(read_image(path).permute(1, 2, 0), expected)
+
+
+@pytest.mark.smoke
+def test_a_whole_jpeg_is_decoded_without_pillow(tmp_path: Path, monkeypatch) -> None:
+    """In half the time; some programs add a few bytes behind its end."""
+    path = save(tmp_path / "a.jpg", gradient())
+    pixels = read_image(path)
+    path.write_bytes(path.read_bytes() + b"0" * 8)
+
+    def load(file: ImageFile.ImageFile) -> None:
+        raise AssertionError("Pillow decodes it")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    assert torch.equal(read_image(path), pixels)
+
+
+@pytest.mark.smoke
+def test_a_jpeg_that_opencv_does_not_take_as_it_is_is_pillows(tmp_path: Path, monkeypatch) -> None:
+    """CMYK, which OpenCV turns into other colours; what it refuses; what it gives another size."""
+    ink = np.dstack([gradient(), gradient(1)[:, :, 0]]).tobytes()
+    Image.frombytes("CMYK", SIZE[::-1], ink).save(tmp_path / "c.jpg")
+    expected = Image.open(tmp_path / "c.jpg").convert("RGB")
+    assert np.array_equal(read_image(tmp_path / "c.jpg").permute(1, 2, 0), expected)
+    path = save(tmp_path / "a.jpg", gradient())
+    pixels = read_image(path)
+    for answer in (None, np.zeros((*SIZE[::-1], 3), np.uint8), np.zeros((*SIZE, 3), np.uint8)):
+        monkeypatch.setattr(reading.cv2, "imdecode", lambda data, flags, answer=answer: answer)
+        taken = answer is not None and answer.shape[:2] == SIZE
+        assert torch.equal(read_image(path), torch.zeros_like(pixels) if taken else pixels)
+
+
+@pytest.mark.smoke
+def test_half_a_jpeg_with_an_end_inside_is_refused(tmp_path: Path, monkeypatch) -> None:
+    """As one with a thumbnail has it; OpenCV 4 gives grey for the half that is missing."""
+    big = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / "half.jpg"
+    Image.fromarray(big).save(path, comment=b"\xff\xd9")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    monkeypatch.setattr(reading.cv2, "imdecode", lambda data, flags: np.full_like(big, 128))
+    with pytest.raises(UserError, match=r"half\.jpg: cannot be read as an image"):
+        read_image(path)
 
 
 # Mistakes
@@ -470,6 +526,42 @@ def test_image_without_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.smoke
+def test_a_mask_is_a_png(tmp_path: Path) -> None:
+    """Of a JPEG the ids would be blurred."""
+    camvid(tmp_path, count=1)
+    (tmp_path / "trainannot/00.png").rename(tmp_path / "trainannot/00.jpg")
+    with pytest.raises(UserError, match=r"image without label, .*00\.png is missing"):
+        CamVid(tmp_path)
+
+
+@pytest.mark.smoke
+def test_a_split_that_a_server_scores(tmp_path: Path) -> None:
+    """It has no label at all; one that has some is incomplete."""
+    camvid(tmp_path, count=2, split="test")
+    assert not CamVid(tmp_path, "test", unlabelled=True).unlabelled
+    (tmp_path / "testannot/00.png").unlink()
+    for unlabelled in (False, True):
+        with pytest.raises(UserError, match=r"00\.png: image without label, .*\(1 of 2 images"):
+            CamVid(tmp_path, "test", unlabelled=unlabelled)
+    some = CamVid(tmp_path, "test", strict=False, unlabelled=True)
+    assert [sample.name for sample in some] == ["01"]
+    (tmp_path / "testannot/01.png").unlink()
+    with pytest.raises(UserError, match=r"\(2 of 2 images have none\)"):
+        CamVid(tmp_path, "test")
+    assert len(CamVid(tmp_path, "test", strict=False)) == 0
+    data = CamVid(tmp_path, "test", unlabelled=True)
+    assert data.unlabelled
+    assert len(data) == 2
+    image, label, name = data[1]
+    assert name == "01"
+    assert torch.equal(image, torch.from_numpy(gradient(1)).permute(2, 0, 1))
+    assert label.dtype == torch.uint8
+    assert label.tolist() == [[255] * 6] * 4
+    shutil.rmtree(tmp_path / "test")
+    assert not CamVid(tmp_path, "test", strict=False).listing.unlabelled  # no image either
+
+
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
 def test_cityscapes_image_without_label(tmp_path: Path, kind: str) -> None:
     root = cityscapes(tmp_path, ROWS, kind)
@@ -509,9 +601,12 @@ def test_label_ids_under_the_name_of_train_ids(tmp_path: Path) -> None:
 @pytest.mark.smoke
 def test_label_of_another_size(tmp_path: Path) -> None:
     camvid(tmp_path)
-    save(tmp_path / "trainannot/01.png", ROWS[:, :5])
-    with pytest.raises(UserError, match=r"01\.png: label of 4x5 for an image of 4x6 \(.*01\.png\)"):
-        CamVid(tmp_path)[1]
+    for label, size in ((ROWS[:, :5], "4x5"), (ROWS.T.copy(), "6x4")):
+        save(tmp_path / "trainannot/01.png", label)
+        with pytest.raises(UserError, match=(
+            rf"trainannot.01\.png: label of {size} for an image of 4x6 "
+            r"\(.*train.01\.png\); a label needs the size of its image")):  # fmt: skip
+            CamVid(tmp_path)[1]
 
 
 @pytest.mark.smoke
@@ -522,6 +617,12 @@ def test_label_of_another_size(tmp_path: Path) -> None:
         (np.repeat(ROWS[:, :, None], 3, 2), "RGB", "three channels are equal: save one of them"),
         (np.repeat(ROWS[:, :, None], 4, 2), "RGBA", "three channels are equal"),
         (np.repeat(ROWS[:, :, None], 2, 2), "LA", "colour-coded"),
+        (np.dstack([ROWS] * 3 + [ROWS * 0 + 255]), "RGBA", "three channels are equal"),
+        (np.dstack([ROWS, ROWS, ROWS + 9]), "RGB", r"colour-coded \(4 colours\)"),
+        (np.dstack([ROWS // 3 * 255] * 3), "RGB", r"colour-coded \(2 colours\)"),
+        (np.dstack([np.array([0, 1, 255, 1], np.uint8)[ROWS]] * 3), "RGB", "channels are equal"),
+        (ROWS.astype(np.uint16) + 252, "I;16", "its values fit in 8 bits"),
+        (ROWS.astype(np.uint16) + 253, "I;16", "its values reach 256, as instance ids do"),
         (ROWS.astype(np.uint16), "I;16", "its values fit in 8 bits: save them as uint8"),
         (ROWS.astype(np.uint16) * 1000, "I;16", "its values reach 3000, as instance ids do"),
         (ROWS > 1, "1", "save it as 8-bit grey with 0 and 1"),
@@ -619,6 +720,10 @@ def test_one_image_in_whatever_form(tmp_path: Path) -> None:
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     for one in (str(path), path, Image.fromarray(array), array, tensor):
         assert torch.equal(as_image(one), wanted)
+    assert torch.equal(as_image(array[:, ::-1]), wanted.flip(2))
+    assert torch.equal(image_of_bytes(path.read_bytes(), "inside"), wanted)
+    with pytest.raises(UserError, match="inside: cannot be read as an image"):
+        image_of_bytes(b"x", "inside")
     grey = array[:, :, 0]
     three = torch.from_numpy(grey).expand(3, -1, -1)
     for one in (grey, grey[:, :, None], torch.from_numpy(grey)[None], Image.fromarray(grey)):

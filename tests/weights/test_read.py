@@ -25,10 +25,11 @@ from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
 from setr_lite.model import SETR
 from setr_lite.weights import write as weights_out
-from setr_lite.weights.account import resample_pos_embed
+from setr_lite.weights.account import Report, resample_pos_embed
 from setr_lite.weights.convert import convert
 from setr_lite.weights.files import WeightFile, read_weight_file
 from setr_lite.weights.first import load_first_weights
+from setr_lite.weights.tables import reverse_classifier
 
 HEAD_NAMES = ("naive", "pup", "mla")
 DIALECTS = ("mmseg", "official")
@@ -212,6 +213,36 @@ def test_a_file_without_tensors_by_name(tmp_path):
         read_weight_file(save({"epoch": 3}, tmp_path / "b.pth"))
     with pytest.raises(UserError, match=r"c.pth: not recognised; it begins with x.weight, and has"):
         weights.load_pretrained(vit(), save({"x.weight": torch.zeros(2)}, tmp_path / "c.pth"))
+    with pytest.raises(UserError, match=r"it begins with a, b, c, and has none of encoder\.patch_"):
+        weights.load_pretrained(vit(), {name: torch.zeros(2) for name in "abcd"})
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_nothing_in_a_file_runs_unless_that_is_asked_for(tmp_path, whole):
+    state = published("official", "model_naive_64") if whole else jx_state()
+    path = save({"state_dict": state, "h": Harmless()}, tmp_path / "x.pth")
+    load = weights.load_setr if whole else weights.load_pretrained
+    module = setr("naive", "official") if whole else vit()
+    assert load(module, path).notes == (f"read without running {__name__}.Harmless",)
+    assert load(module, path, allow_pickle=True).notes == ()
+
+
+def test_a_report_word_by_word():
+    """Numbers become N, last parts come together, each group once."""
+    lists = [f"blocks.{i}.{part}" for i in range(2) for part in ("ls1.gamma", "ls1.beta")]
+    assert str(Report(
+        "vit.pth", "plain ViT", used=["a", "b"], resized={"pos_embed": "4 x 4 -> 6 x 6, bilinear"},
+        dropped={"of other layers": [*lists, "cls"]}, missing={"zeros": ["proj.bias"]},
+        notes=("one", "two"),
+    )).splitlines() == [
+        "vit.pth: plain ViT",
+        "  used        2",
+        "  resized     1  pos_embed: 4 x 4 -> 6 x 6, bilinear",
+        "  dropped     5  blocks.N.ls1.{gamma,beta}, cls: of other layers",
+        "  missing     1  proj.bias: zeros",
+        "  note: one",
+        "  note: two",
+    ]  # fmt: skip
 
 
 # ---- plain ViTs ----------------------------------------------------------------------------
@@ -351,6 +382,7 @@ def test_vit2mmseg_writes_what_the_script_writes(tmp_path, case):
     source = read_weight_file(path).tensors
     dropped = [name for names in report.dropped.values() for name in names]
     assert sorted(report.used + dropped) == sorted(source)
+    assert str(report).startswith(f"{path}: plain ViT, timm's names\n")
     save({**source, "blocks.0.ls1.gamma": torch.zeros(8)}, path)
     with pytest.raises(UserError, match=r"'blocks.0.ls1.gamma' \(8,\), which no plain ViT has"):
         weights_out.vit2mmseg(read_weight_file(path))
@@ -401,6 +433,24 @@ def test_a_table_that_is_no_square_needs_its_size(tmp_path):
                                         r"token's, not 4 x 4; give the size"):
         weights.load_pretrained(vit(), path)
     weights.load_pretrained(vit((48, 80)), path)  # its own grid
+
+
+@pytest.mark.parametrize("kind", ["timm", "deit"])
+def test_a_table_of_one_row_is_spread_and_one_of_another_form_is_named(kind):
+    extra = kind == "deit"
+    state = jx_state(1 + extra) | ({"dist_token": torch.zeros(1, 1, DIM)} if extra else {})
+    model, table = vit(), state["pos_embed"]
+    report = weights.load_pretrained(model, state)
+    assert report.resized["pos_embed"].endswith("1 x 1 -> 4 x 4, bilinear")
+    spread = table[:, -1:].expand(1, 16, DIM)
+    torch.testing.assert_close(model.pos_embed.detach()[:, 1:], spread, rtol=1e-12, atol=1e-12)
+    for shape in ((17, DIM), (1, 1, DIM)):
+        with pytest.raises(UserError) as error:
+            weights.load_pretrained(model, {**state, "pos_embed": torch.zeros(shape)})
+        assert f"'pos_embed' is {shape}, the model needs (1, 17, {DIM}); " in str(error.value)
+    del state["pos_embed"]
+    with pytest.raises(UserError, match=r"has no 'pos_embed' \(1, 17, 32\), which the model needs"):
+        weights.load_pretrained(model, state)
 
 
 # ---- whole SETRs ---------------------------------------------------------------------------
@@ -635,6 +685,31 @@ def test_a_renamed_a_reshaped_and_an_extra_tensor_are_named(tmp_path, source):
     assert message(state).startswith(f"bad.pth: has no {key!r} ({shape}), which the model needs")
 
 
+def test_only_four_equal_blocks_of_a_classifier_change_places():
+    """Deep first there, shallow first here; what is no such classifier is left for the account."""
+    name = "decode_head.conv_seg.weight"
+
+    def reverse(*shape: int) -> list:
+        return reverse_classifier({name: torch.arange(math.prod(shape)).view(shape)})[name].tolist()
+
+    assert reverse(1, 8, 1, 1) == [[[[6]], [[7]], [[4]], [[5]], [[2]], [[3]], [[0]], [[1]]]]
+    assert reverse(1, 6, 1, 1) == [[[[i]] for i in range(6)]]
+    assert reverse(1, 8) == [[*range(8)]]
+    assert reverse_classifier({}) == {}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_file_without_a_head_that_is_known(dialect):
+    name = "decode_head.conv_0.weight" if dialect == "official" else (
+        "decode_head.up_convs.0.0.conv.weight")  # fmt: skip
+    case = "model_naive_64" if dialect == "official" else "model_naive"
+    state = published(dialect, case)
+    flat = {**state, name: state[name].flatten(1)}
+    for bad in ({k: v for k, v in state.items() if k != name}, flat):
+        with pytest.raises(UserError, match=f"no head recognised; expected .* or {name}$"):
+            weights.load_setr(setr("naive", dialect), bad)
+
+
 def test_a_deeper_file_is_counted(tmp_path):
     with pytest.raises(UserError, match=r"has 'blocks.3.norm1.weight' \(32,\), for which the model "
                                         r"has no place \(plain ViT.*\(and 11 more like that\)"):
@@ -656,6 +731,8 @@ def test_a_lost_patch_bias_is_explained_and_never_guessed(tmp_path):
                                         r"mmsegmentation 1.x .* drops it .*, with a line in its "
                                         r"log: .*--zero-patch-bias"):
         weights.load_setr(model, path)
+    with pytest.raises(UserError, match="--zero-patch-bias"):
+        weights.from_mmseg(WeightFile(path, state), model)
     report = weights.load_setr(model, path, allow_missing_patch_bias=True)
     assert torch.equal(model.encoder.patch_embed.proj.bias, torch.zeros_like(bias))
     assert report.missing == {"zeros, as allowed": ["backbone.patch_embed.projection.bias"]}
