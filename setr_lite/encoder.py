@@ -53,7 +53,7 @@ def default_taps(depth: int, head: str) -> tuple[int, ...]:
         UserError: an encoder too shallow for four different blocks.
     """
     taps = tuple(math.floor(depth * f + 0.5) - 1 for f in TAP_FRACTIONS[head])
-    if len({*taps} - {-1}) < 4:
+    if len(set(taps)) < 4:
         raise UserError(f"an encoder of depth {depth} has no four blocks for {head}; use 5 or more")
     return taps
 
@@ -77,11 +77,11 @@ def patch_grid(image: Tensor, patch_size: int) -> tuple[int, int]:
     Raises:
         UserError: H or W is not a multiple of the patch size (`SETR` pads for you).
     """
-    height, width = image.shape[-2:]
+    _, _, height, width = image.shape
     if height % patch_size or width % patch_size:
         raise UserError(
-            f"an image of {image.shape[-2]} x {image.shape[-1]} pixels has no whole patches of "
-            f"{patch_size}; pad it first"
+            f"an image of {height} x {width} pixels has no whole patches of {patch_size}; "
+            "pad it first"
         )
     return height // patch_size, width // patch_size
 
@@ -118,7 +118,6 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, patch_size: int, embed_dim: int, bias: bool = True) -> None:
         super().__init__()
-        self.patch_size = patch_size
         self.proj = nn.Conv2d(
             3, embed_dim, kernel_size=patch_size, stride=patch_size, bias=bias)
 

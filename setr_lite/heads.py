@@ -49,8 +49,6 @@ def conv_bn_relu(inputs: int, outputs: int, kernel: int, bias: bool = False) -> 
 
 def upsample(x: Tensor, factor: int, align_corners: bool = False) -> Tensor:
     """Bilinear resize by a whole factor."""
-    if factor == 1:
-        return x
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=align_corners)
 
 
@@ -180,8 +178,7 @@ class NaiveAuxHead(UpsampleHead):
         dialect: str = "official",
         units: int | None = None,
     ) -> None:
-        units = units or {"official": 1, "mmseg": 2}[dialect]
-        steps = [1] if dialect == "official" else [4] * units
+        steps = {"official": [1], "mmseg": [4] * (units or 2)}[dialect]
         super().__init__(in_channels, channels, num_classes, 1, steps, bias=dialect == "official")
 
 

@@ -98,8 +98,7 @@ class LazyLogits(NamedTuple):
         logits = self.logits
         for (height, width), size in self.steps:
             logits = logits[..., :height, :width]
-            if logits.shape[-2:] != size:
-                logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits[..., : self.size[0], : self.size[1]]
 
     def _dense(self) -> Tensor:
@@ -366,7 +365,7 @@ def _bilinear(first: int, last: int, inputs: int, outputs: int) -> tuple[Tensor,
 def _neighbours(numbers: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
     """The two inputs that each output lies between, and the share of the second."""
     centre = ((numbers.double() + 0.5) * (inputs / outputs) - 0.5).clamp(min=0)
-    below = centre.long().clamp(max=inputs - 1)
+    below = centre.long()
     return below, (below + 1).clamp(max=inputs - 1), centre - below
 
 

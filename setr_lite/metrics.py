@@ -67,7 +67,10 @@ class ConfusionMatrix:
             self._check("prediction", prediction[valid])
         pairs = label * self.num_classes + prediction
         bins = self.matrix.numel()
-        counts = _count(pairs.where(valid, bins), bins + 1)  # one more bin: the ignored pixels
+        pairs = pairs.where(valid, bins)  # one more bin: the ignored pixels
+        # on CUDA bincount reads the largest value back to size its result; adding does not
+        counts = torch.zeros(bins + 1, dtype=torch.int64, device=device)
+        counts.scatter_add_(0, pairs, torch.ones_like(pairs))
         self.matrix += counts[:-1].view_as(self.matrix)
 
     def all_reduce(self) -> None:
@@ -206,14 +209,6 @@ def bootstrap_miou(
     tail = (1 - level) / 2
     low, high = values.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
-
-
-def _count(values: Tensor, bins: int) -> Tensor:
-    if values.device.type == "cpu":
-        return torch.bincount(values, minlength=bins)
-    # On CUDA, bincount reads the largest value back to size its result; adding does not.
-    counts = torch.zeros(bins, dtype=torch.int64, device=values.device)
-    return counts.scatter_add_(0, values, torch.ones_like(values))
 
 
 def _json(value: float) -> float | None:

@@ -205,7 +205,8 @@ class SETR(nn.Module):
         from .transforms import TestTransform
 
         image = as_image(image)
-        plain = DataConfig(base_size=_short_long(image))
+        _, height, width = image.shape
+        plain = DataConfig(base_size=(height, width))
         data = self.config.test_data() if self.config else plain
         return TestTransform(self.normalization(data))(image)[None].to(self.device)
 
@@ -247,7 +248,7 @@ class SETR(nn.Module):
         """
         from . import predict_images  # by its public name: it lies further up
 
-        several, batch = isinstance(image, list | tuple), getattr(image, "ndim", 0) == 4
+        several, batch = isinstance(image, list | tuple), getattr(image, "ndim", None) == 4
         found = list(predict_images(
             self, image if several or batch else [image], probabilities=probabilities,
             config=config))
@@ -310,8 +311,7 @@ def _main_head(
         return MLAHead(channels, num_classes, dialect)
     if head == "linear":
         return LinearHead(dim, num_classes)
-    stages = max(1, round(math.log2(patch_size)))
-    return PUPHead(dim, channels, num_classes, dialect, stages)
+    return PUPHead(dim, channels, num_classes, dialect, round(math.log2(patch_size)))
 
 
 def _aux_head(
@@ -322,10 +322,6 @@ def _aux_head(
     if head == "pup":
         return PUPAuxHead(dim, channels, num_classes, dialect)
     return NaiveAuxHead(dim, channels, num_classes, dialect, units)
-
-
-def _short_long(image: Tensor) -> Size:
-    return min(image.shape[-2:]), max(image.shape[-2:])
 
 
 def _check_name(what: str, name: str, choices: Iterable[str]) -> None:

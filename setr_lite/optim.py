@@ -42,7 +42,9 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     """
     groups: dict[str, dict[str, Any]] = {}
     trainable = [(path, p) for path, p in model.named_parameters() if p.requires_grad]
-    depth = max((layer_of(path) for path, _ in trainable), default=0)
+    if not trainable:
+        raise UserError("the model has no trainable parameter: leave some with requires_grad=True")
+    depth = max(layer_of(path) for path, _ in trainable)
     for path, parameter in trainable:
         part = path.split(".")[0]
         name, decay = "head" if part in HEADS else part, optim.weight_decay
@@ -55,8 +57,6 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
         rate = _base_lr(name, optim) * scale.get("scale", 1)
         new = {"name": name, "params": [], "lr": rate, "weight_decay": decay, **scale}
         groups.setdefault(name, new)["params"].append(parameter)
-    if not groups:
-        raise UserError("the model has no trainable parameter: leave some with requires_grad=True")
     return list(groups.values())
 
 

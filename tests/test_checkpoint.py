@@ -158,6 +158,8 @@ def test_another_shape_is_named(tmp_path, model):
     small = checkpoint.save_checkpoint(tmp_path / "small", bare, CONFIG)
     with pytest.raises(UserError, match=r"has no 'aux_heads.0.classifier.bias', which the model"):
         checkpoint.read_weights(small, model)
+    with pytest.raises(UserError, match=r"has no 'aux_heads.0.classifier.bias', which the model"):
+        SETR.from_pretrained(small)
     with pytest.raises(UserError, match=r"has 'aux_heads.0.classifier.bias', which the model does"):
         checkpoint.read_weights(folder, bare)
 

@@ -41,6 +41,7 @@ def test_weights_begin_as_timms_do():
     encoder = VisionTransformer((64, 64), 16, 4000, 1, 2, mlp_ratio=0.1)
     for table in (encoder.cls_token, encoder.pos_embed, encoder.blocks[0].attn.qkv.weight[:400]):
         assert table.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not encoder.blocks[0].attn.qkv.bias.any()
     toy = VisionTransformer.from_preset("toy", img_size=(16, 16))
     assert toy.blocks[0].attn.qkv.weight.std().item() == pytest.approx(0.06, rel=0.05)
     assert PatchEmbed(16, 12).proj.bias is not None
@@ -116,6 +117,9 @@ def test_taps_are_the_published_ones():
     assert default_taps(12, "mla") == (2, 5, 8, 11)
     assert default_taps(4, "mla") == (0, 1, 2, 3)
     assert default_taps(24, "linear") == (9, 14, 19, 23)
+    for head in ("naive", "pup", "linear"):  # the same shares of any depth
+        assert default_taps(96, head) == (39, 59, 79, 95)
+    assert default_taps(96, "mla") == (23, 47, 71, 95)
     for depth in (3, 4):  # 4 would read one block twice
         with pytest.raises(UserError, match="no four blocks for pup"):
             default_taps(depth, "pup")
@@ -146,6 +150,37 @@ def test_presets_are_timms():
             ours = VisionTransformer.from_preset(name, img_size=(224, 224))
         shapes = {k: v.shape for k, v in theirs.state_dict().items() if not k.startswith("norm.")}
         assert {k: v.shape for k, v in ours.state_dict().items()} == shapes
+        assert ours.blocks[0].attn.num_heads == theirs.blocks[0].attn.num_heads
+
+
+def test_the_toy_by_arithmetic():
+    """1.3 M parameters; its weights fit any number of heads, and mean something with three only."""
+    with torch.device("meta"):
+        toy = VisionTransformer.from_preset("toy", img_size=(96, 192))
+    # projection, class token, 1 + 12 * 24 positions, and five times norms, attention, MLP
+    assert sum(p.numel() for p in toy.parameters()) == (
+        27_792 + 144 + 41_616 + 5 * (576 + 83_520 + 166_608))
+    assert toy.blocks[0].attn.num_heads == 3
+
+
+def test_unless_told_it_is_vit_base_for_512_x_512():
+    with torch.device("meta"):
+        plain, fine = VisionTransformer(), VisionTransformer(patch_size=1, depth=1)
+        base = VisionTransformer.from_preset("vit_base_patch16", img_size=(512, 512))
+    shapes = {k: v.shape for k, v in base.state_dict().items()}
+    assert {k: v.shape for k, v in plain.state_dict().items()} == shapes
+    assert plain.blocks[0].attn.num_heads == 12
+    assert plain.taps == (11,)  # the last block
+    assert fine.grid == (512, 512)
+
+
+@pytest.mark.smoke
+def test_blocks_behind_the_last_tap_are_not_run():
+    encoder, run = VisionTransformer((16, 16), taps=(0, 1), **SIZES), []
+    for i, block in enumerate(encoder.blocks):
+        block.register_forward_hook(lambda *_, i=i: run.append(i))
+    encoder(torch.zeros(1, 3, 16, 16))
+    assert run == [0, 1]
 
 
 def test_drop_path_keeps_the_mean_and_rests_in_eval():
@@ -156,6 +191,22 @@ def test_drop_path_keeps_the_mean_and_rests_in_eval():
     assert sorted(drop(branch).unique().tolist()) == [0, 2]
     assert drop(branch).mean().item() == pytest.approx(1, abs=0.1)
     assert torch.equal(drop.eval()(branch), branch)
+
+
+def test_drop_path_leaves_out_whole_images_at_its_rate():
+    drop, branch = DropPath(0.25).train(), torch.ones(4000, 2, 3)
+    kept = drop(branch)
+    assert kept.shape == branch.shape
+    assert (kept == kept[:, :1, :1]).all()
+    assert kept.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert kept.mean().item() == pytest.approx(1, abs=0.05)
+    assert DropPath(0.0).train()(branch) is branch
+
+
+def test_the_rate_of_drop_path_rises_with_the_depth():
+    for depth, rates in ((5, [0, 0.1, 0.2, 0.3, 0.4]), (2, [0, 0.4]), (1, [0])):
+        encoder = VisionTransformer((16, 16), 16, 12, depth, 3, drop_path=0.4)
+        assert [block.drop_path.rate for block in encoder.blocks] == pytest.approx(rates)
 
 
 def test_mistakes_are_named():

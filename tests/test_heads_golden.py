@@ -291,6 +291,34 @@ def test_mla_wants_its_four_maps():
             part([torch.zeros(2, 8, 2, 2)] * 3)
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_unit_keeps_the_size(kernel):
+    assert heads.conv_bn_relu(2, 3, kernel)(torch.zeros(2, 2, 6, 7)).shape == (2, 3, 6, 7)
+
+
+def test_a_linear_probe_by_hand(spread):
+    """Of the last map, position by position: normed over its channels, then one matrix."""
+    head = spread(heads.LinearHead(4, 3)).double()
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    normed = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
+    scale, shift = (value.view(4, 1, 1) for value in (head.norm.weight, head.norm.bias))
+    matrix, bias = head.classifier.weight[..., 0, 0], head.classifier.bias.view(3, 1, 1)
+    scores = torch.einsum("kd,bdhw->bkhw", matrix, normed * scale + shift) + bias
+    lazy = head.lazy([torch.zeros_like(x), x])
+    torch.testing.assert_close(lazy.logits, scores, rtol=1e-9, atol=1e-12)
+    assert lazy.size == (5, 6)
+
+
+@pytest.mark.parametrize("kind", [
+    heads.NaiveHead, heads.NaiveAuxHead, heads.PUPHead, heads.PUPAuxHead, heads.MLAAuxHead])
+def test_heads_of_one_map_read_the_last(kind):
+    part = kind(4, 3) if kind is heads.MLAAuxHead else kind(4, 8, 3)
+    shallow, deep = torch.randn(2, 1, 4, 2, 3)
+    with torch.no_grad():
+        assert torch.equal(part.eval()([shallow, deep]), part([deep]))
+
+
 def test_batch_norm_remembers_a_tenth_of_each_batch():
     """PyTorch's momentum 0.1, as published; another framework's 0.99 means 0.01 in its words."""
     unit = heads.conv_bn_relu(3, 4, 1)

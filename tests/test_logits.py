@@ -110,6 +110,19 @@ def test_full_logits_never_exist(factor, largest, monkeypatch):
     assert seen.values == 20 * 128 * 192
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_strip_is_many_rows_but_of_a_wide_image(device):
+    """At least one, for 150 classes and 512 columns some, at most so many as `TALLEST` says."""
+    heights = [resize.strip_height(torch.empty(1, classes, 1, 1, device=device), width)
+               for classes, width in ((150, 1 << 20), (150, 512), (1, 1))]  # fmt: skip
+    assert heights[0] == 1 < heights[1] < heights[2] == resize.TALLEST
+
+
+def test_the_next_image_of_a_size_has_its_matrices():
+    key = (0, 512, ((32, 512),), torch.float32, CPU)
+    assert weights(*key)[1] is weights(*key)[1]
+
+
 def test_matrices_are_kept_by_weight(monkeypatch):
     """However many they are; the one used last stays, one too large for all is not kept."""
     part, kept = ((64, 640),), resize._kept

@@ -68,6 +68,17 @@ def test_another_ignored_label():
     assert ConfusionMatrix(2, ignore_index=2).ignore_index == 2
 
 
+def test_from_one_class_to_as_many_as_two_bytes_number():
+    for count in (1, 65_536):
+        there = ConfusionMatrix(count, "meta", ignore_index=-1)
+        assert there.matrix.shape == (count, count)
+    for count in (0, 65_537, 2.5):
+        with pytest.raises(UserError, match=f"num_classes={count}: give a whole number, 1 to 655"):
+            ConfusionMatrix(count, device="meta")
+    with pytest.raises(UserError, match="ignore_index=None: give a whole number, -"):
+        ConfusionMatrix(2, ignore_index=None)
+
+
 def test_updates_add_up_whatever_the_type_and_shape():
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(0, 4, (6, 5, 7), generator=generator)
@@ -141,8 +152,12 @@ def test_errors():
         confusion.update(one, one + 2)
     with pytest.raises(UserError, match="prediction id 7 where there are 2 classes"):
         confusion.update(one + 7, one)
-    with pytest.raises(UserError, match="1 different class names for 2 classes"):
-        confusion.table(["a", "a"])
+    with pytest.raises(UserError, match="label id -1 where there are 2 classes"):
+        confusion.update(one, one - 1)
+    for names in (["a", "a"], ["a", "b", "c"], ["a", "b", "a"]):
+        said = f"{len(set(names))} different class names for 2 classes"
+        with pytest.raises(UserError, match=said):
+            confusion.table(names)
     assert confusion.matrix.sum() == 0
 
 

@@ -53,9 +53,12 @@ def test_model_totals(head, size, classes):
     assert round(count_parameters(model) / 1e6, 2) == TOTALS[head, size, classes]
 
 
-def test_images_are_512_x_512_unless_told():
+def test_unless_told_it_is_pup_with_vit_large_for_ade20k():
     with torch.device("meta"):
-        assert SETR(19, "naive", "toy").encoder.grid == (64, 64)
+        model, fine = SETR(), SETR(19, "naive", "toy", patch_size=1)
+    assert model.head.classifier.out_channels == 150
+    assert (model.encoder.embed_dim, len(model.head.convs)) == (1024, 4)
+    assert fine.encoder.grid == (512, 512)
 
 
 def test_cityscapes_naive_aux_of_mmseg_has_one_unit():
@@ -200,6 +203,11 @@ def test_preprocess_normalises():
     assert got.shape == (1, 3, 20, 30)
     expected = [(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375]
     torch.testing.assert_close(got[0, :, 3, 4], torch.tensor(expected))
+
+
+def test_only_a_model_with_settings_goes_to_the_hub():
+    with pytest.raises(UserError, match="push_to_hub: this model has no settings"):
+        tiny().push_to_hub("user/name", license="mit", data="none")
 
 
 def test_it_is_an_ordinary_module(tmp_path):

@@ -117,6 +117,12 @@ def test_layers_of_a_timm_encoder():
     assert layer_of("encoder.vit.patch_embed.proj.weight") == layer_of("head.blocks.3.x") == 0
 
 
+def test_a_class_token_never_decays_however_deep_it_lies():
+    model = nn.ModuleDict({"encoder": nn.ModuleDict({"vit": Encoder()})})
+    assert "encoder.vit.cls_token" in names_by_group(
+        model, OptimConfig(weight_decay=0.1))["encoder_no_decay"]
+
+
 def test_frozen_parameters_are_left_out():
     model = Model()
     model.encoder.requires_grad_(False)
@@ -147,6 +153,13 @@ def test_poly_values():
 def test_both_divisors_by_hand(poly_steps, rates):
     got = [poly_lr(i, 5, 0.9, min_lr=0.1, power=2, poly_steps=poly_steps) for i in range(5)]
     assert got == pytest.approx(rates, rel=1e-12)
+
+
+def test_the_shortest_runs_that_end_at_the_floor():
+    for steps, rates in ((1, [0.9]), (2, [0.9, 0.1])):
+        got = [poly_lr(i, steps, 0.9, min_lr=0.1, power=2, poly_steps="steps-1")
+               for i in range(steps)]  # fmt: skip
+        assert got == pytest.approx(rates, rel=1e-12)
 
 
 def test_divisor_of_mmsegmentation_1():
@@ -243,7 +256,7 @@ def state_of(name):
     optimizer = build_optimizer(model, OptimConfig(name=name, weight_decay=0.1))
     fresh = build_optimizer(model, OptimConfig(name=name, weight_decay=0.1))
     for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
+        parameter.grad = -torch.ones_like(parameter)  # moments may be negative, squares may not
     optimizer.step()
     return fresh, copy.deepcopy(optimizer.state_dict())
 
@@ -274,6 +287,10 @@ SPOILT = {
     "a group a word": lambda s: s["param_groups"].__setitem__(0, "x"),
     "parameters swapped": lambda s: s["param_groups"][0].update(
         params=s["param_groups"][1]["params"]),
+    "no rate": lambda s: s["param_groups"][0].pop("lr"),
+    "a negative rate": lambda s: s["param_groups"][0].update(lr=-0.5),
+    "a tensor for a setting": lambda s: s["param_groups"][0].update(weight_decay=torch.zeros(2)),
+    "moments a list": lambda s: s["state"].update({0: list(s["state"][0])}),
     "a word for a rate": lambda s: s["param_groups"][0].update(lr="high"),
     "an infinite rate": lambda s: s["param_groups"][0].update(lr=float("inf")),
     "a switch": lambda s: s["param_groups"][0].update(maximize=True),
@@ -300,6 +317,50 @@ def test_a_spoilt_state_is_refused_before_it_is_used(name, spoil):
     (SPOILT | STEPS)[spoil](state)
     with pytest.raises(UserError, match=r"^f.pt: .* is .*, expected .*; do so$"):
         checked_state("f.pt", state, optimizer, "do so", 4)
+
+
+@pytest.mark.parametrize(("spoil", "said"), [
+    (lambda s: s.pop("state"), "the content is an object of 1, expected a state and param_groups"),
+    (lambda s: s["param_groups"].pop(), "param_groups is a list of 3, expected a list of 4"),
+    (lambda s: s.update(state=[1]), "state is a list of 1, expected an object of 4 parameters"),
+    *((lambda s, key=key: s["state"].update({key: s["state"].pop(0)}),
+       f"a key of state is {key}, expected 0..3") for key in (-1, 4, 9999)),
+    (lambda s: s["param_groups"].__setitem__(0, "x"),
+     "param_groups is 'x', expected an object with params and lr"),
+    (lambda s: s["param_groups"][0].update(weight_decay=0.7),
+     "param_groups: 'weight_decay' is 0.7, expected as in this run, 0.1"),
+    (lambda s: s["state"][1].pop("step"),
+     "parameter 1 is an object of 2, expected an object of exp_avg, exp_avg_sq, step"),
+    (lambda s: s["state"][0].update(exp_avg=torch.zeros(1)),
+     r"parameter 0: 'exp_avg' is 'torch.float32 (1,)', expected torch.float32 (2, 3)"),
+    (lambda s: s["state"][0].update(exp_avg=None),
+     r"parameter 0: 'exp_avg' is 'NoneType', expected torch.float32 (2, 3)"),
+    (lambda s: s["state"][0]["exp_avg"].fill_(torch.nan),
+     "parameter 0: 'exp_avg' is 'NaN or infinity', expected finite numbers"),
+    (lambda s: s["state"][0]["exp_avg_sq"].fill_(-1),
+     "parameter 0: 'exp_avg_sq' is -1.0, expected 0 or more"),
+])  # fmt: skip
+def test_what_was_found_and_what_was_expected(spoil, said):
+    optimizer, state = state_of("adamw")
+    spoil(state)
+    with pytest.raises(UserError) as caught:
+        checked_state("f.pt", state, optimizer, "do so")
+    assert str(caught.value) == f"f.pt: {said}; do so"
+
+
+def test_as_many_parameters_as_asked_for_have_a_state():
+    optimizer, state = state_of("sgd")
+    with pytest.raises(UserError, match="state is an object of 4, expected an object of 3 param"):
+        checked_state("f.pt", state, optimizer, "do so", 3)
+    state["state"].pop(0)
+    for count in (3, None):
+        assert len(checked_state("f.pt", state, optimizer, "do so", count)["state"]) == 3
+
+
+def test_sgd_without_momentum_has_none():
+    optimizer, state = state_of("sgd")
+    state["state"][0]["momentum_buffer"] = None
+    assert checked_state("f.pt", state, optimizer, "do so")["state"] == state["state"]
 
 
 def test_updates_are_fused_unless_told():

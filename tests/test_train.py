@@ -18,6 +18,7 @@ from setr_lite.datasets import load_dataset
 from setr_lite.encoder import VisionTransformer
 from setr_lite.errors import UserError
 from setr_lite.evaluate.scores import score_checkpoint
+from setr_lite.losses import segmentation_loss
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
 from setr_lite.running.recompute import recompute_encoder
@@ -191,6 +192,65 @@ def test_a_step_is_in_float32_unless_asked(options, half):
     take_step(model, optimizer, image, label, get_recipe("toytown_naive"), **options)
     add_gradients(model, image, label, get_recipe("toytown_naive"), **options)
     assert seen == [half, half]
+
+
+def still(head):
+    """A model in training mode whose BatchNorm does not look at the batch, and three images."""
+    model = SETR(19, head, "toy", img_size=(16, 16), channels=8).double().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    label = torch.randint(0, 19, (3, 16, 16))
+    label[0, :9] = 255
+    return model, torch.randn(3, 3, 16, 16, dtype=torch.float64), label
+
+
+@pytest.mark.parametrize("normalize", ["all", "valid"])
+def test_parts_of_a_batch_are_the_batch(normalize):
+    """Total, terms and gradients; processes exchange theirs once, with the last part."""
+    model, image, label = still("naive")
+    config = get_recipe("toytown_naive").override(
+        "train.batch_size=3", f"loss.normalize={normalize}")
+    found, synchronised = [], []
+    model.set_requires_gradient_sync = synchronised.append  # what FSDP's models have
+    for count in (1, 3):
+        model.zero_grad()
+        losses = add_gradients(model, image, label, config.override(f"train.accumulate={count}"))
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append((*losses, *(g.clone() for g in gradients)))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+    total, terms = found[0][:2]
+    torch.testing.assert_close(total, terms[0] + 0.4 * terms[1:].sum())
+    assert synchronised == [True, False, False, True]
+
+
+def test_two_steps_by_hand():
+    """Down the gradient of the step's batch, at most `clip_norm` long, after a look at both."""
+    model, image, label = still("linear")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    weights, seen = [p for p in model.parameters() if p.requires_grad], []
+    for clip in (0, 0.1):
+        config = get_recipe("toytown_naive").override(
+            "train.batch_size=3", "loss.normalize=all", f"optim.clip_norm={clip}")
+        before = [w.detach().clone() for w in weights]
+        loss = segmentation_loss(model(image), label)
+        gradients = torch.autograd.grad(loss, weights)
+        norm = sum(g.square().sum() for g in gradients).sqrt()
+        assert norm > 0.1
+        take_step(model, optimizer, image, label, config,
+                  look=lambda *values: seen.append((*values, weights[0].detach().clone())))
+        wanted = [w - 0.5 * g * (clip / norm if clip else 1)
+                  for w, g in zip(before, gradients, strict=True)]  # fmt: skip
+        torch.testing.assert_close([w.detach() for w in weights], wanted, rtol=0, atol=1e-7)
+        torch.testing.assert_close(seen.pop(), (loss.detach(), norm, before[0]))
+
+
+def test_an_error_of_the_model_is_not_taken_for_batchnorms():
+    def broken(image):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match=r"^mine$"):
+        add_gradients(broken, *still("linear")[1:], get_recipe("toytown_naive"))
 
 
 def test_ctrl_c_saves_first(tmp_path, monkeypatch):

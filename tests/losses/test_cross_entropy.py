@@ -97,6 +97,45 @@ def test_auxiliary_heads_are_weighted():
     assert loss == pytest.approx(1.4 * main + 0.4 * 2 * math.log(2) / 4, abs=1e-12)
 
 
+def test_no_exponential_overflows():
+    """Of float32 exp(1000) is infinite; the loss and its gradient are exact all the same."""
+    scores = torch.tensor([1000.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2).requires_grad_()
+    loss = segmentation_loss(output_of(scores, size=(1, 2)), torch.tensor([[[0, 1]]]))
+    assert loss.item() == 500  # nothing and 1000, over two pixels
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert gradient.tolist() == [[[[0, 0.5]], [[0, -0.5]]]]
+
+
+def test_one_class_is_learned_already():
+    label = torch.tensor([[[0, 255]]])
+    output = output_of(torch.zeros(1, 1, 1, 2), size=(1, 2))
+    for weights in (None, (2.0,)):
+        assert segmentation_loss(output, label, normalize="valid", class_weights=weights) == 0
+    assert loss_divisor(label, "valid", class_weights=(2.0,)) == 2
+
+
+def test_another_ignored_label():
+    output, label = random_output()
+    other = label.where(label != 255, -1)
+    assert segmentation_loss(output, other, ignore_index=-1) == segmentation_loss(output, label)
+
+
+@pytest.mark.parametrize("weights", [None, (2.0, 3.0)])
+def test_the_divisor_of_nothing_valid_is_one(weights):
+    nothing = torch.full((1, 2, 2), 255)
+    assert loss_divisor(nothing, "valid", class_weights=weights) == 1
+
+
+def test_full_logits_never_exist(largest, monkeypatch):
+    four_rows = 16 * 4 * 128
+    monkeypatch.setitem(resize.STRIP, "cpu", four_rows)
+    scores = torch.randn(1, 16, 4, 2, requires_grad=True)
+    output, label = output_of(scores, size=(64, 128)), torch.randint(0, 16, (1, 64, 128))
+    with largest() as seen:
+        segmentation_loss(output, label).backward()
+    assert seen.values == four_rows == label.numel()
+
+
 def test_weights_made_for_a_score_serve_a_gradient():
     output, label = half_and_half()
     scores = output.scores.detach().clone().requires_grad_()
@@ -166,6 +205,7 @@ def test_class_weights_by_hand_also_below_one_pixel():
 @pytest.mark.parametrize(("weights", "said"), [
     ((1.0, 2.0), "2 of them for 4 classes"), ((1.0, -1.0, 1.0, 1.0), "finite numbers, none of"),
     ((1.0, math.inf, 1.0, 1.0), "finite numbers"), ((0.0,) * 4, "not all of them 0"),
+    (2.0, "class_weights=2.0: give one for each class"), (("1", 2.0, 3.0, 4.0), "give numbers"),
 ])  # fmt: skip
 def test_class_weights_that_cannot_be_used(weights, said):
     output, label = random_output(classes=4)

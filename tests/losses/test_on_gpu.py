@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from setr_lite.logits import LazyLogits
-from setr_lite.losses import on_gpu, resize_cross_entropy
+from setr_lite.losses import cross_entropy, on_gpu, resize_cross_entropy
 from setr_lite.losses.on_gpu import ImagesCrossEntropy, images_at_a_time, images_loss
 
 SIZES = [
@@ -17,6 +17,7 @@ SIZES = [
     ((3, 5), lambda lazy: lazy.enlarged(2).resized((48, 80)).cropped((41, 67))),
     ((6, 6), lambda lazy: lazy.resized((48, 48)).cropped((10, 12))),
     ((5, 7), lambda lazy: lazy.cropped((4, 6)).resized((20, 18)).resized((31, 40))),
+    ((20, 18), lambda lazy: lazy.resized((9, 11))),
 ]
 
 
@@ -41,6 +42,19 @@ def test_equal_to_the_strips_in_float64(grid, resize, at_a_time, weights, monkey
     label[1] = 255  # an image without a class
     strips, images = both(lazy, label, weights)
     torch.testing.assert_close(images, strips, rtol=1e-12, atol=1e-12)
+
+
+def test_where_kernels_are_compiled_they_are_taken(monkeypatch) -> None:
+    lazy = LazyLogits.of(torch.randn(2, 3, 4, 5, dtype=torch.float64)).resized((16, 18))
+    label, weights = torch.randint(3, (2, 16, 18)), (0.5, 2.0, 1.0)
+    label[0, :5] = 255
+    strips, calls = resize_cross_entropy(lazy, label, class_weights=weights), []
+    monkeypatch.setattr(cross_entropy, "compiles", lambda device: True)
+    monkeypatch.setattr(cross_entropy, "compiled", lambda: lambda *args: (
+        calls.append(len(args)), images_loss(*args))[1])  # fmt: skip
+    images = resize_cross_entropy(lazy, label, class_weights=weights)
+    torch.testing.assert_close(images, strips, rtol=1e-12, atol=0)
+    assert calls
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
