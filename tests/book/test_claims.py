@@ -209,7 +209,8 @@ def bf16(record: Record) -> Found:
     apart = max(abs(a - b) for a, b in zip(exact, rounded, strict=True))
     seeds = max(exact) - min(exact)
     said = [", ".join(f"{v:.2f}" for v in values) for values in (rounded, exact)]
-    earlier = scores(json.loads((RUNS / "auxiliary/results.json").read_text()), head="pup", aux=True)
+    older = json.loads((RUNS / "auxiliary/results.json").read_text())
+    earlier = scores(older, head="pup", aux=True)
     again = [abs(a - b) for a, b in zip(exact, earlier, strict=True)]
     said += [f"{apart:.2f} points", f"{seeds:.2f} points", f"{min(again):.2f} to {max(again):.2f}"]
     return said, len(exact) >= 3 and apart < seeds
