@@ -376,7 +376,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "train", run_train, "train a recipe")
     verb.add_argument("recipe", metavar="RECIPE", help="a name that `setr-lite recipes` lists")
-    _add_settings(verb)
+    _add_settings(verb, "such as train.steps=100 or data.flip=0")
     verb.add_argument("--resume", action="store_true", help="continue the run in train.out")
     verb.add_argument(
         "--dry-run", action="store_true",
@@ -442,8 +442,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint folder")
     verb.add_argument(
         "--format", default="onnx", metavar="onnx|torch|web",
-        help="onnx (default), torch for a program of torch.export, or web for a page that opens by "
-        "double-click; mmseg, official and timm are the same as convert --to")
+        help="`onnx` (default), `torch` for a program of torch.export, or `web` for a page that "
+        "opens by double-click; mmseg, official and timm are the same as convert --to")
     verb.add_argument(
         "--out", default="", metavar="FILE",
         help="file to write (default CHECKPOINT/model.onnx or model.pt2); for web a folder "
@@ -495,7 +495,7 @@ def _add_own_data(verbs: Verbs) -> None:
         "unlabelled")
     verb.add_argument(
         "--split", default="", metavar="train|val|test",
-        help="the split to which all annotations belong, if it is one")
+        help="put all of them into this split")
 
     verb = _verb(
         verbs, "split", run_split,
@@ -511,8 +511,8 @@ def _add_own_data(verbs: Verbs) -> None:
     verb.add_argument(
         "--group", default="", metavar="folder|EXPRESSION",
         help="keep images of one scene, patient or drive together: those of one folder of "
-        "images/, or those whose names yield the same match of a regular expression (of its first "
-        "group, if it has one), such as `^([^_]+)_`")
+        "images/, or those whose names give the same match for a regular expression (the same "
+        "first group, if it has one), such as `^([^_]+)_`")
     verb.add_argument(
         "--seed", type=int, default=0, metavar="N",
         help="another seed draws another split (default 0)")
@@ -529,8 +529,8 @@ def _add_convert(verbs: Verbs) -> None:
     verb.add_argument("out", metavar="OUT", help="folder to write; with --to the file")
     verb.add_argument(
         "store", metavar="STORE", nargs="?",
-        help="for `convert vit2mmseg PRETRAIN STORE`, which does what mmsegmentation's script of "
-        "that name does")
+        help="only in `convert vit2mmseg PRETRAIN STORE`, which does what mmsegmentation's script "
+        "of that name does: it reads the file PRETRAIN and writes the file STORE")
     verb.add_argument(
         "--to", metavar="mmseg|official|timm",
         help="format to write; timm takes the encoder alone")
@@ -565,7 +565,7 @@ def _add_bench(verbs: Verbs) -> None:
     verb.add_argument(
         "recipe", nargs="?", default="", metavar="RECIPE",
         help="for memory: measure a step of this recipe with --batch images, beside the estimate")
-    _add_settings(verb)
+    _add_settings(verb, "of the recipe, such as train.amp=off")
     verb.add_argument(
         "--against", default="", metavar="plain|mmseg|FILE",
         help="compare with plain PyTorch (full-size logits), mmsegmentation, or a script")
@@ -604,10 +604,12 @@ def _verb(
     return verb
 
 
-def _add_settings(verb: argparse.ArgumentParser) -> None:
+def _add_settings(
+    verb: argparse.ArgumentParser, example: str = "such as eval.flip=true"
+) -> None:
     verb.add_argument(
         "settings", nargs="*", default=[], metavar="section.key=value",
-        help="change a setting, such as train.steps=100 or eval.flip=true")
+        help=f"change a setting, {example}")
 
 
 def _size(text: str) -> tuple[int, int]:

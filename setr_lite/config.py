@@ -63,7 +63,8 @@ class ModelConfig:
     head: Head = "pup"
     """Decoder of the paper's section 3.3; ``linear`` is a baseline, see `heads.LinearHead`."""
     dialect: Dialect = "official"
-    """Whose details the heads follow: the authors' code or mmsegmentation's."""
+    """The implementation that the heads follow, ``official`` (the authors' code) or ``mmseg``
+    (mmsegmentation)."""
     num_classes: int = 150
     """Number of outputs, without the ignored label."""
     patch_size: int | None = None
@@ -82,8 +83,8 @@ class ModelConfig:
     img_size: Size = (512, 512)
     """Image size whose grid the position table has; for other sizes the table is resized."""
     odd: Literal["crop", "squeeze"] = "crop"
-    """What undoes the padding of sizes that the patch does not divide: cut it off, or press the
-    padded map into the image's size, as mmsegmentation does. Holds for the loss, too; a named
+    """``crop`` cuts off the padding of a size that the patch does not divide, ``squeeze`` resizes
+    the padded map to the image, as mmsegmentation does. Holds for the loss, too; a named
     `eval.protocol` has its own way."""
     channels: int = 256
     """Width of the heads and of the MLA neck."""
@@ -262,8 +263,8 @@ class TrainConfig:
     steps: int = 160_000
     """Optimiser steps."""
     batch_size: int = 16
-    """Images per optimiser step, over all processes and accumulated parts. ``auto`` on the command
-    line keeps the number and sets `fit`."""
+    """Images per optimiser step, over all processes and accumulated parts. ``auto``, on the
+    command line and in `RunConfig.override`, keeps the number and sets `fit`."""
     fit: bool = False
     """Choose `micro_batch`, `grad_checkpointing` and, as a last resort, `accumulate` so that the
     batch fits the free memory, the fastest way first. The batch stays as published; too little
@@ -375,8 +376,9 @@ class EvalConfig:
     flip: bool = False
     """Average with the prediction of the mirrored image."""
     amp: Literal["auto", "off", "bf16"] = "off"
-    """bfloat16 autocast, as for `train.amp`. Off keeps scores comparable to the published ones, to
-    the last digit; only pixels whose two best classes nearly tie come out otherwise."""
+    """bfloat16 autocast, as for `train.amp`. ``off`` keeps scores comparable with the published
+    ones to the last digit. With bfloat16, pixels whose two best classes are nearly tied can
+    change."""
     limit: int = 0
     """Number of images to evaluate, the first ones; 0 evaluates all."""
 
@@ -396,7 +398,10 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a result. Start from a recipe and override single settings."""
+    """All settings of a run: model, data, loss, optimiser, training, evaluation.
+
+    Start from a recipe and override single settings.
+    """
 
     recipe: str = ""
     """Name of the recipe it started from."""

@@ -34,8 +34,8 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     of the encoder is a group: ``encoder_0`` the embeddings, ``encoder_1`` the first block.
 
     Returns:
-        Dicts with ``name``, ``params``, ``lr`` and ``weight_decay``, as optimisers take them, and
-        with layer-wise decay ``scale``, the layer's share of the rate.
+        Dicts with ``name``, ``params``, ``lr`` and ``weight_decay``, as optimisers take them; and,
+        with layer-wise decay, ``scale``, the layer's factor on the rate.
 
     Raises:
         UserError: nothing in the model is trainable.
@@ -69,7 +69,9 @@ def layer_of(path: str) -> int:
 def build_optimizer(
     model: nn.Module, optim: OptimConfig, *, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """SGD (no Nesterov) or AdamW with betas (`momentum`, `beta2`) over the named groups.
+    """The optimiser that `optim.name` asks for, over `parameter_groups(model, optim)`.
+
+    SGD has no Nesterov momentum; AdamW has the betas `optim.momentum` and `optim.beta2`.
 
     Fused SGD does not support FSDP's sharded parameters: ``fused=False`` takes PyTorch's
     multi-tensor version for them. AdamW is always fused.

@@ -175,9 +175,18 @@ def rehearse(config: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     The first step warms up, the second is timed.
 
     Returns:
-        ``loss`` of the first step, ``read_seconds`` of the batch, ``first_seconds``,
-        ``step_seconds``, ``seconds`` that all steps would take, evaluation and saving left out,
-        ``memory`` (peak in bytes: on CUDA what PyTorch reserved, else of the process).
+        A dict.
+
+        =================  =============================================================
+        key                value
+        =================  =============================================================
+        ``loss``           loss of the first step
+        ``read_seconds``   time to read the batch
+        ``first_seconds``  time of the first step
+        ``step_seconds``   time of the second step
+        ``seconds``        time of all steps, without evaluation and saving
+        ``memory``         peak in bytes: on CUDA what PyTorch reserved, else of the process
+        =================  =============================================================
 
     Raises:
         UserError: whatever would keep `train` from starting.

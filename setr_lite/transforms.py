@@ -278,11 +278,11 @@ class TrainTransform:
         return pad_to(pixels, torch.from_numpy(label), self.data.crop_size)
 
     def as_bytes(self, sample: Sample, counter: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """The same before it is normalised, in a quarter of the memory.
+        """The same before it is normalised, in a quarter of the memory, for the library's loader.
 
         Returns:
-            Image (3,h,w) uint8, whose padding is not initialised, label (h,w) uint8, and the
-            height and width without padding.
+            Image (3,h,w) uint8, label (h,w) uint8, and the height and width without padding. The
+            image's padding is not initialised: fill it after normalisation.
         """
         image, label = self._augmented(sample, counter)
         planes = torch.from_numpy(np.stack(cv2.split(image)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from docutils import nodes
 from pybtex.plugin import register_plugin
+from pybtex.richtext import HRef
 from pybtex.style.formatting import toplevel
 from pybtex.style.formatting.unsrt import Style as Unsorted
 from pybtex.style.formatting.unsrt import pages as page_range
@@ -19,6 +20,8 @@ from pybtex.style.template import field, join, node, optional, optional_field, s
 from sphinx.util.nodes import make_refnode
 
 PAGE = "bibliography"
+MOST_PAGES = 10
+"""An entry that more pages cite does not list them."""
 MOST_AUTHORS = 3
 """Of more the first three are shown, and et al."""
 SHORT = {"intro": "Introduction", "04_encoding": "Encoding", "05_naive": "Naive"}
@@ -34,6 +37,14 @@ def authors(children: list, context: dict) -> Any:
     if len(people) > len(shown):
         return join(sep=", ")[*shown, "et al."].format_data(context)
     return join(sep=", ", sep2=", and ", last_sep=", and ")[shown].format_data(context)
+
+
+@node
+def address(children: list, context: dict) -> Any:
+    """A link whose words are an archive's name or the address without https."""
+    url = context["entry"].fields["url"]
+    short = "CVF open access" if "openaccess.thecvf.com" in url else url.partition("://")[2]
+    return HRef(url, short)
 
 
 class ByName(SortingStyle):
@@ -59,6 +70,9 @@ class Style(Unsorted):
     def entry(self, e: Any, *where: Any) -> Any:
         return toplevel[self.start(e), *where, sentence[optional_field("note")],
                         self.format_web_refs(e)]  # fmt: skip
+
+    def format_url(self, e: Any) -> Any:
+        return address if "url" in e.fields else field("url")
 
     def get_article_template(self, e: Any) -> Any:
         pages = optional[join[":", page_range]]
@@ -93,6 +107,8 @@ def finish(app: Any, doctree: Any, docname: str) -> None:
 
 
 def cited_in(app: Any, docname: str, pages: list[str]) -> nodes.paragraph:
+    if len(pages) > MOST_PAGES:
+        return nodes.paragraph("", f"Cited on {len(pages)} pages.", classes=["setr-cited"])
     said = nodes.paragraph("", "Cited in ", classes=["setr-cited"])
     for i, page in enumerate(pages):
         said += nodes.Text(", " * (i > 0))

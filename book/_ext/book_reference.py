@@ -5,8 +5,8 @@
   backticks` become links if a page documents them, and every entry has one to its source. Above
   its words stands the shortest import.
 * ``<!-- names at the top -->`` becomes a table of what ``from setr_lite import ...`` finds.
-* ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
-  public names. ``the rest`` stands for all modules that no other page lists.
+* ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for. ``the rest``
+  stands for all modules that no other page lists.
 * ``<!-- all settings -->`` becomes a table of them: name, values, default, and what it means.
 * ``<!-- recipes -->`` becomes a table of them.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, and of every verb
@@ -55,42 +55,47 @@ NOT_SHOWN = {
     "SETROutput": "main padded lazy heads",
     "MemoryEstimate": "weights gradients buckets optimizer batch activations at_peak saved step",
     "Report": "path source notes",
-    "Bench": "*",
 }
-"""Class -> members that only the library itself needs, and pages leave out; * stands for all."""
+"""Class -> members that only the library itself needs, and pages leave out."""
+SPECIAL = ("__call__", "__getitem__", "__len__")
+"""Methods that pages describe although their names begin with an underscore."""
 BRIEF = 30  # characters of a sentence before a colon, below which what follows is shown, too
 WIDE_VALUE = 86  # columns, above which a value is shown as the source breaks it
 LONG_VALUE = 12  # lines of a value that are shown
 WHEN = {
-    "recipes": "Choose an experiment; [](11_five_minutes.ipynb) starts with one.",
-    "toytown": "Before the first training on [ToyTown](11_five_minutes.ipynb).",
-    "check-data": "Before a training on [your own images](09b_your_pictures.ipynb), or after a "
-    "download.",
-    "make-masks": "When [your own images](09b_your_pictures.ipynb) have been annotated.",
-    "split": "When [your own images](09b_your_pictures.ipynb) are not divided yet.",
-    "train": "[](11_five_minutes.ipynb) follows a run; the [settings](api_settings.md) are "
-    "explained in one place.",
-    "eval": "To score a model: [](10_measuring.ipynb) explains the numbers, "
-    "[](10b_protocols.ipynb) the protocols.",
-    "predict": "To use a trained model: [](09b_your_pictures.ipynb).",
-    "convert": "To use published checkpoints, or to hand yours on: [](12_weight_conversion.ipynb).",
-    "compare": "When two runs that should agree do not.",
-    "doctor": "When a training has gone wrong: [](18b_silent_bugs.ipynb).",
-    "download": "To see which weights are published, and to fetch them: "
-    "[](12_weight_conversion.ipynb).",
-    "bench": "To measure speed and memory on your machine: [](19_speed.ipynb).",
-    "export": "To run a model without this library, or in a page like [](07b_alive.ipynb).",
+    "recipes": "[Train a SETR](11_five_minutes.ipynb) starts with one.",
+    "toytown": "Use it before the first training on [ToyTown](11_five_minutes.ipynb).",
+    "check-data": "Use it before training on [your own images](09b_your_pictures.ipynb), and after "
+    "a download.",
+    "make-masks": "Use it once [your own images](09b_your_pictures.ipynb) are annotated.",
+    "split": "Use it if [your own images](09b_your_pictures.ipynb) are not divided yet.",
+    "train": "[Train a SETR](11_five_minutes.ipynb) follows a run; [Settings](api_settings.md) "
+    "explains every setting.",
+    "eval": "See [Measuring](10_measuring.ipynb) for the numbers and "
+    "[Protocols](10b_protocols.ipynb) for how a score is defined.",
+    "predict": "See [Your own images](09b_your_pictures.ipynb).",
+    "convert": "See [Weight conversion](12_weight_conversion.ipynb).",
+    "compare": "Use it when two runs that should agree do not.",
+    "doctor": "Use it when a training has gone wrong; see [Silent bugs](18b_silent_bugs.ipynb).",
+    "download": "See [Weight conversion](12_weight_conversion.ipynb).",
+    "bench": "See [Speed and memory](19_speed.ipynb).",
+    "export": "A page that runs a model is [shown here](07b_alive.ipynb).",
 }
 """Verb -> when one wants it, and the chapter about it."""
-BELOW = {"compare": "Each pair of columns is this run, then the run of `--with`."}
+BELOW = {
+    "compare": "Each pair of columns is this run, then the run of `--with`.",
+    "download": "The second column says `here` if the weights are downloaded already.",
+}
 """Verb -> what to know of its example's output."""
-WITHOUT_NAMES = ("cli", "toytown.")
-"""Modules, and beginnings of them, whose other public names serve only themselves."""
 VALUES = {
     "bool": "`true` `false`", "int": "int", "float": "number", "str": "text", "None": "`none`",
     "Size": "`int,int`", "Colour": "`R,G,B`",
 }  # fmt: skip
 """Annotated type of a setting -> how the table of settings writes it."""
+LISTED = ("data.name", "train.device")
+"""Settings of type text whose words name every value."""
+ALSO = {"train.batch_size": ", `auto`"}
+"""Setting -> what it takes beside its type."""
 SECTIONS_OF_A_RUN = {
     "model": "ModelConfig", "data": "DataConfig", "loss": "LossConfig", "optim": "OptimConfig",
     "train": "TrainConfig", "eval": "EvalConfig",
@@ -182,7 +187,15 @@ def tree_of(module: str) -> ast.Module:
 def fields(lines: list[str], scope: tuple[str, ...] = ()) -> Iterator[str]:
     """``name: words``, perhaps on several lines, as a list; other words stay as they are."""
     base = min((len(x) - len(x.lstrip()) for x in lines if x.strip()), default=0)
-    for line in lines:
+    lines = list(lines)
+    while lines:
+        line = lines.pop(0)
+        if RULE.match(line.strip()):  # a table among them
+            block = [line]
+            while lines and lines[0].strip():
+                block.append(lines.pop(0))
+            yield from ("", *table([row[base:] for row in block], scope), "")
+            continue
         found = re.match(r"([\w*, .]+): (.*)", line[base:])
         if found and not line[base:].startswith(" "):
             yield f"- **{plain(found[1])}**: {plain(found[2], scope)}"
@@ -245,7 +258,7 @@ def public(body: list[ast.stmt]) -> list[ast.stmt]:
     found = []
     for node in body:
         name = getattr(node, "name", None) or constant(node) or "_"
-        if not name.startswith("_") or name == "__call__":
+        if not name.startswith("_") or (name in SPECIAL and ast.get_docstring(node)):
             found.append(node)
     return found
 
@@ -375,15 +388,23 @@ def fields_of(node: ast.ClassDef) -> list[tuple[ast.AnnAssign, str]]:
     found = []
     for field, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_"):
-            words = string_below(after)
+            words = string_below(after) or asked(field)
             found += [(field, words)] if words and shown(node, field.target.id) else []
     return found
 
 
+def asked(field: ast.AnnAssign) -> str:
+    """The help of a field that is an option of the command line, too."""
+    call = field.value
+    if not isinstance(call, ast.Call) or ast.unparse(call.func) != "_asked":
+        return ""
+    text = ast.literal_eval(call.args[1])
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def shown(node: ast.ClassDef, member: str) -> bool:
     """Whether a page describes it."""
-    hidden = NOT_SHOWN.get(node.name, "").split()
-    return "*" not in hidden and member not in hidden
+    return member not in NOT_SHOWN.get(node.name, "").split()
 
 
 def methods_of(node: ast.ClassDef) -> list[ast.FunctionDef]:
@@ -407,7 +428,10 @@ def constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
 
 def default_of(field: ast.AnnAssign) -> str | None:
     """The default of a field as one would write it."""
-    said = ast.unparse(field.value) if field.value else None
+    value = field.value
+    if asked(field):
+        value = value.args[0]
+    said = ast.unparse(value) if value else None
     return None if said is None or said.startswith("field(") else said
 
 
@@ -489,6 +513,9 @@ def settings_table() -> str:
         for field, words in fields_of(node):
             key = field.target.id
             values = values_of(field.annotation, ranges.get(f"{section}.{key}", ""))
+            if f"{section}.{key}" in LISTED:
+                values = " ".join(f"`{word}`" for word in re.findall("``(.+?)``", words))
+            values += ALSO.get(f"{section}.{key}", "")
             default = as_written(ast.literal_eval(field.value))
             said = re.sub(r"\bNone (?=[a-z])", "`none` ", in_short(words, field.value))
             rows.append(f"| {{py:obj}}`{section}.{key} <setr_lite.config.{name}.{key}>` | {values} "
@@ -533,6 +560,10 @@ def ranges_of(node: ast.ClassDef) -> dict[str, str]:
                 if is_check(inner) and isinstance(inner.args[0], ast.JoinedStr):
                     section = inner.args[0].values[0].value
                     found |= {f"{section}{key}": range_of(inner) for key in keys}
+        if isinstance(call, ast.If) and (above := re.fullmatch(
+                r"self\.(\w+) <= (\d+)", ast.unparse(call.test))):  # fmt: skip
+            section = next(key for key, name in SECTIONS_OF_A_RUN.items() if name == node.name)
+            found[f"{section}.{above[1]}"] = f"> {above[2]}"
         if is_check(call) and isinstance(call.args[0], ast.Constant):
             found[call.args[0].value] = range_of(call)
     return found
@@ -553,7 +584,7 @@ def recipes_table() -> str:
         from setr_lite.recipes.downloads import SETRS
         from setr_lite.recipes.named import RECIPES as known
         from setr_lite.recipes.published import PUBLISHED
-    rows = ["| recipe | data | head | encoder | mIoU | several scales | weights |",
+    rows = ["| recipe | data | head | encoder | published mIoU | multi-scale | weights |",
             "|---|---|---|---|--:|--:|---|"]  # fmt: skip
     for name, recipe in known.items():
         config, published = recipe(), PUBLISHED.get(name)
@@ -578,14 +609,11 @@ def library() -> Iterator[None]:
 
 
 def module_list(words: str) -> str:
-    """A line for each module: its first sentence, and the public names that no page documents."""
+    """A line for each module: its first sentence."""
     lines = []
     for module in modules_of(words):
         told = " ".join((ast.get_docstring(tree_of(module)) or "").partition("\n\n")[0].split())
-        others = [f"`{name}`" for name, (node, _) in nodes_of(module).items()
-                  if not constant(node) and f"{module}.{name}" not in documented()
-                  and not module.startswith(WITHOUT_NAMES)]
-        lines.append(f"- **{module}**: {plain(told)} {' '.join(others)}".rstrip())
+        lines.append(f"- **{module}**: {plain(told)}")
     return "\n".join(['<details class="setr-inside">\n<summary>'
                       f"{len(lines)} modules</summary>\n", *lines, "", "</details>\n"])
 

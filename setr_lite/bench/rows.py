@@ -67,13 +67,23 @@ def bench(
             mmsegmentation 1.2.2 with the same weights; a Python file that serves as a side; empty
             measures our side alone.
         python: the interpreter of the other side; empty takes this one.
-        start: starts a side, given its command and task.
+        start: for tests: starts a side, given its command and task.
 
     Returns:
-        Settings, ``ours`` and ``theirs`` (``seconds`` of each turn, ``median``, ``bytes``,
-        ``versions``), ``ratio`` (their time by ours: ``median``, ``low``, ``high`` over turns),
-        ``memory_ratio`` (our peak by theirs), ``difference`` (of the first results, relative to
-        the largest value), ``machine``.
+        The fields of `what`, and
+
+        ====================  ============================================================
+        key                   value
+        ====================  ============================================================
+        ``ours``, ``theirs``  dicts: ``seconds`` of each turn, ``median``, ``bytes`` at the peak,
+                              ``images_per_second``, ``versions``
+        ``ratio``             their time / ours: ``median``, ``low`` and ``high`` over turns
+        ``memory_ratio``      our peak / theirs, the other way round than ``ratio``
+        ``difference``        of the first results, relative to the largest value
+        ``machine``           processor, cores, system
+        ====================  ============================================================
+
+        Without another side only ``ours`` and ``machine``.
 
     Raises:
         UserError: a setting that cannot be, no such side, or a mistake that a side reports.

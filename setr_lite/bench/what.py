@@ -24,9 +24,10 @@ def _asked(default: Any, text: str, metavar: str = "N") -> Any:
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured: `kind` is one of `KINDS`, the rest are the options of `setr-lite bench`."""
+    """What is measured; nearly all fields are options of `setr-lite bench`."""
 
     kind: str
+    """One of `KINDS`."""
     encoder: str = _asked("vit_tiny_patch16", "as model.encoder", "NAME")
     head: str = _asked(
         "naive", "as model.head; several with commas give a row each", "naive|pup|mla|linear")

@@ -143,10 +143,11 @@ class SegmentationDataset(Dataset[Sample]):
         raise NotImplementedError
 
     def __len__(self) -> int:
+        """Number of images."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        """Number `index`, decoded: see :class:`Sample`."""
+        """``dataset[index]``, a `Sample` of image, label and name."""
         image_path, label_path = self.files[index]
         image = read_image(image_path)
         if self.unlabelled:

@@ -50,7 +50,7 @@ def make_masks(
         classes: a text file that gives the order, one class per line, ``NAME`` or ``NAME #rrggbb``;
             masks in colours need one with colours. By default the names that occur, in
             alphabetical order, after `background`; COCO's in the order of its ids.
-        background: class of the pixels in no region; ``ignore`` leaves them out.
+        background: class of the pixels in no region; ``ignore`` gives them the ignored id 255.
         split: train, val or test, in whose folders they go, for annotations that are split already;
             `out` may then hold other splits with the same classes.
 

@@ -29,8 +29,8 @@ def split_data(
 
     No image or mask is moved or copied. Groups are dealt one by one, those with the rarest classes
     first, each to the part that it brings closest to its share: of the images, and of the images
-    with each class. Equal groups are ordered by `seed`; the same files and arguments give the
-    same lists.
+    with each class. Ties are broken by `seed`; the same files and arguments give the same
+    lists.
 
     Args:
         root: holds ``images/``, ``labels/`` and ``classes.txt``; images may lie in folders there.

@@ -58,10 +58,23 @@ def score_checkpoint(
         progress: show a bar, on rank 0.
 
     Returns:
-        The matrix, and what JSON gets: `ConfusionMatrix.to_dict` with ``names`` (the classes),
-        ``split``, ``images`` (scored), ``of`` (in the split), ``quick_look``, ``interval`` (low
-        and high of mIoU, in a quick look only), ``protocol``, ``checkpoint``, ``sha256``,
-        ``seconds_per_image`` (wall time over images, loading included), ``device``, ``processes``.
+        The matrix, and what JSON gets: `ConfusionMatrix.to_dict` and
+
+        =====================  =======================================================
+        key                    value
+        =====================  =======================================================
+        ``names``              the classes
+        ``split``              the split
+        ``images``, ``of``     images that were scored, and images in the split
+        ``quick_look``         whether it is one
+        ``interval``           low and high of mIoU, in a quick look only
+        ``protocol``           how images were tested, in words
+        ``checkpoint``         its folder
+        ``sha256``             of its weights
+        ``seconds_per_image``  wall time over images, loading included
+        ``device``             where it ran
+        ``processes``          their number
+        =====================  =======================================================
 
     Raises:
         UserError: no usable checkpoint, data set, setting or folder; classes in another order

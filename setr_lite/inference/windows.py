@@ -200,7 +200,9 @@ def predict(
     size: Size | None = None,
     batch: int = 4,
 ) -> Tensor:
-    """The label map of one image.
+    """The label map of one image, from any function that returns logits.
+
+    For a SETR, `SETR.predict` does all of it.
 
     Args:
         logits_fn: a callable from a batch (B, 3, h, w) to logits (B, K, h, w), such as

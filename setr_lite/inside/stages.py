@@ -20,7 +20,7 @@ from ..errors import UserError, nearest
 
 @torch.no_grad()
 def catch(model: nn.Module, image: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-    """Run `model` on `image` and return the outputs of the modules called `names`, by name.
+    """Capture the outputs (activations) of the modules called `names` in one forward pass.
 
     Names are those of ``model.named_modules()``: ``head.convs.1``, ``neck.smooth.0``. The model
     runs as it is, so put it in eval mode first. Call it before any ``compile``: a compiled module
@@ -117,8 +117,8 @@ def feature_colors(features: Tensor, picture: Tensor) -> Tensor:
     """A map of D channels as colours, uint8 (h, w, 3).
 
     The three directions in which positions differ most become red, green and blue, turned so that
-    they resemble `picture` as far as a rotation can: like colours, like contents. Without the
-    turning, colours would jump from one stage to the next at random.
+    they resemble `picture` as far as a rotation can: similar contents get similar colours.
+    Without the turning, colours would jump from one stage to the next at random.
 
     Args:
         features: (D, h, w), D >= 3.

@@ -112,10 +112,10 @@ def format_bytes(size: int) -> str:
 
 
 def estimate_memory(config: RunConfig, *, processes: int = 1) -> MemoryEstimate:
-    """What training `config` takes on one of `processes` devices.
+    """Peak memory of one training step of `config`, on each of `processes` devices.
 
-    ``train.amp=auto`` counts as on CUDA, bfloat16. The tests hold it to what autograd saves on a
-    CPU and to what a CPU's allocator gives out; on a GPU it has not been measured. Several
+    ``train.amp=auto`` counts as on CUDA, bfloat16. The tests compare the estimate with what
+    autograd saves and what the allocator hands out on a CPU; on a GPU it is unchecked. Several
     processes are taken to hold a copy each, as DDP has them: with ``train.parallel=fsdp``, which
     shares weights, gradients and the optimiser's state out, it is an upper bound.
 

@@ -77,12 +77,21 @@ def layout_ids(layout: str) -> np.ndarray:
 
 
 def render_scene(seed: int, size: tuple[int, int] = (96, 192)) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the street of `seed`, any integer >= 0.
+    """Draw the street of a seed.
 
-    Returns the image, uint8 (H,W,3) RGB, and the label, uint8 (H,W), an index into `CLASSES` for
-    every pixel. One seed is one street: at another size of the same proportions it is the same
-    picture in more or less detail. The bytes depend on nothing but seed and size. Raises
-    UserError below 48x64 pixels or for a negative seed.
+    One seed is one street: at another size of the same proportions it is the same picture in more
+    or less detail. The bytes depend on nothing but seed and size.
+
+    Args:
+        seed: any integer >= 0.
+        size: (H, W), at least 48x64.
+
+    Returns:
+        The image, uint8 (H,W,3) RGB, and the label, uint8 (H,W), an index into `CLASSES` for every
+        pixel.
+
+    Raises:
+        UserError: a smaller size, or a negative seed.
     """
     whole("seed", seed, 0, 1 << 65)
     _check_size(size)
@@ -105,12 +114,20 @@ def write_toytown(
     progress: bool = True,
     workers: int = 1,
 ) -> None:
-    """Write `train` + `val` scenes of `size` (H, W) into the folder `out`.
+    """Draw a data set of streets.
 
-    The folders, file names and mask values are those of the real data set of that `layout`
-    (`LAYOUTS`). No scene of one split or seed occurs in another. An interrupted run is completed
-    by the same call; a completed one is left as it is. `toytown.json` in `out` keeps the
-    arguments. `progress` shows a bar; `workers` processes draw at once.
+    No scene of one split or seed occurs in another. An interrupted run is completed by the same
+    call; a completed one is left as it is.
+
+    Args:
+        out: folder to write; ``toytown.json`` in it keeps the arguments.
+        train, val: number of scenes in each split.
+        size: (H, W) of a scene.
+        seed: another seed draws another town.
+        layout: ``cityscapes``, ``ade20k`` or ``pascal_context``, whose folders, file names and mask
+            values are written.
+        progress: show a bar.
+        workers: processes that draw at once.
 
     Raises:
         UserError: arguments out of range; an `out` that is a file, holds other files, or holds a

@@ -50,7 +50,7 @@ PROGRAMS = {"official": "the authors' code", "mmseg": "mmsegmentation", "timm": 
 
 @dataclass(frozen=True)
 class Found:
-    """What the names and shapes in a file tell, of `identify`; ``print(found)`` shows it."""
+    """What `identify` found in a file; ``print(found)`` shows it."""
 
     file: WeightFile
     """The file."""
@@ -145,7 +145,7 @@ def convert(
     allow_missing_patch_bias: bool = False,
     allow_pickle: bool = False,
 ) -> str:
-    """Convert weights of another program to a checkpoint folder, or to another program.
+    """Another program's weights to a checkpoint folder, or a checkpoint to another's format.
 
     Args:
         source: a file of the authors' code, mmsegmentation, timm, DeiT or AugReg, or its state
@@ -154,8 +154,9 @@ def convert(
         to: ``mmseg``, ``official`` or ``timm`` (the encoder alone).
         img_size, taps, num_heads, aux, allow_pickle: as for `identify`; `aux` also decides what is
             written.
-        changed_config: write weights that the other program's published config would compute
-            another function with; the message says what to change in it.
+        changed_config: also write weights that need a changed config in the other program; with
+            its published config they would compute something else. The message says what to
+            change.
         allow_missing_patch_bias: take zeros for a patch bias that the file lacks, as files of
             mmsegmentation 1.x do.
 

@@ -50,7 +50,9 @@ def push_to_hub(
     scores: Mapping[str, Any] | None = None,
     private: bool = False,
 ) -> str:
-    """Upload a model with its settings and a model card; `SETR.from_pretrained(name)` loads it.
+    """Upload a model to the Hugging Face hub; `SETR.from_pretrained(name)` loads it.
+
+    Its settings and a model card go with it.
 
     Args:
         model: loaded by `SETR.from_pretrained`, or with ``model.config`` set.

@@ -300,7 +300,7 @@ def load_pretrained(
     pos_embed: Resampling = "bilinear",
     allow_pickle: bool = False,
 ) -> Report:
-    """Start `encoder` from a plain ViT: a file of timm, jx, DeiT, AugReg or ``vit2mmseg.py``.
+    """Load a plain ViT's weights into `encoder`: a file of timm, jx, DeiT, AugReg or vit2mmseg.
 
     Args:
         encoder: our `VisionTransformer`, of the file's width, depth and patch size.

@@ -120,11 +120,16 @@ def spoil_heads(record: Record) -> None:
 
 
 def row(record: Record) -> Found:
-    with_, without = (record[f"{name} position table"][-1] for name in ("with", "without"))
-    start = record["with position table"][0]
+    start, *with_ = record["with position table"]
+    without = record["without position table"][1:]
     said = [mean_and_interval(t["row and column"][i], t["low"][i], t["high"][i])
-            for t, i in ((with_, 0), (without, 0), (start, 1))]
-    return said, without["low"][0] > with_["high"][0] / 2 and start["high"][1] < 0.5
+            for t, i in ((with_[-1], 0), (without[-1], 0), (start, 1))]
+    each = [table["row and column"][0] for table in with_]
+    first = without[0]["row and column"][0]
+    said += [f"{min(each):.2f} to {max(each):.2f} after each of the five blocks",
+             f"rises from {first:.2f} after block 1 to"]
+    half = all(b["low"][0] > a["high"][0] / 2 for a, b in zip(with_, without, strict=True))
+    return said, len(with_) == 5 and half and start["high"][1] < 0.5
 
 
 def spoil_row(record: Record) -> None:
@@ -165,10 +170,8 @@ def pup_leads(record: Record) -> Found:
                for head, of in runs.items()}
     early, *_ = runs["pup"][0]["mious"][-2]
     then = [100 * dict(run["mious"])[early] for run in runs["pup"]]
-    said = [*(" ".join(f"{v:.1f}" for v in values) for values in found.values()),
-            f"{steps['pup']}, {steps['naive']} and {steps['mla']}",
-            f"PUP took {seconds['pup']:.0f}, Naive {seconds['naive']:.0f} and MLA "
-            f"{seconds['mla']:.0f}",
+    said = [*(f"{', '.join(f'{v:.1f}' for v in found[head])} | {steps[head]} | {seconds[head]:.0f}"
+              for head in found),
             f"PUP after {early} of its {steps['pup']}", f"at least {min(then):.1f}"]
     no_more_time = seconds["pup"] * early / steps["pup"] < min(seconds["naive"], seconds["mla"])
     mla = [run["seconds"]["cpu"] for run in runs["mla"]]
@@ -205,8 +208,12 @@ def bf16(record: Record) -> Found:
     exact, rounded = (scores(record, head="pup", amp=amp) for amp in ("off", "bf16"))
     apart = max(abs(a - b) for a, b in zip(exact, rounded, strict=True))
     seeds = max(exact) - min(exact)
-    said = [" ".join(f"{v:.2f}" for v in values) for values in (rounded, exact)]
-    return [*said, f"{apart:.2f} points", f"{seeds:.2f} points"], len(exact) >= 3 and apart < seeds
+    said = [", ".join(f"{v:.2f}" for v in values) for values in (rounded, exact)]
+    older = json.loads((RUNS / "auxiliary/results.json").read_text())
+    earlier = scores(older, head="pup", aux=True)
+    again = [abs(a - b) for a, b in zip(exact, earlier, strict=True)]
+    said += [f"{apart:.2f} points", f"{seeds:.2f} points", f"{min(again):.2f} to {max(again):.2f}"]
+    return said, len(exact) >= 3 and apart < seeds
 
 
 def spoil_bf16(record: Record) -> None:
@@ -301,8 +308,8 @@ def readings(record: Record) -> Found:
     said, never_ahead = [], True
     for labels in ("corner", "majority", "shares", "full size"):
         probe, *tokens = (r for r in record["runs"] if r["labels"] == labels)
-        three = " ".join(f"{run['miou']:.1f}" for run in tokens)
-        said.append(f"{probe['miou']:.1f} and {three}")
+        three = ", ".join(f"{run['miou']:.1f}" for run in tokens)
+        said.append(f"{mean_and_interval(probe['miou'], *probe['interval'], digits=1)} | {three}")
         never_ahead &= max(run["miou"] for run in tokens) < probe["interval"][1]
     found = {kind: [run["miou"] for run in record["runs"] if (run["reader"], run["labels"]) == kind]
              for kind in (("linear probe", "shares"), ("class tokens", "corner"))}
