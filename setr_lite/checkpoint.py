@@ -57,15 +57,9 @@ Read = TypeVar("Read")
 
 
 def save_checkpoint(
-    folder: str | Path,
-    model: nn.Module,
-    config: RunConfig,
-    *,
-    classes: Sequence[str] = (),
-    palette: Sequence[Sequence[int]] = (),
-    state: dict[str, Any] | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-    spoilt: bool = False,
+    folder: str | Path, model: nn.Module, config: RunConfig, *, classes: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] = (), state: dict[str, Any] | None = None,
+    optimizer: torch.optim.Optimizer | None = None, spoilt: bool = False,
 ) -> Path:
     """Write a checkpoint, replacing the one of that name only when the new one is complete.
 

@@ -226,18 +226,10 @@ class VisionTransformer(nn.Module):
     """What they are divided by after that."""
 
     def __init__(
-        self,
-        img_size: tuple[int, int] = (512, 512),
-        patch_size: int = 16,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        taps: Sequence[int] | None = None,
-        keep_class_token: bool = True,
-        drop_path: float = 0.0,
-        init_std: float = 0.02,
-        patch_bias: bool = True,
+        self, img_size: tuple[int, int] = (512, 512), patch_size: int = 16, embed_dim: int = 768,
+        depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0,
+        taps: Sequence[int] | None = None, keep_class_token: bool = True, drop_path: float = 0.0,
+        init_std: float = 0.02, patch_bias: bool = True,
     ) -> None:
         super().__init__()
         self.taps = tuple(taps) if taps is not None else (depth - 1,)

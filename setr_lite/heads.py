@@ -82,12 +82,7 @@ class UpsampleHead(Head):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        num_classes: int,
-        kernel: int,
-        steps: Sequence[int],
+        self, in_channels: int, channels: int, num_classes: int, kernel: int, steps: Sequence[int],
         bias: bool,
     ) -> None:
         super().__init__()
@@ -152,11 +147,7 @@ class PUPHead(UpsampleHead):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        num_classes: int,
-        dialect: str = "official",
+        self, in_channels: int, channels: int, num_classes: int, dialect: str = "official",
         stages: int = 4,
     ) -> None:
         steps = [2] * (stages - 1) + [1]
@@ -171,11 +162,7 @@ class NaiveAuxHead(UpsampleHead):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        num_classes: int,
-        dialect: str = "official",
+        self, in_channels: int, channels: int, num_classes: int, dialect: str = "official",
         units: int | None = None,
     ) -> None:
         steps = {"official": [1], "mmseg": [4] * (units or 2)}[dialect]

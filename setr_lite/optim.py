@@ -86,13 +86,7 @@ def build_optimizer(
 
 
 def poly_lr(
-    step: int,
-    steps: int,
-    base: float,
-    *,
-    min_lr: float,
-    power: float,
-    warmup: int = 0,
+    step: int, steps: int, base: float, *, min_lr: float, power: float, warmup: int = 0,
     poly_steps: str = "steps",
 ) -> float:
     """Learning rate of `step`, counted from 0, in a run of `steps`.

@@ -35,14 +35,8 @@ class Losses(NamedTuple):
 
 
 def take_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    image: Tensor,
-    label: Tensor,
-    config: RunConfig,
-    *,
-    bf16: bool = False,
-    look: Look | None = None,
+    model: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, label: Tensor,
+    config: RunConfig, *, bf16: bool = False, look: Look | None = None,
 ) -> Losses:
     """Move the parameters of `model` once.
 

@@ -62,14 +62,8 @@ class TimmEncoder(nn.Module):
 
     @classmethod
     def from_name(
-        cls,
-        name: str,
-        *,
-        head: str = "pup",
-        img_size: tuple[int, int] = (512, 512),
-        taps: tuple[int, ...] | None = None,
-        drop_path: float = 0.0,
-        **changes: Any,
+        cls, name: str, *, head: str = "pup", img_size: tuple[int, int] = (512, 512),
+        taps: tuple[int, ...] | None = None, drop_path: float = 0.0, **changes: Any,
     ) -> TimmEncoder:
         """The model that timm knows as `name`, with random weights.
 

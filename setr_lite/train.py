@@ -250,11 +250,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        device: torch.device,
-        *,
-        resume: bool = False,
+        self, config: RunConfig, device: torch.device, *, resume: bool = False,
         rehearsing: bool = False,
     ) -> None:
         if not resume:

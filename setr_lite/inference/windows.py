@@ -111,13 +111,8 @@ def sliding_window(
 
 
 def multi_scale_probabilities(
-    logits_fn: LogitsFn,
-    images: Sequence[Tensor],
-    size: Size,
-    *,
-    window: Window | None = None,
-    flip: bool = False,
-    batch: int = 4,
+    logits_fn: LogitsFn, images: Sequence[Tensor], size: Size, *, window: Window | None = None,
+    flip: bool = False, batch: int = 4,
 ) -> Tensor:
     """Probabilities averaged over one image at several scales, each also mirrored if `flip`.
 
@@ -139,13 +134,8 @@ def multi_scale_probabilities(
 
 
 def predict_views(
-    logits_fn: LogitsFn,
-    images: Sequence[Tensor],
-    size: Size,
-    *,
-    window: Window | None = None,
-    flip: bool = False,
-    batch: int = 4,
+    logits_fn: LogitsFn, images: Sequence[Tensor], size: Size, *, window: Window | None = None,
+    flip: bool = False, batch: int = 4,
 ) -> Tensor:
     """The most probable classes, from views of one image that were scaled beforehand.
 
@@ -160,12 +150,8 @@ def predict_views(
 
 
 def predict_each(
-    logits_fn: LogitsFn,
-    images: Iterable[tuple[Sequence[Tensor], Size]],
-    *,
-    window: Window | None = None,
-    flip: bool = False,
-    batch: int = 4,
+    logits_fn: LogitsFn, images: Iterable[tuple[Sequence[Tensor], Size]], *,
+    window: Window | None = None, flip: bool = False, batch: int = 4,
 ) -> Iterator[Tensor]:
     """`predict_views` of one image after the other; windows of neighbours share batches.
 
@@ -191,14 +177,8 @@ def predict_each(
 
 
 def predict(
-    logits_fn: LogitsFn,
-    image: Tensor,
-    *,
-    window: Window | None = None,
-    flip: bool = False,
-    ratios: Sequence[float] = (1.0,),
-    size: Size | None = None,
-    batch: int = 4,
+    logits_fn: LogitsFn, image: Tensor, *, window: Window | None = None, flip: bool = False,
+    ratios: Sequence[float] = (1.0,), size: Size | None = None, batch: int = 4,
 ) -> Tensor:
     """The label map of one image, from any function that returns logits.
 

@@ -46,13 +46,8 @@ pixels 5 MB of them, where a whole image's take 39 from logits a quarter as high
 
 
 def segmentation_loss(
-    output: SETROutput,
-    label: Tensor,
-    *,
-    aux_weight: float = 0.4,
-    normalize: Normalize = "all",
-    ignore_index: int = IGNORE,
-    divisor: Tensor | float | None = None,
+    output: SETROutput, label: Tensor, *, aux_weight: float = 0.4, normalize: Normalize = "all",
+    ignore_index: int = IGNORE, divisor: Tensor | float | None = None,
     class_weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Cross-entropy of the main head plus `aux_weight` times that of each auxiliary head.
@@ -86,13 +81,8 @@ def segmentation_loss(
 
 
 def loss_and_terms(
-    output: SETROutput,
-    label: Tensor,
-    *,
-    aux_weight: float = 0.4,
-    normalize: Normalize = "all",
-    ignore_index: int = IGNORE,
-    divisor: Tensor | float | None = None,
+    output: SETROutput, label: Tensor, *, aux_weight: float = 0.4, normalize: Normalize = "all",
+    ignore_index: int = IGNORE, divisor: Tensor | float | None = None,
     class_weights: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`segmentation_loss`, and what it is made of.
@@ -121,10 +111,7 @@ def loss_and_terms(
 
 
 def loss_divisor(
-    label: Tensor,
-    normalize: Normalize = "all",
-    *,
-    ignore_index: int = IGNORE,
+    label: Tensor, normalize: Normalize = "all", *, ignore_index: int = IGNORE,
     class_weights: Sequence[float] | None = None,
 ) -> Tensor | int:
     """The number that the sum over the pixels of `label` is divided by.
@@ -178,10 +165,7 @@ def weights_on(
 
 
 def resize_cross_entropy(
-    lazy: LazyLogits,
-    label: Tensor,
-    *,
-    ignore_index: int = IGNORE,
+    lazy: LazyLogits, label: Tensor, *, ignore_index: int = IGNORE,
     class_weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Sum of the cross-entropy of resized logits over the valid pixels of `label`.
@@ -221,12 +205,7 @@ class _ResizeCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        logits: Tensor,
-        label: Tensor,
-        down: Steps,
-        across: Steps,
-        ignore_index: int,
+        ctx: Any, logits: Tensor, label: Tensor, down: Steps, across: Steps, ignore_index: int,
         by_class: Tensor | None,
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)

@@ -64,14 +64,8 @@ class ImagesCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        logits: Tensor,
-        label: Tensor,
-        size: Size,
-        steps: tuple[tuple[Size, Size], ...],
-        ignore_index: int,
-        by_class: Tensor | None,
-        work: Work,
+        ctx: Any, logits: Tensor, label: Tensor, size: Size, steps: tuple[tuple[Size, Size], ...],
+        ignore_index: int, by_class: Tensor | None, work: Work,
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
         lazy, grad = LazyLogits(logits, size, steps), torch.empty_like(logits)
@@ -108,12 +102,7 @@ def images_at_a_time(batch: int, values: int) -> int:
 
 
 def images_loss(
-    logits: Tensor,
-    label: Tensor,
-    resized: Size,
-    ignore_index: int,
-    rows: Tensor,
-    columns: Tensor,
+    logits: Tensor, label: Tensor, resized: Size, ignore_index: int, rows: Tensor, columns: Tensor,
     by_class: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of some images, and its gradient by the head's scores.
