@@ -138,7 +138,7 @@ notebooks: $(DONE)/environment
 test: $(DONE)/environment $(DONE)/browser-files
 	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-cheap test-build BEGAN=$(BEGAN)
 	$(call say,tests)
-	@$(ONE_THREAD) $(PYTEST) -m 'not smoke and not slow' $(THREE) --ignore tests/book/test_site.py \
+	@$(ONE_THREAD) $(PYTEST) -m 'not smoke and not slow and not alone' $(THREE) --ignore tests/book/test_site.py \
 	  --ignore tests/book/test_browser.py tests
 	$(call say,notebooks run again and their outputs compared)
 	@$(ONE_THREAD) $(PYTEST) $(NBVAL) $(TWO) -W 'ignore::ResourceWarning' book
@@ -168,8 +168,8 @@ test-long: $(DONE)/book
 	$(call say,slow tests)
 	@$(ONE_THREAD) $(PYTEST) -m slow $(TWO) --ignore tests/book/test_site.py \
 	  --ignore tests/book/test_browser.py tests
-	$(call say,how soon the built pages can be used)
-	@$(PYTEST) -m alone $(PAGE_TESTS)
+	$(call say,how soon pages can be used and how soon they answer)
+	@$(PYTEST) -m alone $(PAGE_TESTS) tests/book/test_live.py
 
 test-book: $(DONE)/book
 	$(call say,the built pages)

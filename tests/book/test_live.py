@@ -343,6 +343,7 @@ def click(page, name, x, y):
     settled(page, name)
 
 
+@pytest.mark.alone
 def test_first_picture_comes_soon(browser, site):
     best = 1e9
     for _ in range(5):
@@ -707,6 +708,7 @@ def test_without_scripts_there_is_a_still(browser, site):
     context.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["ask", "look", "units"])
 def test_the_page_never_stalls(page, name):
     """While a stamp is dragged across the street no task holds the page's thread for long."""
