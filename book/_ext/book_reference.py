@@ -609,11 +609,13 @@ def library() -> Iterator[None]:
 
 
 def module_list(words: str) -> str:
-    """A line for each module: its first sentence."""
+    """A line for each module: its first sentence, and the public names that no page documents."""
     lines = []
     for module in modules_of(words):
         told = " ".join((ast.get_docstring(tree_of(module)) or "").partition("\n\n")[0].split())
-        lines.append(f"- **{module}**: {plain(told)}")
+        others = [f"`{name}`" for name, (node, _) in nodes_of(module).items()
+                  if not constant(node) and f"{module}.{name}" not in documented()]
+        lines.append(f"- **{module}**: {plain(told)} {' '.join(others)}".rstrip())
     return "\n".join(['<details class="setr-inside">\n<summary>'
                       f"{len(lines)} modules</summary>\n", *lines, "", "</details>\n"])
 

@@ -281,6 +281,14 @@ def test_what_the_package_hands_on_is_documented():
 
 
 @pytest.mark.smoke
+def test_every_public_name_is_documented_or_listed():
+    for module in reference.all_modules():
+        lines = reference.module_list(module)
+        for name, (node, _) in reference.nodes_of(module).items():
+            if not reference.constant(node) and f"{module}.{name}" not in reference.documented():
+                assert f"`{name}`" in lines, f"{module}.{name}"
+
+
 def test_no_rule_of_a_table_is_left():
     for full in reference.documented():
         assert "=====" not in reference.entry(full), full
