@@ -15,7 +15,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # tests of processes, signals and servers wait for a fifth of their time: three share two cores
 THREE := -n 3 --dist loadfile --no-loadscope-reorder
 PAGE_TESTS := tests/book/test_site.py tests/book/test_browser.py
-TEST_BOOK := $(PYTEST) -m 'not alone' -n 3 $(PAGE_TESTS)
+TEST_BOOK := $(PYTEST) -m 'not alone' -n 2 --dist loadgroup $(PAGE_TESTS)
 ONE_THREAD := OMP_NUM_THREADS=1
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
          --nbval-cell-timeout 600

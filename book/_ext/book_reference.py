@@ -5,8 +5,8 @@
   backticks` become links if a page documents them, and every entry has one to its source. Above
   its words stands the shortest import.
 * ``<!-- names at the top -->`` becomes a table of what ``from setr_lite import ...`` finds.
-* ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for. ``the rest``
-  stands for all modules that no other page lists.
+* ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
+  public names. ``the rest`` stands for all modules that no other page lists.
 * ``<!-- all settings -->`` becomes a table of them: name, values, default, and what it means.
 * ``<!-- recipes -->`` becomes a table of them.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, and of every verb

@@ -28,11 +28,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import records
 import torch
 import torch.nn.functional as F
 from measure_auxiliary import write
+from measure_inside import miou
+from measure_readings import interval
 from torch import Tensor, nn
 
 from setr_lite import SETR
@@ -50,7 +51,6 @@ STEPS, SHORT, BATCH, POINTS, SEEDS = 800, 250, 4, 4096, 3
 QUERIES, LATE, GRID, SIZE = 48, 2, (12, 24), (96, 192)
 WEIGHTS = {"class": 2.0, "mask": 5.0, "dice": 5.0, "nothing": 0.1}
 """Of the losses, and of the class *nothing* among the others: Mask2Former's (arXiv 2112.01527)."""
-Targets = list[tuple[Tensor, Tensor]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -316,20 +316,6 @@ def score(model: Reader, classes: int, tokens: Tensor, labels: Tensor) -> Tensor
         matrix.update(full.argmax(1)[0], label)
         found.append(matrix.matrix.clone())
     return torch.stack(found).double()
-
-
-def miou(matrix: Tensor) -> float:
-    """Over the classes that the streets have."""
-    hit = matrix.diagonal()
-    union = matrix.sum(0) + matrix.sum(1) - hit
-    return float((hit / union)[matrix.sum(1) > 0].mean())
-
-
-def interval(matrices: Tensor) -> list[float]:
-    rng = np.random.default_rng(0)
-    picks = torch.from_numpy(rng.integers(len(matrices), size=(500, len(matrices))))
-    values = [100 * miou(matrices[pick].sum(0)) for pick in picks]
-    return np.quantile(values, (0.025, 0.975)).round(2).tolist()
 
 
 if __name__ == "__main__":
