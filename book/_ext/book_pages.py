@@ -26,8 +26,14 @@ EMBEDDER_CDN = "https://cdn.jsdelivr.net/npm/@jupyter-widgets/html-manager@1.0.1
 MIME = r"application/vnd\.jupyter\.widget-"
 STATE = re.compile(rf'<script type="{MIME}state\+json">(.*?)</script>', re.S)
 VIEW = re.compile(rf'(?<!\n<!-- still -->\n)<script type="{MIME}view\+json">(.*?)</script>', re.S)
-CODE = re.compile(r'<div class="highlight( setr-long)?">(<pre>.*?)</pre>', re.S)
+CODE = re.compile(
+    r'<div class="highlight(?: setr-long)?"(?: style="--columns:\d+")?>(<pre>.*?)</pre>', re.S
+)
 LONG = 86
+CHART = re.compile(
+    r'(<div class="cell [^"]*\btag_chart\b(?:(?!<div class="cell ).)*?'
+    r'<div class="cell_output docutils container">\s*(?:<figure[^>]*>\s*)?)(<img[^>]*>)', re.S
+)  # fmt: skip
 ARGUMENTS = re.compile(r'<dl>\s*((?:<dd><em class="sig-param">.*?</dd>\s*)+)</dl>', re.S)
 ICON_SCRIPT = re.compile(
     r"[ \t]*<(?:script|link)[^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?\n?"
@@ -111,12 +117,14 @@ def add_stills(page: str) -> str:
 
 
 def mark_long_code(page: str) -> str:
-    """A class for blocks with lines of more than 86 columns, which are set a little smaller."""
+    """How wide each block is, for the style: what is printed gets as small as a phone asks for,
+    and lines of more than 86 columns a little smaller than others everywhere."""
 
     def mark(block: re.Match) -> str:
-        lines = html.unescape(re.sub(r"<[^>]*>", "", block.group(2))).splitlines()
-        long = max(map(len, lines), default=0) > LONG
-        return f'<div class="highlight{" setr-long" * long}">{block.group(2)}</pre>'
+        lines = html.unescape(re.sub(r"<[^>]*>", "", block.group(1))).splitlines()
+        columns = max(map(len, lines), default=1)
+        name = "highlight" + " setr-long" * (columns > LONG)
+        return f'<div class="{name}" style="--columns:{columns}">{block.group(1)}</pre>'
 
     return CODE.sub(mark, page)
 
@@ -140,6 +148,8 @@ def mend(page: str) -> str:
     page = re.sub(r' id="(exercise|solution)-content"', "", page)
     # Sphinx writes the arguments of a long signature as a list of definitions without terms
     page = ARGUMENTS.sub(as_lines, page)
+    # a chart as wide as a phone could not be read: it keeps a width and scrolls, by keys as well
+    page = CHART.sub(r'\1<div class="setr-chart" tabindex="0">\2</div>', page)
     return add_stills(mark_long_code(page))
 
 

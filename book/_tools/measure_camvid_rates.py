@@ -5,7 +5,8 @@
 The recorded runs gave every head the rate that suits Naive. Here each head gets rates below and
 above it, on the same frozen tokens and the same 367 images (the places are those of
 measure_camvid_controls.py), for a third of the steps. Scored on val, and on 50 of the training
-images, which tells a model that cannot fit from one that fits too well.
+images, which tells a model that cannot fit from one that fits too well. Two more seeds of MLA, with
+the recipe's rate and all its steps, stand beside the recorded run.
 
 Results go to data/runs/camvid_rates/results.json after every run; started again, the command skips
 what is there.
@@ -25,9 +26,10 @@ RATE = 1.5e-2
 """Of the recipes."""
 LOW, HIGH, LOWEST = 5e-3, 4.5e-2, 1.5e-3
 """A third of it, three times it, a tenth of it."""
-ARMS = [(head, rate) for head in ("pup", "naive", "mla", "linear")
-        for rate in (LOW, RATE, HIGH, LOWEST)]
-"""PUP first, whose score is in question."""
+SWEEP = [(head, rate, 0, 1) for head in ("pup", "naive", "mla", "linear")
+         for rate in (LOW, RATE, HIGH, LOWEST)]
+"""Head, rate, seed, how often the steps asked for; PUP first, whose score is in question."""
+ARMS = [*SWEEP, *(("mla", RATE, seed, 3) for seed in (1, 2))]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,11 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = "OMP_NUM_THREADS=1 python book/_tools/measure_camvid_rates.py WEIGHTS CAMVID CACHE"
     results = (json.loads(options.out.read_text()) if options.out.exists()
                else records.about(command) | {"runs": []})
-    for head, rate in ARMS:
-        arm = {"head": head, "rate": rate, "seed": 0, "steps": options.steps}
+    short = options.steps
+    for head, rate, seed, times in ARMS:
+        options.steps = short * times
+        arm = {"head": head, "rate": rate, "seed": seed, "steps": options.steps}
         if any(arm.items() <= run.items() for run in results["runs"]):
             continue
-        found = measure(options, head, "train", "last", 0, f"optim.lr={rate}")
+        found = measure(options, head, "train", "last", seed, f"optim.lr={rate}")
         seen = found["scores"].pop("last of the drive")  # all heads learned from these frames
         found["scores"]["50 of the training images"] = seen
         results["runs"].append(arm | found)

@@ -352,6 +352,7 @@ TOO_WIDE = """() => {  // cut off inside the column
     const column = document.querySelector("article").getBoundingClientRect().right + 1;
     const parts = "article img, article canvas, .setr-figure, .widget-subarea .jupyter-widgets";
     return [...document.querySelectorAll(parts)]
+      .map(e => e.closest(".setr-chart") || e)  // which scrolls
       .filter(e => e.checkVisibility() && e.getBoundingClientRect().right > column)
       .map(e => e.outerHTML.slice(0, 120));
 }"""
@@ -388,6 +389,13 @@ ILLEGIBLE = """() => [...document.querySelectorAll("svg.drawn")]  // outside it,
 LONG_CODE = """() => [...document.querySelectorAll("article pre")]
   .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
   .map(e => e.textContent.split("\\n").reduce((a, b) => a.length > b.length ? a : b))"""
+PRINTED_IS_CUT = """() => [...document.querySelectorAll(".cell_output .highlight")]
+  .filter(e => e.checkVisibility() && e.style.getPropertyValue("--columns") <= 64)
+  .filter(e => e.firstElementChild.scrollWidth > e.firstElementChild.clientWidth + 1)
+  .map(e => e.textContent.slice(0, 120))"""
+SMALL_CHARTS = """() => [...document.querySelectorAll(".setr-chart img")]
+  .filter(e => e.checkVisibility() && e.width < Math.min(e.naturalWidth, 540))
+  .map(e => e.alt.slice(0, 120))"""
 EQUATIONS_ON_THEIR_NUMBERS = """() => [...document.querySelectorAll("div.math")]
   .filter(e => e.querySelector(".eqno") && e.querySelector("mjx-math"))
   .filter(e => {
@@ -411,7 +419,8 @@ def test_all_fits_on_a_desktop(page):
 def test_all_fits_on_a_phone(page):
     page.set_viewport_size(PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    assert poor(page, {**EVERYWHERE, "equations": EQUATIONS_ON_THEIR_NUMBERS}) == {}
+    assert poor(page, {**EVERYWHERE, "equations": EQUATIONS_ON_THEIR_NUMBERS,
+                       "printed": PRINTED_IS_CUT, "charts": SMALL_CHARTS}) == {}  # fmt: skip
 
 
 @functools.cache
