@@ -57,7 +57,7 @@ SEEN_BY = {
     "running/lock.py": "running/test_lock",
     "datasets/base.py": "datasets",
     "datasets/images.py": "datasets test_bad_input",
-    "weights/account.py": "weights/test_read weights/test_convert",
+    "weights/account.py": "weights/test_read weights/test_convert weights/test_untrusted_files",
     "weights/read.py": "weights/test_read weights/test_untrusted_files",
     "weights/tables.py": "weights/test_read weights/test_convert",
     "weights/write.py": "weights/test_convert weights/test_read",

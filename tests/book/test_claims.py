@@ -69,6 +69,9 @@ def own_kind(record: Record) -> Found:
     gap, (b, a) = record["own_minus_same_offset"], OWN_KIND[1]
     said = [with_interval(gap, *place, digits=1, times=100) for place in OWN_KIND]
     said += [f"{100 * record[key]['mean'][b][a]:.1f} %" for key in ("own", "same_offset")]
+    rest = sorted(100 * mean for b, block in enumerate(gap["mean"]) for a, mean in enumerate(block)
+                  if (b, a) not in OWN_KIND)
+    said += [f"{rest[-3]:.1f} to {rest[-1]:.1f} points, the other nine by at most {rest[-4]:.1f}"]
     return said, all(gap["low"][b][a] > 0.10 for b, a in OWN_KIND)
 
 
@@ -80,8 +83,11 @@ def spoil_own_kind(record: Record) -> None:
 def rollout(record: Record) -> Found:
     name = "distance from the mean colour"
     gap, each = record["rollout_minus"][name], record["correlation"]
-    levels = [f"is {each['rollout']['mean'][0]:.2f}, and {each[name]['mean'][0]:.2f} for"]
-    return [with_interval(gap, 0), *levels], gap["low"][0] > 0
+    average = "rollout of the average token"
+    strong = record["rollout_minus"][average]
+    levels = [f"is {each['rollout']['mean'][0]:.2f}, and {each[name]['mean'][0]:.2f} for",
+              f"{each[average]['mean'][0]:.2f}, with a difference of {with_interval(strong, 0)}"]
+    return [with_interval(gap, 0), *levels], gap["low"][0] > 0 and strong["low"][0] > 0
 
 
 def spoil_rollout(record: Record) -> None:
@@ -248,6 +254,10 @@ def taps(records: Record) -> Found:
     same = scored(records["controls"], head="mla", images="train", taps="same")
     said = [f"{mla:.1f}", f"{probe:.1f}", f"{same[0]:.1f}",
             "{:.1f}, {:.1f} and {:.1f} in three seeds".format(*four)]
+    unseen = [scored(records["controls"], "last of the drive", head="mla", images="unseen", taps=t)
+              for t in ("mla", "same")]
+    said += ["MLA has {:.1f} there and, without the taps, {:.1f} (one seed)".format(
+        *(seeds.item() for seeds in unseen))]
     return said, bool(min(four) > max((probe + mla) / 2, *same))
 
 
@@ -269,9 +279,13 @@ def same_drive(records: Record) -> Found:
     few = scored(arms, head="linear", images="unseen", taps="last")
     mla = [scored(arms, last, head="mla", images=images, taps="mla")[0]
            for images in ("unseen", "seen")]
+    drop = scored(arms, head="mla", images="unseen", taps="mla").item() - mla[0]
+    learned = scored(arms, last, head="linear", images="train", taps="four")
     said = [f"{min(lost):.1f} to {max(lost):.1f} points", f"{min(gained):.1f} to {max(gained):.1f}",
             f"{min(few):.1f} to {max(few):.1f}", f"{100 * records['linear']['miou']:.1f}",
-            f"gains {mla[1] - mla[0]:.1f}", f"{min(left):.1f} to {max(left):.1f} do not"]
+            f"gains {mla[1] - mla[0]:.1f} of the {drop:.1f}",
+            f"{min(left):.1f} to {max(left):.1f} do not",
+            f"has {min(learned):.1f} to {max(learned):.1f} on them"]
     return said, min(gained) > 0 and all(np.array(gained) < np.array(lost) / 2)
 
 
