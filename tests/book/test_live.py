@@ -43,6 +43,7 @@ FIGURES = (
     ("walk", "walk"),
     ("units", "stamps", "stages"),
     ("turned", "heads", "positions"),
+    ("parked", "stamps"),
 )
 """The figures of the page: (name, tools)."""
 
@@ -118,7 +119,8 @@ def site(tmp_path_factory, town, models, probes):
     pictures = [text(s.image.permute(1, 2, 0).contiguous()) for s in town]
     (live / "pictures.js").write_text(as_script("pictures", pictures))
     pages = {"bare": "<script src='../_static/live/live.js'></script>"}
-    options = {"units": {"probes": probes}, "turned": {"head": "naive"}}
+    options = {"units": {"probes": probes}, "turned": {"head": "naive"},
+               "parked": {"stamp": ("car", *ROAD)}}
     pages["figure"] = "".join(
         figure(name, town, *tools, **options.get(name, {})) for name, *tools in FIGURES)
     (root / "book").mkdir()
@@ -392,6 +394,19 @@ def test_the_page_puts_stamps_where_python_does(page, town):
         part(page, "ask").get_by_role("button", name="undo").click()
         settled(page, "ask")
     assert answers(page, "ask") == first
+
+
+def test_a_stamp_may_stand_there_from_the_start(page, town):
+    settled(page, "parked")
+    assert said(page, "parked").startswith("The car at 80, 66 by class: SETR-PUP")
+    url = part(page, "parked").locator(".setr-street canvas").evaluate("c => c.toDataURL()")
+    got = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+    want, _ = place(town[0].image.permute(1, 2, 0).numpy(), stamps()[0], *ROAD)
+    np.testing.assert_array_equal(got, want)
+    part(page, "parked").get_by_role("combobox", name="Street", exact=True).select_option("1")
+    page.wait_for_function("document.querySelector('#parked .setr-live').live.chosen.street === 1")
+    settled(page, "parked")
+    assert said(page, "parked").startswith("Patch row")
 
 
 def test_the_street_answers_to_keys(page):

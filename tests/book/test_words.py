@@ -31,7 +31,6 @@ WORDS = {
 """Pattern of a word of our own -> what the field says."""
 
 ALLOWED = {
-    "slopes of the lines": "lines of a plot",
     "spread below": "dots of a plot",
     "bicyclist spread": "dots of a plot",
     "your own picture": "the title of a chapter and of its links",

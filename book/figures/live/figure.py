@@ -35,11 +35,13 @@ class Live(Figure):
     Args:
         tools: names from `TOOLS`.
         name: identifies the figure on its page.
-        panes: the still, one or several pictures with text.
+        panes: the still, one or several pictures with text. One named like a model, ``SETR-PUP``,
+            is seen until that model has answered.
         street: index of the street shown first.
         head: the model that answers, ``naive``, ``pup`` or ``mla``; ``walk`` and ``stages`` need
             ``pup``.
         patch: number of the patch looked at first, counted row by row; None is on the road.
+        stamp: name, column and row of a stamp that stands in the street at first.
         probes: for ``stages``: module of the head -> a 1 x 1 classifier of what it puts out. They
             are kept in the notebook, in 16 bits.
         caption: below the figure.
@@ -57,6 +59,7 @@ class Live(Figure):
         street: int = 0,
         head: str = "pup",
         patch: int | None = None,
+        stamp: tuple[str, int, int] | None = None,
         probes: Mapping[str, Any] | None = None,
         caption: str = "",
         data: Iterable[Any] = (),
@@ -71,6 +74,7 @@ class Live(Figure):
         note = "The model runs here once the book is built and scripts are on; this is a still."
         extra = "" if head == "pup" else f' data-head="{head}"'
         extra += "" if patch is None else f' data-patch="{patch}"'
+        extra += ' data-stamp="{} {} {}"'.format(*stamp) if stamp else ""
         extra += f' data-probes="{_probes_url(probes)}"' if probes else ""
         lines = (
             f'<div class="setr-live" data-tools="{" ".join(tools)}" data-street="{street}"{extra}>',

@@ -140,7 +140,7 @@
       this.data = await material();
       const panels = this.build();
       this.figure.querySelector(".setr-live-still").replaceWith(panels);
-      await this.setStreet(this.chosen.street);
+      await this.setStreet(this.chosen.street, this.figure.dataset.stamp);
     }
 
     has(tool) {
@@ -437,12 +437,21 @@
 
     /* -- the picture -- */
 
-    async setStreet(i) {
+    /* `stamp`, such as "car 80 66", stands in the street and is chosen. */
+    async setStreet(i, stamp) {
       const entry = await street(i);
       this.chosen.street = i;
       this.base = entry.rgba;
       this.baseTruth = entry.truth;
       this.placed = [];
+      this.selected = null;
+      if (stamp) {
+        const [name, x, y] = stamp.split(" "),
+          found = this.data.stamps.find((one) => one.name === name);
+        this.selected = { stamp: found, x: +x, y: +y, seen: [] };
+        this.placed.push(this.selected);
+        this.patch = patchAt(+x, +y);
+      }
       this.redraw();
     }
 
@@ -472,6 +481,7 @@
       this.base = pen.getImageData(0, 0, W, H).data;
       this.baseTruth = null;
       this.placed = [];
+      this.selected = null;
       this.redraw();
     }
 
