@@ -58,5 +58,5 @@ def millions(module: torch.nn.Module) -> str:
 
 
 def giga(macs: float) -> str:
-    """``38.7 GMAC``."""
-    return f"{macs / 1e9:.1f} GMAC" if macs > 0.1e9 else f"{macs / 1e9:.2g} GMAC"
+    """``38.7 GMAC``; below one, ``0.27 GMAC``."""
+    return f"{macs / 1e9:.{1 if macs >= 1e9 else 2}f} GMAC"

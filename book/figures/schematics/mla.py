@@ -15,8 +15,8 @@ def draw(shape: str) -> Drawing:
     picture = Drawing(
         f"mla-{shape}", {"wide": (720, 306), "narrow": (360, 430)}[shape],
         "SETR-MLA: four streams", (
-            f"The stream after blocks {', '.join(map(str, taps))} is normed and projected to "
-            f"{neck[0]} channels. Starting at the deepest, each stream is added to the next "
+            f"The residual stream after blocks {', '.join(map(str, taps))} is normed and projected "
+            f"to {neck[0]} channels. Starting at the deepest, each stream is added to the next "
             f"shallower one, and each sum is smoothed. The head then gives every stream two 3 x 3 "
             f"units, enlarges it four times, puts all four side by side, {side[0]} channels, and "
             f"classifies."))

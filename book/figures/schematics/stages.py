@@ -27,7 +27,7 @@ def draw_naive(shape: str) -> Drawing:
 def draw_pup(shape: str) -> Drawing:
     run = trace("pup")
     return _draw(f"pup-{shape}", [*_start(run), *_units(run), *_end(run)],
-                 "SETR-PUP, stage by stage", shape, gap=63)
+                 "SETR-PUP, stage by stage", shape, gap=69, largest=64)
 
 
 def _start(run: Trace) -> list[Stage]:
@@ -61,20 +61,21 @@ def _side(stage: Stage, largest: float) -> float:
     return largest * (stage.shape[-1] / SIDE) ** 0.55
 
 
-def _draw(name: str, stages: list[Stage], title: str, shape: str, gap: float) -> Drawing:
+def _draw(
+    name: str, stages: list[Stage], title: str, shape: str, gap: float, largest: float = 74,
+) -> Drawing:
     words = "From the tokens " + ". Then ".join(
         f"{', '.join(stage.step)}: {size(stage.shape)}".lstrip(": ") for stage in stages)
     if shape == "wide":
         picture = Drawing(name, (720, 172), title, words + ".")
-        _wide(picture, stages, gap)
+        _wide(picture, stages, gap, largest)
     else:
         picture = Drawing(name, (360, 30 + 62 * len(stages)), title, words + ".")
         _narrow(picture, stages)
     return picture
 
 
-def _wide(picture: Drawing, stages: list[Stage], gap: float) -> None:
-    largest = 74
+def _wide(picture: Drawing, stages: list[Stage], gap: float, largest: float) -> None:
     total = sum(_side(stage, largest) for stage in stages) + gap * (len(stages) - 1)
     x, middle = (720 - total) / 2, 76
     for stage in stages:
