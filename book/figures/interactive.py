@@ -9,6 +9,7 @@ links between controls, so a reader without Python can still drag, step and clic
 `Sheets`            the same over frames that hold several pictures, each under its own words
 `MatrixExplorer`    choose a patch of a picture, see its row of an N x N matrix (all N rows)
 `Compare`           two pictures on top of each other, with a divider to drag
+`color_key`         the legend of a picture as text, which a phone does not shrink
 `show_source`       the library's own source, in a notebook that is open in Jupyter
 ==================  ==============================================================================
 
@@ -453,6 +454,23 @@ class Compare(Figure):
         self._bundle = _still(np.kron(both, np.ones((scale, scale, 1), np.uint8)))
         images = self._images(pair, list(alts), quality, scale)
         self._bundle["text/html"] = _compare_html(identifier(name), images, labels, start, caption)
+
+
+def color_key(colors: Mapping[str, Sequence[int]]) -> Any:
+    """A legend as text of the page: name -> colour (3,), 0..255.
+
+    Words inside a picture shrink with it on a phone, and stay black in the dark.
+    """
+    from IPython.display import HTML
+
+    items = [
+        f'<li><i style="background:rgb({",".join(str(int(c)) for c in color)})"></i>'
+        f"{html.escape(name)}</li>"
+        for name, color in colors.items()
+    ]
+    style = f"<style>{script_line('interactive.css')}</style>"
+    lines = ['<div class="setr-figure">', style, '<ul class="setr-key">', *items, "</ul></div>"]
+    return HTML("\n".join(lines))
 
 
 class show_source:  # used like a function, as the last line of a cell
