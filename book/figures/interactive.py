@@ -368,7 +368,8 @@ class MatrixExplorer(Figure):
     ``name`` identifies the figure on its page: letters, digits and hyphens, unique. ``label`` is
     what the matrix holds ("attention"). ``scale="row"`` stretches each row from its own least to
     its own largest value; ``scale="all"`` uses one scale for the matrix. ``start`` = (row, column)
-    of the patch shown first; ``colors`` any matplotlib colour map.
+    of the patch shown first; ``colors`` any matplotlib colour map. ``small=True`` keeps a
+    ``picture`` that shows nothing but the places small beside its matrix.
 
     Works with hover, click, touch and the arrow keys. Raises UserError for a matrix that does not
     fit the grid, numbers that are not finite, and above 450 kB.
@@ -387,6 +388,7 @@ class MatrixExplorer(Figure):
         start: tuple[int, int] | None = None,
         scale: str = "row",
         colors: str = "viridis",
+        small: bool = False,
         caption: str = "",
         digits: int = 2,
         quality: int = 85,
@@ -414,6 +416,7 @@ class MatrixExplorer(Figure):
             query=query,
             label=label,
             choice=choice,
+            small=small,
             caption=caption,
         )
         self._check_size(
@@ -662,6 +665,7 @@ def _explorer_html(
     query: int,
     label: str,
     choice: str,
+    small: bool,
     caption: str,
 ) -> str:
     h, w = grid
@@ -671,6 +675,7 @@ def _explorer_html(
         for key, (rows, ends) in maps.items()
     ]
     hidden = " hidden" if len(maps) == 1 else ""
+    narrow = ' style="flex:0 1 9rem"' if small else ""
     pick = (
         f'<div class="setr-stage setr-pick" tabindex="0" role="slider" aria-valuemin="0" '
         f'aria-valuemax="{h * w - 1}" aria-valuenow="{query}" '
@@ -679,7 +684,7 @@ def _explorer_html(
     )
     lines = [
         f'<div class="setr-panels" data-rows="{h}" data-columns="{w}" data-label="{text}">',
-        '<div class="setr-panel"><p class="setr-title">choose a patch</p>',
+        f'<div class="setr-panel"{narrow}><p class="setr-title">choose a patch</p>',
         f'{pick}{picture}<span class="setr-mark"></span></div></div>',
         f'<div class="setr-panel"><p class="setr-title">its {text}</p>',
         f'<div class="setr-stage setr-heat">{still}<span class="setr-mark"></span></div></div>',

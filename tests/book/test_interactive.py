@@ -286,6 +286,13 @@ def test_explorer_starts_at_the_given_patch_and_is_named():
     assert [image["alt"] for image in soup.find_all("img")] == ["colours", "weight of one patch"]
 
 
+def test_explorer_keeps_an_empty_picture_small():
+    first, heat = html_of(explorer(small=True)).select(".setr-panel")
+    assert first["style"] == "flex:0 1 9rem"
+    assert not heat.has_attr("style")
+    assert not html_of(explorer()).select(".setr-panel[style]")
+
+
 def test_explorer_offers_a_choice_only_between_several_maps():
     two = {"one": np.eye(12), "two": np.ones((12, 12))}
     assert [o.text for o in html_of(explorer(two)).find_all("option")] == ["one", "two"]
