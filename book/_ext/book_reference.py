@@ -750,8 +750,8 @@ def command_line_reference() -> str:
         parser = _parser()
         verbs = next(a for a in parser._actions if hasattr(a, "choices") and a.choices).choices
         said = [f"## setr-lite\n\n{box_of(examples_of_help(parser.epilog))}",
-                '<details class="setr-inside">\n<summary>What <code>setr-lite --help</code> prints'
-                f"</summary>\n\n```text\n{parser.format_help()}```\n\n</details>\n"]
+                '<details class="setr-inside">\n<summary>The help that it prints</summary>\n'
+                f"\n```text\n{parser.format_help()}```\n\n</details>\n"]
         said += [describe_verb(name, verb) for name, verb in verbs.items()]
     finally:
         os.environ.pop("COLUMNS")
