@@ -31,15 +31,15 @@ examples:
   torchrun --standalone --nproc_per_node=8 -m setr_lite train toytown_pup train.batch_size=64
 
 Settings are written section.key=value; `setr-lite recipes NAME` lists them all.
-A mistake in the input ends with one line and exit code 2."""
+A mistake in the input, a disk that fails or too little memory: one line, exit code 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code.
 
     0 done, or a training that was asked to stop and saved first; 1 `check-data` or `doctor` found
-    something, 2 a user's mistake, 130 Ctrl-C, 141 pipe closed. Where standard output or standard
-    error cannot be written the work goes on, and is saved.
+    something; 2 a mistake in the input, a disk that fails, or too little memory; 130 Ctrl-C; 141
+    pipe closed. Where standard output or error cannot be written the work goes on, and is saved.
     """
     parser = _parser()
     words = list(sys.argv[1:] if arguments is None else arguments)

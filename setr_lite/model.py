@@ -86,19 +86,19 @@ class SETR(nn.Module):
         _check_name("dialect", dialect, ("official", "mmseg"))
         _check_name("odd", odd, ("crop", "squeeze"))
         self.odd: Odd = odd
-        # of the run that trained it, see `from_pretrained`
-        self.config: RunConfig | None = None
-        self.classes: tuple[str, ...] = ()
-        self.palette: tuple[tuple[int, int, int], ...] = ()
+        self.config: RunConfig | None = None  #: the run that trained it, None if none did
+        self.classes: tuple[str, ...] = ()  #: names by label; empty if no run trained it
+        self.palette: tuple[tuple[int, int, int], ...] = ()  #: RGB colours by label, 0..255
         sizes = zip(SIZES, (patch_size, embed_dim, depth, num_heads, mlp_ratio), strict=True)
-        self.encoder: VisionTransformer | TimmEncoder = _encoder(
+        self.encoder: VisionTransformer | TimmEncoder = _encoder(  #: image -> four maps of tokens
             encoder, head, img_size=img_size, taps=taps, drop_path=drop_path,
             patch_bias=patch_bias, sizes={key: n for key, n in sizes if n is not None})
         dim, patch = self.encoder.embed_dim, self.encoder.patch_size
+        #: the `MultiLevelAggregation` of MLA, else ``nn.Identity``
         self.neck = MultiLevelAggregation(dim, channels) if head == "mla" else nn.Identity()
-        self.head: Head = _main_head(head, dim, channels, num_classes, dialect, patch)
+        self.head: Head = _main_head(head, dim, channels, num_classes, dialect, patch)  #: main head
         self.aux_streams = AUX_STREAMS.get((head, dialect), ()) if aux else ()
-        self.aux_heads = nn.ModuleList(
+        self.aux_heads = nn.ModuleList(  #: one for each auxiliary loss
             _aux_head(head, dim, channels, num_classes, dialect, aux_units)
             for _ in self.aux_streams
         )
@@ -115,7 +115,7 @@ class SETR(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> SETR:
-        """A trained model, in eval mode; its run is ``model.config``.
+        """A trained model on the CPU, in eval mode; ``.to("cuda")`` moves it, `predict` follows.
 
         Args:
             folder: of a checkpoint; or the name of a recipe with published weights, which
@@ -123,7 +123,7 @@ class SETR(nn.Module):
                 downloaded once and kept in ``$SETR_HOME``, by default in the user's cache folder.
 
         Returns:
-            The model, with the names and colours of its classes in ``classes`` and ``palette``.
+            The model, with its run in ``config``, its classes in ``classes`` and ``palette``.
 
         Raises:
             UserError: no checkpoint there, weights that do not fit its config, or a download that
@@ -158,7 +158,7 @@ class SETR(nn.Module):
         return push_to_hub(self, name, **about)
 
     def forward(self, image: Tensor, *, aux: bool | None = None) -> SETROutput:
-        """(B, 3, H, W) normalised -> scores. None: auxiliary scores in training mode only."""
+        """(B, 3, H, W) normalised -> SETROutput. `aux` None: of all heads in training mode only."""
         features, patch = self.features(image), self.encoder.patch_size
         size, (h, w) = (image.shape[-2], image.shape[-1]), self._grid(image)
         streams = self.aux_streams if (self.training if aux is None else aux) else ()
@@ -193,10 +193,10 @@ class SETR(nn.Module):
     def preprocess(self, image: Any) -> Tensor:
         """One image -> (1, 3, h, w) normalised, on the model's device.
 
-        It may be a path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB. A
-        model loaded from a checkpoint also resizes to the size it was evaluated at. `predict` does
-        this, and all that follows; `inference.predict` brings labels back with
-        ``size=image.shape[-2:]``.
+        A path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W) or
+        (1, H, W); colour is RGB. A model from a checkpoint also resizes to the size it was
+        evaluated at. `predict` does this, and all that follows; `inference.predict` brings labels
+        back to the size of the image with ``size=(H, W)``.
 
         Raises:
             UserError: the image is a batch, is already normalised, or is of another type.
@@ -232,8 +232,8 @@ class SETR(nn.Module):
 
         Args:
             image: a path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor
-                (3, H, W), RGB; a list of these, of any sizes; or a batch, an array (B, H, W, 3) or
-                a tensor (B, 3, H, W).
+                (3, H, W) or (1, H, W); colour is RGB. Or a list of these, of any sizes; or a batch,
+                an array (B, H, W, 3) or a tensor (B, 3, H, W).
             probabilities: return them instead, float32, K x H x W x 4 bytes each.
             config: a run to take instead of the model's own, such as
                 ``model.config.override("eval.protocol=official+ms")``.
@@ -259,7 +259,7 @@ class SETR(nn.Module):
         return found if several else found[0]
 
     def normalization(self, data: DataConfig) -> DataConfig:
-        """`data` with the encoder's own mean and standard deviation where it says None."""
+        """A copy of `data` in which mean and std are numbers: its own, else the encoder's."""
         encoder = self.encoder
         return replace(data, mean=data.mean or encoder.mean, std=data.std or encoder.std)
 

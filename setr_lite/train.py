@@ -76,13 +76,13 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
         key             value
         ==============  ================================================================
         ``folder``      path of the run
-        ``checkpoint``  path of its ``last`` checkpoint
+        ``checkpoint``  path of its ``last`` checkpoint, a `Path`
         ``step``        steps taken so far
         ``finished``    whether that is all of them
         ``miou``        mIoU of the last evaluation, a fraction; NaN before the first
         ``confusion``   its `ConfusionMatrix`, or None
         ``classes``     names of the classes
-        ``history``     rows of the log
+        ``history``     the log, a list of a dict a row
         ``seconds``     duration of this call
         ==============  ================================================================
 

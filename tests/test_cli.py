@@ -55,7 +55,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, capsys, m
         r"^precision   float32",
         r"^a crop takes .* to make: to keep up takes train.workers=\d+, and 0 would start$",
         r"^parameters  encoder \d+\.\d\d M, neck \d+\.\d\d M, head \d+\.\d\d M, auxiliary heads ",
-        r"^memory      \d+ MiB estimated; most of it .* % of the peak$",
+        r"^memory      \d+ MiB estimated; largest part: .* % of the peak$",
         r"^arithmetic  [\d.e-]+ TFLOP a step; matrix products on cpu run at [\d.]+ TFLOP/s$",
         r"^duration    at least .* for 100 steps at that rate \(MFU 100 %\)$",
         r"^one batch read in .*, first step .*, second .* \(MFU \d+%\), loss \d\.\d+ and \d\.\d+$",

@@ -7,7 +7,7 @@
 * ``<!-- names at the top -->`` becomes a table of what ``from setr_lite import ...`` finds.
 * ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
   public names. ``the rest`` stands for all modules that no other page lists.
-* ``<!-- all settings -->`` becomes a table of them: name, values, default, and what it means.
+* ``<!-- settings: SECTION -->`` becomes a table of them: name, values, default, what it means.
 * ``<!-- recipes -->`` becomes a table of them.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, and of every verb
   its usage and its options, each with an anchor such as ``setr-lite-train-dry-run``, and the
@@ -25,7 +25,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from inspect import cleandoc
 from pathlib import Path
@@ -43,8 +43,9 @@ SECTIONS = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 ENTRIES = re.compile(r"<!-- reference: (.*?) -->", re.S)
 MODULES = re.compile(r"<!-- modules: (.*?) -->", re.S)
 HELP = "<!-- command-line reference -->"
-SETTINGS = "<!-- all settings -->"
+SETTINGS = re.compile(r"<!-- settings: (\w+) -->")
 RECIPES = "<!-- recipes -->"
+CLASS_OF_SETTINGS = "```{rst-class} setr-settings\n```\n\n"
 TOP = "<!-- names at the top -->"
 PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`$", re.M)
 EXAMPLES = ROOT / "book" / "examples"
@@ -64,25 +65,27 @@ WIDE_VALUE = 86  # columns, above which a value is shown as the source breaks it
 LONG_VALUE = 12  # lines of a value that are shown
 WHEN = {
     "recipes": "[Train a SETR](11_five_minutes.ipynb) starts with one.",
-    "toytown": "Use it before the first training on [ToyTown](11_five_minutes.ipynb).",
-    "check-data": "Use it before training on [your own images](09b_your_pictures.ipynb), and after "
-    "a download.",
-    "make-masks": "Use it once [your own images](09b_your_pictures.ipynb) are annotated.",
-    "split": "Use it if [your own images](09b_your_pictures.ipynb) are not divided yet.",
+    "toytown": "Before the first training on [ToyTown](11_five_minutes.ipynb).",
+    "check-data": "Before training on [your own images](09b_your_pictures.ipynb), and after a "
+    "download.",
+    "make-masks": "For [your own images](09b_your_pictures.ipynb), once they are annotated.",
+    "split": "For [your own images](09b_your_pictures.ipynb), where they are not divided yet.",
     "train": "[Train a SETR](11_five_minutes.ipynb) follows a run; [Settings](api_settings.md) "
     "explains every setting.",
     "eval": "See [Measuring](10_measuring.ipynb) for the numbers and "
     "[Protocols](10b_protocols.ipynb) for how a score is defined.",
     "predict": "See [Your own images](09b_your_pictures.ipynb).",
     "convert": "See [Weight conversion](12_weight_conversion.ipynb).",
-    "compare": "Use it when two runs that should agree do not.",
-    "doctor": "Use it when a training has gone wrong; see [Silent bugs](18b_silent_bugs.ipynb).",
+    "compare": "For two runs that should agree and do not.",
+    "doctor": "After a training that has gone wrong; see [Silent bugs](18b_silent_bugs.ipynb).",
     "download": "See [Weight conversion](12_weight_conversion.ipynb).",
     "bench": "See [Speed and memory](19_speed.ipynb).",
     "export": "A page that runs a model is [shown here](07b_alive.ipynb).",
 }
 """Verb -> when one wants it, and the chapter about it."""
 BELOW = {
+    "eval": "The table is in fractions; the last lines are in percent. Ten of twelve images are a "
+    "quick look.",
     "compare": "Each pair of columns is this run, then the run of `--with`.",
     "download": "The second column says `here` if the weights are downloaded already.",
 }
@@ -92,10 +95,56 @@ VALUES = {
     "Size": "`int,int`", "Colour": "`R,G,B`",
 }  # fmt: skip
 """Annotated type of a setting -> how the table of settings writes it."""
+SHORT = {
+    "model.encoder": "Encoder, by name", "model.dialect": "Whose code the heads follow",
+    "model.mlp_ratio": "Hidden width of an MLP, in widths of a token",
+    "model.patch_bias": "The patch projection adds a bias",
+    "model.odd": "How padding to whole patches is undone",
+    "model.taps": "Blocks that are read, counted from 0",
+    "model.drop_path": "Stochastic depth rate of the last block", "data.name": "Data set",
+    "data.base_size": "Sides that an image is first fitted into",
+    "data.cat_max_ratio": "Share of a crop that one class may cover",
+    "data.distort": "Distort brightness, contrast, saturation, hue",
+    "data.mean": "What is subtracted from each channel",
+    "data.std": "What each channel is divided by",
+    "loss.normalize": "Divide by all pixels, or by those not ignored",
+    "loss.class_weights": "Weight of a pixel of each class", "optim.lr": "Base learning rate",
+    "optim.layer_decay": "Learning rate of a block over the next one's",
+    "optim.weight_decay": "Weight decay", "optim.poly_steps": "Divisor of the poly schedule",
+    "optim.min_lr": "Floor of the schedule", "train.batch_size": "Images per optimiser step",
+    "train.fit": "Make the batch fit the memory",
+    "train.accumulate": "Parts of a batch whose gradients add up",
+    "train.grad_checkpointing": "Run each block again for its gradients",
+    "train.seed": "Seed of weights, order and augmentations",
+    "train.device": "Processor that computes", "train.parallel": "How processes share the model",
+    "train.sync_bn": "BatchNorm over the images of all processes",
+    "train.feature_cache": "Folder for a frozen encoder's tokens",
+    "train.on_bad_image": "What an image that cannot be read does",
+    "eval.mode": "Whole images, or overlapping windows", "eval.protocol": "Published protocol",
+    "eval.window_batch": "Windows that go through the model together",
+    "eval.base_size": "Sides that an image is fitted into",
+    "eval.ratios": "Scales whose probabilities are averaged", "eval.amp": "bfloat16 autocast",
+}
+"""Setting -> its meaning in a row of the table, where the first sentence of its entry is long."""
 LISTED = ("data.name", "train.device")
 """Settings of type text whose words name every value."""
+NAMED = {
+    "model.encoder": "name", "model.pretrained": "`none`, file, folder, `timm:NAME`, name",
+    "data.root": "folder", "data.classes": "file", "train.out": "folder",
+    "train.feature_cache": "folder",
+}
+"""Setting of type text -> what it names."""
 ALSO = {"train.batch_size": ", `auto`"}
 """Setting -> what it takes beside its type."""
+ENCODERS = {
+    "toy": "toy, 5 blocks", "vit_tiny_patch16": "ViT-Ti/16", "vit_base_patch16": "ViT-B/16",
+    "vit_large_patch16": "ViT-L/16", "hybrid_base": "ResNet + ViT-B",
+    "timm:vit_small_patch14_dinov2": "DINOv2 ViT-S/14",
+}
+"""Encoder of a recipe -> how the table of recipes calls it."""
+SCORES = """The scores are those of the paper or, for `*_mmseg`, of mmsegmentation; none was
+reproduced here. Scores of `toytown_*` and `camvid_*`, measured here, are in the README.
+"""
 SECTIONS_OF_A_RUN = {
     "model": "ModelConfig", "data": "DataConfig", "loss": "LossConfig", "optim": "OptimConfig",
     "train": "TrainConfig", "eval": "EvalConfig",
@@ -158,6 +207,7 @@ def names() -> set[str]:
         found.add(full)
         if isinstance(node := nodes_of(module)[name][0], ast.ClassDef):
             shown = [m.target.id for m, _ in fields_of(node)] + [m.name for m in methods_of(node)]
+            shown += [name for name, _, _ in attributes_of(node, module)]
             found |= {f"{full}.{member}" for member in shown}
     return found
 
@@ -360,13 +410,18 @@ def string_below(after: ast.stmt | None) -> str:
 def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> str:
     """Its words, then its value if that is written out; of a large table its first lines."""
     words = markdown(string_below(after), (module,))
-    try:
-        value = ast.literal_eval(node.value)
-    except ValueError:  # computed from something else
-        return words
+    value = constants(module).get(constant(node))
     if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
         rows = [f"| `{key}` | `{text}` |" for key, text in value.items()]
         return "\n".join([words, "", "| ours | theirs |", "|---|---|", *rows])
+    if module == "weights.tables":  # the encoder's tensors have a table of their own
+        rows = [f"| {head} | `{key}` | `{text}` |" for head, table in value.items()
+                for key, text in table.items() if not key.startswith("encoder.")]
+        return "\n".join([words, "", "| head | ours | theirs |", "|---|---|---|", *rows])
+    try:
+        ast.literal_eval(node.value)
+    except ValueError:  # computed from something else
+        return words
     lines = ast.unparse(node.value).splitlines()
     source = (LIBRARY / f"{module.replace('.', '/')}.py").read_text("utf-8")
     if len(lines[0]) > WIDE_VALUE or len(lines) > 1:
@@ -374,6 +429,18 @@ def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> st
         lines = cleandoc(written).splitlines()
     shown = lines[:LONG_VALUE] + ["..."] * (len(lines) > LONG_VALUE)
     return "\n".join([words, "", "```python", *shown, "```"])
+
+
+@cache
+def constants(module: str) -> dict[str, Any]:
+    """The constants that are made of nothing but literals and one another."""
+    found: dict[str, Any] = {"__builtins__": {}}
+    for node in tree_of(module).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            with suppress(Exception):
+                code = compile(ast.Expression(node.value), module, "eval")
+                found[node.targets[0].id] = eval(code, found)
+    return found
 
 
 def base_of(node: ast.ClassDef) -> ast.ClassDef | None:
@@ -391,6 +458,27 @@ def fields_of(node: ast.ClassDef) -> list[tuple[ast.AnnAssign, str]]:
             words = string_below(after) or asked(field)
             found += [(field, words)] if words and shown(node, field.target.id) else []
     return found
+
+
+def attributes_of(node: ast.ClassDef, module: str) -> list[tuple[str, str, str]]:
+    """Name, type and words of what ``__init__`` keeps with a comment ``#: words``, or below one."""
+    made = next((m for m in node.body if getattr(m, "name", "") == "__init__"), None)
+    lines = source_lines(module)
+    found = []
+    for statement in made.body if made else ():
+        target = getattr(statement, "target", None) or getattr(statement, "targets", [None])[0]
+        if isinstance(target, ast.Attribute):
+            above = lines[statement.lineno - 2].strip()
+            words = lines[statement.lineno - 1].partition("  #: ")[2] or (
+                above[3:] if above.startswith("#: ") else "")
+            kind = getattr(statement, "annotation", None)
+            found += [(target.attr, ast.unparse(kind) if kind else "", words)] if words else []
+    return found
+
+
+@cache
+def source_lines(module: str) -> list[str]:
+    return (LIBRARY / f"{module.replace('.', '/')}.py").read_text("utf-8").splitlines()
 
 
 def asked(field: ast.AnnAssign) -> str:
@@ -445,7 +533,13 @@ def describe_class(node: ast.ClassDef, module: str) -> str:
         default = default_of(field)
         value = f"\n:value: {json.dumps(default)}" if default else ""
         options = f":type: {ast.unparse(field.annotation)}{value}"
+        if allowed := range_in_words(node, field):
+            words = f"{words}\n\nAllowed: {allowed}."
         parts.append(directive("attribute", field.target.id, markdown(words, scope), 5, options))
+    for name, kind, words in attributes_of(node, module):
+        options = [f":type: {kind}"] if kind else []
+        said = plain(f"{words[0].upper()}{words[1:]}.", scope)
+        parts.append(directive("attribute", name, said, 5, *options))
     for method in methods_of(node):
         decorators = {ast.unparse(d) for d in method.decorator_list}
         kind = "property" if "property" in decorators else "method"
@@ -504,10 +598,11 @@ def library_reference(words: str) -> str:
     return "\n".join(said)
 
 
-def settings_table() -> str:
-    """MyST of all settings, a row each; a name leads to its entry."""
+def settings_table(*sections: str) -> str:
+    """MyST of the settings of some sections or of all, a row each; a name leads to its entry."""
     rows = ["| setting | values | default | meaning |", "|---|---|---|---|"]
-    for section, name in SECTIONS_OF_A_RUN.items():
+    for section in sections or SECTIONS_OF_A_RUN:
+        name = SECTIONS_OF_A_RUN[section]
         node = nodes_of("config")[name][0]
         ranges = ranges_of(node)
         for field, words in fields_of(node):
@@ -515,12 +610,26 @@ def settings_table() -> str:
             values = values_of(field.annotation, ranges.get(f"{section}.{key}", ""))
             if f"{section}.{key}" in LISTED:
                 values = " ".join(f"`{word}`" for word in re.findall("``(.+?)``", words))
-            values += ALSO.get(f"{section}.{key}", "")
+            values = NAMED.get(f"{section}.{key}", values) + ALSO.get(f"{section}.{key}", "")
             default = as_written(ast.literal_eval(field.value))
-            said = re.sub(r"\bNone (?=[a-z])", "`none` ", in_short(words, field.value))
+            said = re.sub(r"\bNone (?=[a-z])", "`none` ", in_a_row(
+                f"{section}.{key}", in_short(words, field.value)))
             rows.append(f"| {{py:obj}}`{section}.{key} <setr_lite.config.{name}.{key}>` | {values} "
                         f"| {default} | {said} |")
     return "\n".join(rows)
+
+
+def in_a_row(setting: str, said: str) -> str:
+    """What a setting means, in as few words as a row of a table has room for."""
+    first, *told = said.split("; ")
+    return "; ".join([SHORT.get(setting, first), *(re.sub(r" \(.*\)", "", c) for c in told)])
+
+
+def range_in_words(node: ast.ClassDef, field: ast.AnnAssign) -> str:
+    """The numbers that a setting may have, for its entry."""
+    section = {name: key for key, name in SECTIONS_OF_A_RUN.items()}.get(node.name)
+    allowed = ranges_of(node).get(f"{section}.{field.target.id}", "") if section else ""
+    return allowed.replace("..", " to ") if ".." in allowed else allowed
 
 
 def as_written(value: Any) -> str:
@@ -584,18 +693,18 @@ def recipes_table() -> str:
         from setr_lite.recipes.downloads import SETRS
         from setr_lite.recipes.named import RECIPES as known
         from setr_lite.recipes.published import PUBLISHED
-    rows = ["| recipe | data | head | encoder | published mIoU | multi-scale | weights |",
-            "|---|---|---|---|--:|--:|---|"]  # fmt: skip
+    rows = ["| recipe | published mIoU | multi-scale | weights | data | head | encoder |",
+            "|---|--:|--:|---|---|---|---|"]  # fmt: skip
     for name, recipe in known.items():
         config, published = recipe(), PUBLISHED.get(name)
         scores = (published.miou, published.miou_ms) if published else (None, None)
-        cells = [f"`{name}`", f"`{config.data.root or config.data.name}`", config.model.head,
-                 f"`{config.model.encoder.partition('.')[0]}`",
-                 *(f"{score:.2f}" if score else "" for score in scores),
-                 "download" if name in SETRS else ""]
+        town = "ToyTown, as " if config.data.root == "toytown" else ""
+        cells = [f"`{name}`", *(f"{score:.2f}" if score else "" for score in scores),
+                 "download" if name in SETRS else "", f"{town}`{config.data.name}`",
+                 config.model.head, ENCODERS[config.model.encoder.partition(".")[0]]]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(['<details class="setr-inside">\n<summary>'
-                      f"All {len(known)} recipes</summary>\n", *rows, "", "</details>\n"])
+                      f"All {len(known)} recipes</summary>\n", SCORES, *rows, "", "</details>\n"])
 
 
 @contextmanager
@@ -640,13 +749,20 @@ def command_line_reference() -> str:
             from setr_lite.cli import _parser
         parser = _parser()
         verbs = next(a for a in parser._actions if hasattr(a, "choices") and a.choices).choices
-        said = [f"## setr-lite\n\n```text\n{parser.format_help()}```\n"]
+        said = [f"## setr-lite\n\n{box_of(examples_of_help(parser.epilog))}",
+                '<details class="setr-inside">\n<summary>The help that it prints</summary>\n'
+                f"\n```text\n{parser.format_help()}```\n\n</details>\n"]
         said += [describe_verb(name, verb) for name, verb in verbs.items()]
     finally:
         os.environ.pop("COLUMNS")
         if before is not None:
             os.environ["COLUMNS"] = before
     return "\n".join(said)
+
+
+def examples_of_help(epilog: str) -> str:
+    """The commands at the end of ``setr-lite --help``."""
+    return cleandoc("\n" + epilog.partition("examples:\n")[2].partition("\n\n")[0])
 
 
 def describe_verb(name: str, parser: Any) -> str:
@@ -675,9 +791,13 @@ def option_words(text: str) -> str:
 def example_of(verb: str) -> str:
     """The example of a verb, as it was run."""
     path = EXAMPLES / f"{verb}.txt"
-    start = "\nFor example:\n\n```{code-block} text\n:class: setr-output\n\n"
     below = f"\n{BELOW[verb]}\n" if verb in BELOW else ""
-    return f"{start}{path.read_text('utf-8')}```\n{below}" if path.exists() else ""
+    return f"\nFor example:\n\n{box_of(path.read_text('utf-8'))}{below}" if path.exists() else ""
+
+
+def box_of(text: str) -> str:
+    """What one types, and what is printed."""
+    return f"```{{code-block}} text\n:class: setr-output\n\n{text.rstrip()}\n```\n"
 
 
 # --- Sphinx -------------------------------------------------------------------------------------
@@ -686,8 +806,7 @@ def example_of(verb: str) -> str:
 def fill(app: Any, page: str, source: list[str]) -> None:
     text = ENTRIES.sub(lambda found: library_reference(found[1]), source[0])
     text = MODULES.sub(lambda found: module_list(found[1]), text)
-    if SETTINGS in text:
-        text = text.replace(SETTINGS, settings_table())
+    text = SETTINGS.sub(lambda found: f"{CLASS_OF_SETTINGS}{settings_table(found[1])}", text)
     if RECIPES in text:
         text = text.replace(RECIPES, recipes_table())
     if TOP in text:
@@ -726,6 +845,15 @@ def link_code(app: Any, doctree: Any) -> None:
             reference += code
 
 
+def settings_are_one_word(app: Any, doctree: Any) -> None:
+    """``section.key=value`` is no option with a value."""
+    for value in list(doctree.findall(addnodes.desc_addname)):
+        name = value.previous_sibling()
+        if isinstance(name, addnodes.desc_name) and value.astext().startswith("="):
+            name += nodes.Text(value.astext())
+            value.parent.remove(value)
+
+
 def find_source(app: Any, module: str) -> tuple[str, dict] | None:
     """The source of a module for the [source] links, read and not imported."""
     return source_of(module)  # which is asked for each of its names
@@ -758,5 +886,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("viewcode-find-source", find_source)
     app.connect("source-read", fill)
     app.connect("doctree-read", link_code)
+    app.connect("doctree-read", settings_are_one_word)
     app.connect("env-get-outdated", always_anew)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -67,7 +67,7 @@ def bench(
             mmsegmentation 1.2.2 with the same weights; a Python file that serves as a side; empty
             measures our side alone.
         python: the interpreter of the other side; empty takes this one.
-        start: for tests: starts a side, given its command and task.
+        start: for tests only.
 
     Returns:
         The fields of `what`, and
@@ -224,7 +224,7 @@ def describe(row: Row) -> str:
             lines.append(f"  results differ by {row['difference']:.1e} ({same})")
     if "estimated_bytes" in row:
         lines.append(f"  estimate_memory says {format_bytes(row['estimated_bytes'])},"
-                     f" {row['estimate_ratio']:.3f} of it; with the weights, most of it is "
+                     f" {row['estimate_ratio']:.3f} of it; with the weights, the largest part: "
                      + row["dominant"])  # fmt: skip
     return "\n".join(lines)
 

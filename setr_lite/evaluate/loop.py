@@ -1,7 +1,4 @@
-"""Data set + model -> a confusion matrix, over all ranks.
-
-`predictions` makes the labels, `metrics` counts them.
-"""
+"""Data set + model -> a confusion matrix, over all ranks: `predictions` label, `metrics` count."""
 
 from __future__ import annotations
 
@@ -81,6 +78,9 @@ def evaluate(
 
     Returns:
         The `ConfusionMatrix`, summed over all ranks, of the model's device.
+
+    Raises:
+        UserError: a file that cannot be read, or settings of `config.eval` that exclude each other.
     """
     if indices is None:
         indices = range(min(len(dataset), config.eval.limit or len(dataset)))

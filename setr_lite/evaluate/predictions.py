@@ -65,7 +65,7 @@ def predict_images(
 
     Args:
         model: its train/eval mode does not matter and is not changed.
-        images: paths, PIL images, uint8 arrays (H, W, 3) or uint8 tensors (3, H, W), RGB.
+        images: each in one of the forms that `SETR.predict` takes for one image.
         config, probabilities: as for `SETR.predict`.
 
     Yields:

@@ -70,30 +70,30 @@ PROTOCOLS: dict[str, Protocol] = {
 }  # fmt: skip
 """The published protocols by name. The table also has ``none``, which goes by the settings.
 
-=============  ==================  ========================================  ========
-protocol       one view            several views                             padding
-=============  ==================  ========================================  ========
-``none``       fitted into base    `eval.ratios` and `eval.flip`, fitted     cut off
+=============  ==================  ========================================
+protocol       one view            several views
+=============  ==================  ========================================
+``none``       fitted into base    `eval.ratios` and `eval.flip`, fitted
                                    into base x ratio
-``paper``      fitted into base,   fitted into base x ratio,                 cut off
+``paper``      fitted into base,   fitted into base x ratio,
                at least a window   at least a window
-``official``   fitted into base    short side max(window, base x ratio),     cut off
+``official``   fitted into base    short side max(window, base x ratio),
                                    the long side has no bound
-``mmseg-0.x``  fitted into base    fitted into base x ratio                  squeezed
-``mmseg-1.x``  fitted into base    the file's own size x ratio               squeezed
-=============  ==================  ========================================  ========
+``mmseg-0.x``  fitted into base    fitted into base x ratio
+``mmseg-1.x``  fitted into base    the file's own size x ratio
+=============  ==================  ========================================
 
-Padding brings the sides of an image to multiples of the patch and is cut off, or the padded map is
-squeezed into the size of the image. "Base" is
-`RunConfig.test_data`'s ``base_size``, "window" the short side of `eval.window` (of `data.crop_size`
-if `eval.mode` is whole). Windows, strides and mode stay the run's own: the published recipes all
-slide. Every named protocol takes the six ratios 0.5 to 1.75, with one exception: the authors'
-ADE20K configs of Naive and MLA have 0.5, 0.75 and 1. Their base is 512 and so is their window, so
-all three views have a short side of 512: three scales with flips are six passes, of which only two
-differ. The library reproduces this.
+- Sizes: "base" is the ``base_size`` of `RunConfig.test_data`, "window" the short side of
+  `eval.window` (of `data.crop_size` if `eval.mode` is whole). Windows, strides and mode stay the
+  run's own: the published recipes all slide.
+- Padding to whole patches: ``paper``, ``official`` and ``none`` (with `model.odd`'s default) cut it
+  off; ``mmseg-0.x`` and ``mmseg-1.x`` squeeze the padded map into the size of the image.
+- Ratios: the six from 0.5 to 1.75 for every named protocol. The authors' ADE20K configs of Naive
+  and MLA have 0.5, 0.75 and 1, and so has ``official`` there. Their base and window are both 512:
+  all three views have a short side of 512, and of the six passes only two differ.
 
 Sources: the paper (arXiv 2012.15840), section 4.1; the authors' ``Resize`` with
-``setr_multi_scale`` as it is since May 2021 (before, it took the long side for the short one);
+``setr_multi_scale`` as it is since May 2021;
 mmsegmentation 0.x ``MultiScaleFlipAug`` and 1.x ``tta_pipeline``.
 """
 

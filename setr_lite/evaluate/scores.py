@@ -58,7 +58,7 @@ def score_checkpoint(
         progress: show a bar, on rank 0.
 
     Returns:
-        The matrix, and what JSON gets: `ConfusionMatrix.to_dict` and
+        The matrix, and a dict as ``--json`` writes it, with `ConfusionMatrix.to_dict` and
 
         =====================  =======================================================
         key                    value

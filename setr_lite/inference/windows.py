@@ -185,8 +185,8 @@ def predict(
     For a SETR, `SETR.predict` does all of it.
 
     Args:
-        logits_fn: a callable from a batch (B, 3, h, w) to logits (B, K, h, w), such as
-            ``model.logits``; `image` must be on its device.
+        logits_fn: a callable from a batch (B, 3, h, w) to logits (B, K, h, w) or to a
+            `SETROutput`, such as ``model``; `image` must be on its device.
         image: (3, H, W) or (1, 3, H, W), float, normalised (``model.preprocess`` does it).
         window: sliding window; None takes the whole image at once.
         flip: average with the mirrored image.

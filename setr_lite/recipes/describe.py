@@ -71,7 +71,7 @@ def start_table(config: RunConfig, model: SETR, speed: Speed, device: torch.devi
     rows = {
         "precision": in_words(train.amp, device, published=config.recipe in PUBLISHED),
         "parameters": ", ".join(f"{name} {n:.2f} M" for name, n in counts.items() if n),
-        "memory": f"{format_bytes(estimate.peak)} estimated; most of it {estimate.dominant}",
+        "memory": f"{format_bytes(estimate.peak)} estimated; largest part: {estimate.dominant}",
         "arithmetic": f"{step / 1e12:.3g} TFLOP a step; matrix products on {device} run at "
                       f"{speed.rate / 1e12:.3g} TFLOP/s{sheet}",
         "duration": f"at least {format_seconds(train.steps * step / rate)} for {train.steps} steps "

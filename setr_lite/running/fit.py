@@ -89,7 +89,7 @@ def fit_memory(
             return Fit(fitted, estimate, capacity)
     raise UserError(
         f"train.batch_size=auto: even one image at a time takes {format_bytes(estimate.peak)} "
-        f"(most of it {estimate.dominant}), {where} has {format_bytes(capacity)} free and "
+        f"(the largest part: {estimate.dominant}), {where} has {format_bytes(capacity)} free and "
         f"{SHARE:.0%} of that are planned with; set train.amp=bf16 or model.aux=false, or take a "
         "smaller data.crop_size or model.encoder"
     )

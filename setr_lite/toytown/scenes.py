@@ -42,9 +42,6 @@ class ToyClass(NamedTuple):
     pascal_context: int
 
 
-# Names and colours are those of Cityscapes. Mask values: Cityscapes `labelIds`; ADE20K's 1..150
-# (grass stands for terrain, tree for vegetation, signboard for traffic sign); Pascal Context's
-# 0..59, alphabetical, which has no pole.
 CLASSES: tuple[ToyClass, ...] = (
     ToyClass("sky", (70, 130, 180), 23, 3, 47),
     ToyClass("terrain", (152, 251, 152), 22, 10, 29),
@@ -58,6 +55,9 @@ CLASSES: tuple[ToyClass, ...] = (
     ToyClass("pole", (153, 153, 153), 17, 94, 0),
     ToyClass("traffic sign", (220, 220, 0), 20, 44, 46),
 )
+"""The classes, by label: name, colour and three mask values. Names and colours are Cityscapes'; the
+values are its ``labelIds``, ADE20K's 1..150 (where grass, tree and signboard stand for terrain,
+vegetation and traffic sign), and Pascal Context's 0..59, where pole is background."""
 PALETTE = np.array([c.color for c in CLASSES], np.uint8)
 """(11, 3) RGB, one row for each class."""
 
@@ -87,8 +87,8 @@ def render_scene(seed: int, size: tuple[int, int] = (96, 192)) -> tuple[np.ndarr
         size: (H, W), at least 48x64.
 
     Returns:
-        The image, uint8 (H,W,3) RGB, and the label, uint8 (H,W), an index into `CLASSES` for every
-        pixel.
+        The image, uint8 (H,W,3) RGB, and the label, uint8 (H,W): 0 to 10, the class of every pixel
+        in the order of `CLASSES`, which is not that of Cityscapes.
 
     Raises:
         UserError: a smaller size, or a negative seed.

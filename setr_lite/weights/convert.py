@@ -494,7 +494,7 @@ def _export(
         meta = {"CLASSES": classes, "PALETTE": palette} if classes else {}
         content = {"meta": {**meta, OURS: told}, "state_dict": tensors}
     _write(out, tensors, content, told)
-    notes.append(f"its heads read the blocks {', '.join(map(str, taps))}")
+    notes.append(f"its heads read the blocks {', '.join(map(str, taps))}, counted from 0")
     notes.append(f"its position table is for images of {size[0]} x {size[1]}")
     lines = [f"wrote {out}: {len(tensors)} tensors in the names of {PROGRAMS[to]}"]
     return "\n".join([*lines, *(f"  note: {note}" for note in notes)])

@@ -157,12 +157,17 @@ def test_signatures_are_those_of_the_source():
     assert "{py:property} device\n:no-contents-entry:\n:type: torch.device" in text
     assert text.count(":no-contents-entry:") > 20
     assert "{py:class} SETR(num_classes" in text.partition(":no-contents-entry:")[0]
+    assert "{py:attribute} classes\n:no-contents-entry:\n:type: tuple[str, ...]\n\nNames" in text
+    assert "{py:attribute} neck\n:no-contents-entry:\n\nThe {py:obj}`Multi" in text
+    assert reference.target("model.palette", ()) == "setr_lite.model.SETR.palette"
 
 
 def test_constants_have_their_words_and_their_value():
     text = reference.entry("encoder.PRESETS")
     assert "vit_large_patch16" in text
     assert "| ours | theirs |" in reference.entry("weights.tables.MMSEG_VIT")
+    assert "| `norm.*` | `ln1.*` |" in reference.entry("weights.tables.VIT2MMSEG")
+    assert "| mla | `head.classifier.*` | `dec" in reference.entry("weights.tables.OFFICIAL")
     assert "lambda" not in reference.entry("recipes.named.RECIPES")
     assert "{f.__name__" not in reference.entry("recipes.named.RECIPES")
 
@@ -198,7 +203,16 @@ def test_every_setting_is_explained_once():
             full = f"config.{reference.SECTIONS_OF_A_RUN[section]}.{key}"
             assert full in reference.names()
             assert reference.target(f"{section}.{key}", ()) == f"setr_lite.{full}"
-            assert reference.settings_table().count(f"| {{py:obj}}`{section}.{key} <") == 1
+            row = f"| {{py:obj}}`{section}.{key} <"
+            assert reference.settings_table().count(row) == 1
+            assert reference.settings_table(section).count(row) == 1
+    page = (ROOT / "book" / "api_settings.md").read_text("utf-8")
+    assert reference.SETTINGS.findall(page) == [*reference.SECTIONS_OF_A_RUN]
+    settings = {f"{s}.{key}" for s, part in RunConfig().to_dict().items()
+                if isinstance(part, dict) for key in part}  # fmt: skip
+    assert {*reference.SHORT, *reference.NAMED} <= settings
+    assert all(len(words.split()) <= 9 for words in reference.SHORT.values())
+    assert "\n\nAllowed: 0.01 to 1.\n" in reference.entry("config.OptimConfig")
 
 
 def run_examples(page, scope, tmp_path, monkeypatch):
