@@ -203,7 +203,8 @@ def score(shape: str) -> Drawing:
     """What one pixel is of the class's IoU."""
     trip = journey()
     true = trip.label[ROW, COLUMN]
-    picture = _start("score", shape, 132, f"Its share of the IoU of {trip.classes[true]}", (
+    title = f"Its share of the IoU of {trip.classes[true]}, on this street"
+    picture = _start("score", shape, 132, title, (
         "The class's IoU on this street by each head, and what this pixel is of the union."))
     for i, name in enumerate(HEADS):
         found = trip.logits[name].argmax(0)
