@@ -106,20 +106,19 @@ def finish(app: Any, doctree: Any, docname: str) -> None:
         entry += cited_in(app, docname, sorted(citing, key=order.index))
 
 
-def cited_in(app: Any, docname: str, pages: list[str]) -> nodes.paragraph:
-    folded = len(pages) > MOST_PAGES
-    said = nodes.paragraph("", "" if folded else "Cited in ", classes=["setr-cited"])
-    if folded:
-        before = f"<details><summary>Cited on {len(pages)} pages</summary>"
-        said += nodes.raw("", before, format="html")
+def cited_in(app: Any, docname: str, pages: list[str]) -> nodes.Element:
+    few = len(pages) <= MOST_PAGES
+    said = nodes.paragraph("", "Cited in " if few else "", classes=["setr-cited"] if few else [])
     for i, page in enumerate(pages):
         said += nodes.Text(", " * (i > 0))
         title = app.env.titles[page].astext()
         name = nodes.Text(short(page, title))
         said += make_refnode(app.builder, docname, page, None, name, title)
-    if folded:
-        said += nodes.raw("", "</details>", format="html")
-    return said
+    if few:
+        return said
+    opened = f"<details><summary>Cited on {len(pages)} pages</summary>"
+    return nodes.container("", nodes.raw("", opened, format="html"), said,
+                           nodes.raw("", "</details>", format="html"), classes=["setr-cited"])
 
 
 def short(page: str, title: str) -> str:
