@@ -21,7 +21,7 @@ from sphinx.util.nodes import make_refnode
 
 PAGE = "bibliography"
 MOST_PAGES = 10
-"""An entry that more pages cite does not list them."""
+"""An entry that more pages cite lists them folded."""
 MOST_AUTHORS = 3
 """Of more the first three are shown, and et al."""
 SHORT = {"intro": "Introduction", "04_encoding": "Encoding", "05_naive": "Naive"}
@@ -106,16 +106,19 @@ def finish(app: Any, doctree: Any, docname: str) -> None:
         entry += cited_in(app, docname, sorted(citing, key=order.index))
 
 
-def cited_in(app: Any, docname: str, pages: list[str]) -> nodes.paragraph:
-    if len(pages) > MOST_PAGES:
-        return nodes.paragraph("", f"Cited on {len(pages)} pages.", classes=["setr-cited"])
-    said = nodes.paragraph("", "Cited in ", classes=["setr-cited"])
+def cited_in(app: Any, docname: str, pages: list[str]) -> nodes.Element:
+    few = len(pages) <= MOST_PAGES
+    said = nodes.paragraph("", "Cited in " if few else "", classes=["setr-cited"] if few else [])
     for i, page in enumerate(pages):
         said += nodes.Text(", " * (i > 0))
         title = app.env.titles[page].astext()
         name = nodes.Text(short(page, title))
         said += make_refnode(app.builder, docname, page, None, name, title)
-    return said
+    if few:
+        return said
+    opened = f"<details><summary>Cited on {len(pages)} pages</summary>"
+    return nodes.container("", nodes.raw("", opened, format="html"), said,
+                           nodes.raw("", "</details>", format="html"), classes=["setr-cited"])
 
 
 def short(page: str, title: str) -> str:

@@ -47,6 +47,7 @@ SETTINGS = re.compile(r"<!-- settings: (\w+) -->")
 RECIPES = "<!-- recipes -->"
 CLASS_OF_SETTINGS = "```{rst-class} setr-settings\n```\n\n"
 TOP = "<!-- names at the top -->"
+LAST = "<!-- what it said last -->"
 PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`$", re.M)
 EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
@@ -816,12 +817,14 @@ def fill(app: Any, page: str, source: list[str]) -> None:
     if page.endswith("promises"):
         record = json.loads(PROMISES.read_text("utf-8")) if PROMISES.exists() else {"results": {}}
         text = PROMISE.sub(lambda found: test_below(found[1], record), text)
+        text = text.replace(LAST, ", and what it said last" if record["results"] else "")
     source[0] = text
 
 
 def test_below(test: str, record: dict) -> str:
     """The second line of a promise."""
-    return f'  <br><small class="setr-test"><code>{test}</code>{result_of(test, record)}</small>'
+    breaks = re.sub(r"([_/])", r"\1<wbr>", test)  # on a phone a name breaks between its words
+    return f'  <br><small class="setr-test"><code>{breaks}</code>{result_of(test, record)}</small>'
 
 
 def result_of(test: str, record: dict) -> str:

@@ -3,6 +3,8 @@
 * On claims.md a comment below a heading becomes the heading's words; what links to it stays.
 * On every page the first mention of a word of the glossary links to it. Words of two senses link
   only where the glossary's is the sense: ``ONLY_ON``, ``INSTEAD`` and ``OTHER_SENSE`` say where.
+* ``<!-- symbols of single pages -->`` becomes the table that test_notation.py compares with all
+  formulas, folded.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from docutils import nodes
 from sphinx import addnodes
 
 NOTATION = Path(__file__).resolve().parents[1] / "notation.md"
+SYMBOLS = NOTATION.parents[1] / "tests" / "book" / "symbols.md"
+MARKER = "<!-- symbols of single pages -->"
 # what a word must not stand in to be linked: it is a name there, or a link already
 APART = (nodes.reference, nodes.literal, nodes.title, nodes.caption, nodes.math, nodes.raw,
          addnodes.pending_xref, nodes.literal_block)  # fmt: skip
@@ -29,6 +33,9 @@ ONLY_ON = {
     "value": "04_encoding",
     "grid": "03_position 05_naive 06_pup 12_weight_conversion 19_speed 20_results",
     "interval": "10_measuring 10b_protocols",
+    "segmenter": "21_after_setr",
+    "step": "08_auxiliary 11_five_minutes 13_ade20k 15_pascal_context 16_scaling_out 17_camvid "
+    "19_speed",
     "mask": "09_data 09b_your_pictures 11_five_minutes 15_pascal_context 21_after_setr",
 }
 # on these pages a head is one of attention, not the decoder
@@ -51,6 +58,22 @@ def say_claims(app: Any, doctree: Any) -> None:
         if rest and isinstance(rest[0], nodes.comment):
             title.children = []
             title += nodes.Text(rest[0].astext())
+
+
+# --- symbols ------------------------------------------------------------------------------------
+
+
+def symbols_table() -> str:
+    """MyST of the symbols that a page has to itself, folded."""
+    rows = re.findall(r"^\|.*\|$", SYMBOLS.read_text("utf-8"), re.M)
+    return "\n".join(['<details class="setr-inside">\n<summary>'
+                      f"{len(rows) - 2} meanings on single pages</summary>\n", *rows, "",
+                      "</details>\n"])  # fmt: skip
+
+
+def show_symbols(app: Any, page: str, source: list[str]) -> None:
+    if MARKER in source[0]:
+        source[0] = source[0].replace(MARKER, symbols_table())
 
 
 # --- glossary -----------------------------------------------------------------------------------
@@ -125,6 +148,7 @@ def link_page(app: Any, doctree: Any) -> None:
 
 
 def setup(app: Any) -> dict[str, Any]:
+    app.connect("source-read", show_symbols)
     app.connect("doctree-read", link_page)
     app.connect("doctree-read", say_claims, priority=400)  # before the contents are collected
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -13,12 +13,12 @@ from records import ROOT, RUNS, STREETS, options
 
 from setr_lite import SETR, Cityscapes
 
-ZOOM, GAP, STRIP = 2, 8, 26
+ZOOM, GAP, STRIP = 2, 8, 38
 """Pixels: a picture's magnification, the space between two, and the line of words above each."""
 HOLD, FRAME = 1200, 90
 """Milliseconds of a frame where the car rests, and of one on its way."""
-INK = (110, 110, 120)
-"""Grey words on nothing, legible on white and on black."""
+INK, GROUND = (240, 240, 240, 255), (60, 60, 66, 255)
+"""Words and the strip behind them: the same on a light page and on a dark one."""
 HEADS = {"naive": "Naive", "pup": "PUP", "mla": "MLA"}
 
 
@@ -34,8 +34,8 @@ def way() -> Iterator[tuple[int, int, int]]:
 def tile(picture: np.ndarray, words: str) -> np.ndarray:
     """A picture (H, W, 3) enlarged, with words above it, (H', W', 4)."""
     large = picture.repeat(ZOOM, 0).repeat(ZOOM, 1)
-    strip = Image.new("RGBA", (large.shape[1], STRIP), (*INK, 0))
-    ImageDraw.Draw(strip).text((1, 3), words, INK, ImageFont.load_default(15))
+    strip = Image.new("RGBA", (large.shape[1], STRIP), GROUND)
+    ImageDraw.Draw(strip).text((6, 3), words, INK, ImageFont.load_default(26))
     return np.vstack([np.asarray(strip), np.pad(large, [(0, 0), (0, 0), (0, 1)],
                                                 constant_values=255)])  # fmt: skip
 
@@ -49,7 +49,7 @@ def frames() -> Iterator[tuple[Image.Image, int]]:
     street, car = streets[0].image.permute(1, 2, 0).numpy(), stamps()[0]
     for x, y, wait in way():
         picture, seen = place(street, car, x, y)
-        tiles = [tile(picture, "the street")]
+        tiles = [tile(picture, "")]
         for head, model in models.items():
             label = model.predict(picture).numpy()
             share = (label[seen] == streets.classes.index("car")).mean()

@@ -395,7 +395,7 @@ def test_a_promise_is_shown_with_the_worst_of_its_cases():
     record = {"date": "2026-01-02", "results": found}
     shown = reference.test_below("tests/test_a.py::test_x", record)
     assert shown.startswith("  <br><small")  # in the item of its promise
-    assert "<code>tests/test_a.py::test_x</code> (failed, 2026-01-02)" in shown
+    assert "<code>tests/<wbr>test_<wbr>a.py::test_<wbr>x</code> (failed, 2026-01-02)" in shown
     assert reference.result_of("tests/test_a.py::test_x", record) == " (failed, 2026-01-02)"
     assert reference.result_of("tests/test_c.py::test_z", record) == ""
 
@@ -500,6 +500,15 @@ def linked(text, page):
 )  # fmt: skip
 def test_a_word_links_to_its_own_sense(page, text, expected):
     assert linked(text, page) == expected
+
+
+@pytest.mark.smoke
+def test_the_symbols_of_single_pages_are_shown():
+    assert words.MARKER in words.NOTATION.read_text("utf-8")
+    shown = words.symbols_table()
+    rows = [line for line in shown.splitlines() if line.startswith("| $")]
+    assert f"<summary>{len(rows)} meanings" in shown
+    assert len(rows) > 80
 
 
 @pytest.mark.smoke

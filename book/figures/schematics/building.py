@@ -13,26 +13,32 @@ PLACES = {
                "browser": (196, 188, 160, 50)},
 }  # fmt: skip
 LINES = {
-    "source": ("setr_lite, book/figures", "~source, drawings, records"),
+    "source": ("setr_lite, book/figures", "~and the records in data/runs"),
     "notebook": ("book/*.ipynb", "~with its outputs"),
     "page": ("_build/html", "~page, no kernel, no network"),
-    "tests": ("make test", "~pytest with oracles"),
+    "tests": ("pytest", "~against the oracles"),
     "nbval": ("nbval", "~runs all again, compares"),
-    "browser": ("test_site, test_browser", "~read, and used in Chromium"),
+    "browser": ("test_site, test_browser", "~as files, in Chromium"),
 }
 STEPS = {("source", "notebook"): "execute.py", ("notebook", "page"): "jupyter-book"}
 CHECKS = (("tests", "source"), ("nbval", "notebook"), ("browser", "page"))
 
 
+FRAMES = {"wide": Box(1, 120, 718, 89), "narrow": Box(188, 1, 171, 260)}
+"""Round the checks, with the command that makes them written below."""
+
+
 def draw(shape: str) -> Drawing:
-    picture = Drawing(f"building-{shape}", {"wide": (720, 190), "narrow": (360, 244)}[shape],
+    picture = Drawing(f"building-{shape}", {"wide": (720, 210), "narrow": (360, 262)}[shape],
                       "From notebook to page", (
-        "The library and the figures are run by execute.py, which writes outputs into the "
+        "execute.py runs library and figures on the records and writes outputs into the "
         "notebooks; jupyter-book makes pages of these outputs, without running anything. pytest "
         "checks the library, nbval runs the notebooks again and compares, and the pages are read "
-        "and used in a browser."))
+        "and used in a browser. make test does all three."))
     at = {name: Box(*place) for name, place in PLACES[shape].items()}
-    wide = shape == "wide"
+    wide, frame = shape == "wide", FRAMES[shape]
+    picture.box(frame, kind="d-frame")
+    picture.text(frame.middle[0], frame.bottom - 9, "make test")
     for (a, b), words in STEPS.items():
         one, two = at[a], at[b]
         if wide:
