@@ -23,9 +23,10 @@ import ast
 import json
 import os
 import re
+import runpy
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from inspect import cleandoc
 from pathlib import Path
@@ -411,7 +412,10 @@ def string_below(after: ast.stmt | None) -> str:
 def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> str:
     """Its words, then its value if that is written out; of a large table its first lines."""
     words = markdown(string_below(after), (module,))
-    value = constants(module).get(constant(node))
+    try:
+        value = value_of(node, module)
+    except ValueError:
+        return words
     if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
         rows = [f"| `{key}` | `{text}` |" for key, text in value.items()]
         return "\n".join([words, "", "| ours | theirs |", "|---|---|", *rows])
@@ -419,10 +423,6 @@ def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> st
         rows = [f"| {head} | `{key}` | `{text}` |" for head, table in value.items()
                 for key, text in table.items() if not key.startswith("encoder.")]
         return "\n".join([words, "", "| head | ours | theirs |", "|---|---|---|", *rows])
-    try:
-        ast.literal_eval(node.value)
-    except ValueError:  # computed from something else
-        return words
     lines = ast.unparse(node.value).splitlines()
     source = (LIBRARY / f"{module.replace('.', '/')}.py").read_text("utf-8")
     if len(lines[0]) > WIDE_VALUE or len(lines) > 1:
@@ -432,16 +432,21 @@ def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> st
     return "\n".join([words, "", "```python", *shown, "```"])
 
 
+def value_of(node: ast.stmt, module: str) -> Any:
+    """A constant that is written out, or one of the name tables, which are made of one another.
+
+    Raises:
+        ValueError: it is computed from something else.
+    """
+    if module == "weights.tables":
+        return name_tables()[constant(node)]
+    return ast.literal_eval(node.value)
+
+
 @cache
-def constants(module: str) -> dict[str, Any]:
-    """The constants that are made of nothing but literals and one another."""
-    found: dict[str, Any] = {"__builtins__": {}}
-    for node in tree_of(module).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            with suppress(Exception):
-                code = compile(ast.Expression(node.value), module, "eval")
-                found[node.targets[0].id] = eval(code, found)
-    return found
+def name_tables() -> dict[str | None, Any]:
+    """The one module that is run and not read: half of its tables are joined from others."""
+    return runpy.run_path(str(LIBRARY / "weights" / "tables.py"))
 
 
 def base_of(node: ast.ClassDef) -> ast.ClassDef | None:

@@ -86,8 +86,12 @@ def fresh() -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace, head: str, images: str, taps: str, seed: int,
-            *settings: str) -> dict[str, Any]:
-    """Train one arm and score it on the official val and on the last frames of the drive."""
+            *settings: str, own_statistics: bool = False) -> dict[str, Any]:
+    """Train one arm and score it on the official val and on the last frames of the drive.
+
+    With `own_statistics` also with BatchNorm's mean and variance taken from each image alone, as in
+    training they are from the two of a step.
+    """
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         config = get_recipe(f"camvid_dinov2_{head}").override(
@@ -100,6 +104,12 @@ def measure(options: argparse.Namespace, head: str, images: str, taps: str, seed
         for batch in run.feed.batches(0):
             run.take_step(batch)
         found = {name: score(run, dataset) for name, dataset in tests(options.camvid).items()}
+        if own_statistics:
+            for norm in run.model.head.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.running_mean = norm.running_var = None
+            found |= {f"{name}, own statistics": score(run, dataset)
+                      for name, dataset in tests(options.camvid).items()}
     facts = {"trained_on": count, "steps": options.steps,
              "date": records.today(),
              "cpu_seconds": round(time.process_time() - started)}

@@ -5,8 +5,9 @@
 The recorded runs gave every head the rate that suits Naive. Here each head gets rates below and
 above it, on the same frozen tokens and the same 367 images (the places are those of
 measure_camvid_controls.py), for a third of the steps. Scored on val, and on 50 of the training
-images, which tells a model that cannot fit from one that fits too well. Two more seeds of MLA, with
-the recipe's rate and all its steps, stand beside the recorded run.
+images, which tells a model that cannot fit from one that fits too well. A second seed of PUP is
+scored with BatchNorm's running statistics and with each image's own: do they cost the score?
+Two more seeds of MLA, with the recipe's rate and all its steps, stand beside the recorded run.
 
 Results go to data/runs/camvid_rates/results.json after every run; started again, the command skips
 what is there.
@@ -29,7 +30,7 @@ LOW, HIGH, LOWEST = 5e-3, 4.5e-2, 1.5e-3
 SWEEP = [(head, rate, 0, 1) for head in ("pup", "naive", "mla", "linear")
          for rate in (LOW, RATE, HIGH, LOWEST)]
 """Head, rate, seed, how often the steps asked for; PUP first, whose score is in question."""
-ARMS = [*SWEEP, *(("mla", RATE, seed, 3) for seed in (1, 2))]
+ARMS = [*SWEEP, ("pup", RATE, 1, 1), *(("mla", RATE, seed, 3) for seed in (1, 2))]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,9 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         arm = {"head": head, "rate": rate, "seed": seed, "steps": options.steps}
         if any(arm.items() <= run.items() for run in results["runs"]):
             continue
-        found = measure(options, head, "train", "last", seed, f"optim.lr={rate}")
-        seen = found["scores"].pop("last of the drive")  # all heads learned from these frames
-        found["scores"]["50 of the training images"] = seen
+        found = measure(options, head, "train", "last", seed, f"optim.lr={rate}",
+                        own_statistics=head == "pup" and seed == 1)
+        found["scores"] = {  # all heads learned from these frames
+            name.replace("last of the drive", "50 of the training images"): score
+            for name, score in found["scores"].items()}
         results["runs"].append(arm | found)
         write(options.out, results)
 
