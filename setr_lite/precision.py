@@ -2,8 +2,8 @@
 
 Under autocast the matrix products, and with them nearly all of the arithmetic, take bfloat16
 inputs and add up in float32; norms, softmax and loss stay in float32, and so do weights, gradients
-and the optimiser's state. TF32, which rounds only the inputs of float32 products, is left off: it
-needs the same GPUs, is half as fast and saves no memory.
+and the optimiser's state. TF32, which rounds the inputs of float32 products, stays as PyTorch has
+it: off for matrix products, on for convolutions (`torch.backends.cudnn.allow_tf32`).
 """
 
 from __future__ import annotations

@@ -144,8 +144,9 @@ ENCODERS = {
     "timm:vit_small_patch14_dinov2": "DINOv2 ViT-S/14",
 }
 """Encoder of a recipe -> how the table of recipes calls it."""
-SCORES = """The scores are those of the paper or, for `*_mmseg`, of mmsegmentation; none was
-reproduced here. Scores of `toytown_*` and `camvid_*`, measured here, are in the README.
+SCORES = """The scores are those of the authors' README, from which the paper differs in some rows
+([All the numbers](20_results.ipynb)), or, for `*_mmseg`, of mmsegmentation; none was reproduced
+here. Scores of `toytown_*` and `camvid_*`, measured here, are in the README.
 """
 SECTIONS_OF_A_RUN = {
     "model": "ModelConfig", "data": "DataConfig", "loss": "LossConfig", "optim": "OptimConfig",
@@ -680,7 +681,7 @@ def ranges_of(node: ast.ClassDef) -> dict[str, str]:
             section = next(key for key, name in SECTIONS_OF_A_RUN.items() if name == node.name)
             found[f"{section}.{above[1]}"] = f"> {above[2]}"
         if is_check(call) and isinstance(call.args[0], ast.Constant):
-            found[call.args[0].value] = range_of(call)
+            found |= dict.fromkeys(call.args[0].value.split(" and "), range_of(call))
     return found
 
 
@@ -689,8 +690,17 @@ def is_check(node: ast.AST) -> bool:
 
 
 def range_of(call: ast.Call) -> str:
-    bounds = [ast.unparse(bound).replace("_", "") for bound in call.args[2:]]
+    bounds = [as_number(bound) for bound in call.args[2:]]
     return f"≥ {bounds[0]}" if len(bounds) == 1 else "..".join(bounds)
+
+
+def as_number(bound: ast.expr) -> str:
+    """`16_384`, or the name that config.py gives to it, as `16384`; a million as a power."""
+    if isinstance(bound, ast.Name):
+        bound = next(node.value for node in tree_of("config").body
+                     if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == bound.id)
+    value = ast.literal_eval(bound)
+    return f"{'-' * (value < 0)}10⁶" if abs(value) == 1e6 else str(value)
 
 
 def recipes_table() -> str:
