@@ -295,6 +295,31 @@ def spoil_same_drive(records: Record) -> None:
             run["scores"]["last of the drive"]["miou"] += 0.05
 
 
+def pup_rate(records: Record) -> Found:
+    """After 400 steps, seed 0, at four rates."""
+    def swept(head: str, test: str = "val") -> list[float]:
+        return [100 * run["scores"][test]["miou"] for run in records["rates"]["runs"]
+                if (run["head"], run["seed"], run["steps"]) == (head, 0, 400)]
+
+    pup, seen = swept("pup"), swept("pup", "50 of the training images")
+    best = {head: max(swept(head)) for head in ("linear", "naive", "mla")}
+    at_recipe = {run["head"]: 100 * run["scores"]["val"]["miou"] for run in records["rates"]["runs"]
+                 if (run["rate"], run["seed"], run["steps"]) == (0.015, 0, 400)}
+    longer = {head: 100 * records[head]["miou"] - at_recipe[head] for head in ("pup", "linear")}
+    said = [f"PUP has {min(pup):.1f} to {max(pup):.1f} on", f"four is {best['linear']:.1f}.",
+            f"PUP has {min(seen):.1f} to {max(seen):.1f}, so",
+            f"Naive's best is {best['naive']:.1f}, MLA's {best['mla']:.1f}.",
+            f"PUP gains {longer['pup']:.1f} points and the probe {longer['linear']:.1f}"]
+    return said, len(pup) == 4 and max(pup) < min(best["linear"], best["naive"])
+
+
+def spoil_pup_rate(records: Record) -> None:
+    """A high rate suits PUP."""
+    for run in records["rates"]["runs"]:
+        if run["head"] == "pup" and run["rate"] == 0.045:
+            run["scores"]["val"]["miou"] += 0.1
+
+
 def pretrained(records: Record) -> Found:
     frozen, fresh = (100 * records[key]["miou"] for key in ("frozen", "fresh"))
     return [f"{frozen:.1f}", f"{fresh:.1f}"], frozen > fresh + 10
@@ -413,6 +438,7 @@ CLAIMS = {
     "unseen-drive": Claim("camvid_dinov2_linear/record.json", unseen_drive, spoil_unseen),
     "taps": Claim("camvid_controls/results.json", taps, spoil_taps),
     "same-drive": Claim("camvid_controls/results.json", same_drive, spoil_same_drive),
+    "pup-rate": Claim("camvid_rates/results.json", pup_rate, spoil_pup_rate),
     "pretrained": Claim("camvid_pup/record.json", pretrained, spoil_pretrained),
     "ladder": Claim("cost/ladder.json", ladder, spoil_ladder),
     "checks": Claim("silent_bugs/record.json", checks, spoil_checks),
@@ -432,6 +458,10 @@ def read(name: str) -> Record:
         return {"controls": one("camvid_controls/results.json"),
                 "linear": one("camvid_dinov2_linear/record.json"),
                 "mla": one("camvid_dinov2_mla/record.json")}
+    if name == "pup-rate":
+        return {"rates": one("camvid_rates/results.json"),
+                "linear": one("camvid_dinov2_linear/record.json"),
+                "pup": one("camvid_dinov2_pup/record.json")}
     if name == "pretrained":
         return {"frozen": one("camvid_dinov2_linear/record.json"),
                 "fresh": one("camvid_pup/record.json")}
