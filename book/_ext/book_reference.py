@@ -696,10 +696,9 @@ def range_of(call: ast.Call) -> str:
 
 def as_number(bound: ast.expr) -> str:
     """`16_384`, or the name that config.py gives to it, as `16384`; a million as a power."""
-    if isinstance(bound, ast.Name):
-        bound = next(node.value for node in tree_of("config").body
-                     if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == bound.id)
-    value = ast.literal_eval(bound)
+    with library():
+        from setr_lite import config
+    value = getattr(config, ast.unparse(bound), None) or ast.literal_eval(bound)
     return f"{'-' * (value < 0)}10⁶" if abs(value) == 1e6 else str(value)
 
 
