@@ -99,7 +99,7 @@ VALUES = {
 """Annotated type of a setting -> how the table of settings writes it."""
 SHORT = {
     "model.encoder": "Encoder, by name", "model.dialect": "Whose code the heads follow",
-    "model.mlp_ratio": "Hidden width of an MLP, in widths of a token",
+    "model.mlp_ratio": "Width of an MLP over that of a token",
     "model.patch_bias": "The patch projection adds a bias",
     "model.odd": "How padding to whole patches is undone",
     "model.taps": "Blocks that are read, counted from 0",
