@@ -163,13 +163,30 @@ def test_signatures_are_those_of_the_source():
 
 
 def test_constants_have_their_words_and_their_value():
-    text = reference.entry("encoder.PRESETS")
-    assert "vit_large_patch16" in text
+    assert "| `toy` | 8 | 144 | 5 | 3 | 0.06 |" in reference.entry("encoder.PRESETS")
     assert "| ours | theirs |" in reference.entry("weights.tables.MMSEG_VIT")
     assert "| `norm.*` | `ln1.*` |" in reference.entry("weights.tables.VIT2MMSEG")
+    assert "| head | ours | theirs |" in reference.entry("weights.tables.OFFICIAL")
     assert "| mla | `head.classifier.*` | `dec" in reference.entry("weights.tables.OFFICIAL")
+    assert "| all | `encoder.cls_token` | `back" in reference.entry("weights.tables.OFFICIAL")
+    assert "| naive, pup | `head.norm.*` | `decode" in reference.entry("weights.tables.MMSEG")
     assert "lambda" not in reference.entry("recipes.named.RECIPES")
     assert "{f.__name__" not in reference.entry("recipes.named.RECIPES")
+
+
+@pytest.mark.smoke
+def test_every_name_of_a_table_is_shown():
+    from setr_lite.weights import tables
+
+    for name in ("TIMM", "MMSEG_VIT", "VIT2MMSEG", "AUGREG", "MMSEG", "OFFICIAL"):
+        value, shown = getattr(tables, name), reference.entry(f"weights.tables.{name}")
+        assert reference.constants_of("weights.tables")[name] == value
+        layouts = value if isinstance(next(iter(value.values())), dict) else {"": value}
+        for head, table in layouts.items():
+            for ours, theirs in table.items():
+                (where,) = re.findall(
+                    rf"\|([^|]*)\| {re.escape(f'`{ours}` | `{theirs}` |')}", f"\n|{shown}")
+                assert head in where or where == " all ", (name, ours)
 
 
 def test_classes_are_shown_as_one_uses_them():
@@ -506,9 +523,12 @@ def test_a_word_links_to_its_own_sense(page, text, expected):
 def test_the_symbols_of_single_pages_are_shown():
     assert words.MARKER in words.NOTATION.read_text("utf-8")
     shown = words.symbols_table()
-    rows = [line for line in shown.splitlines() if line.startswith("| $")]
-    assert f"<summary>{len(rows)} meanings" in shown
-    assert len(rows) > 80
+    meanings = re.findall(r"^\| \$.*\[.*$", words.SYMBOLS.read_text("utf-8"), re.M)
+    pages = re.findall(r"^\| \[[^]]+\]\((\w+)\.ipynb\) \| \$", shown, re.M)  # each page once
+    rows = [line for line in shown.splitlines() if " | $" in line]
+    assert f"<summary>{len(meanings)} meanings on {len(pages)} pages" in shown
+    assert len(rows) == sum(line.count(".ipynb)") for line in meanings) > len(meanings) > 80
+    assert pages.index("08_auxiliary") < pages.index("11_five_minutes") < pages.index("09_data")
 
 
 @pytest.mark.smoke
