@@ -13,8 +13,8 @@
   its usage and its options, each with an anchor such as ``setr-lite-train-dry-run``, and the
   example that ``book/_tools/cli_examples.py`` has run.
 * The first mention of each documented name or setting in a chapter becomes a link to its entry.
-* Below each promise of promises.md stands its test in small letters, with date and result of the
-  last run where ``book/_tools/promises.py`` has recorded one.
+* Below each promise of promises.md stands its test's name in small letters, with date and result of
+  the last run where ``book/_tools/promises.py`` has recorded one.
 """
 
 from __future__ import annotations
@@ -852,9 +852,10 @@ def fill(app: Any, page: str, source: list[str]) -> None:
 
 
 def test_below(test: str, record: dict) -> str:
-    """The second line of a promise."""
-    breaks = re.sub(r"([_/])", r"\1<wbr>", test)  # on a phone a name breaks between its words
-    return f'  <br><small class="setr-test"><code>{breaks}</code>{result_of(test, record)}</small>'
+    """The second line of a promise: the test's name, which has its file in the title."""
+    name = test.rpartition("::")[2].replace("_", "_<wbr>")  # on a phone it breaks between its words
+    return (f'  <br><small class="setr-test"><code title="{test}">{name}</code>'
+            f"{result_of(test, record)}</small>")
 
 
 def result_of(test: str, record: dict) -> str:

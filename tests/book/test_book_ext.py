@@ -412,7 +412,7 @@ def test_a_promise_is_shown_with_the_worst_of_its_cases():
     record = {"date": "2026-01-02", "results": found}
     shown = reference.test_below("tests/test_a.py::test_x", record)
     assert shown.startswith("  <br><small")  # in the item of its promise
-    assert "<code>tests/<wbr>test_<wbr>a.py::test_<wbr>x</code> (failed, 2026-01-02)" in shown
+    assert '<code title="tests/test_a.py::test_x">test_<wbr>x</code> (failed, 2026-01-02)' in shown
     assert reference.result_of("tests/test_a.py::test_x", record) == " (failed, 2026-01-02)"
     assert reference.result_of("tests/test_c.py::test_z", record) == ""
 
