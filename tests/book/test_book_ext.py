@@ -232,6 +232,26 @@ def test_every_setting_is_explained_once():
     assert "\n\nAllowed: 0.01 to 1.\n" in reference.entry("config.OptimConfig")
 
 
+@pytest.mark.smoke
+def test_what_belongs_together_does():
+    from setr_lite import RECIPES, UserError, get_recipe
+
+    page = (ROOT / "book" / "api_settings.md").read_text("utf-8")
+    rows = page.partition("## What belongs together")[2].partition("## model")[0]
+    known = {f"{section}.{key}" for section, part in get_recipe("toytown_pup").to_dict().items()
+             if isinstance(part, dict) for key in part}  # fmt: skip
+    assert set(re.findall(r"`(\w+\.\w+)`", rows)) <= known
+    runs = [recipe() for recipe in RECIPES.values()]
+    assert all(run.model.img_size == run.data.crop_size for run in runs)
+    for run in (run for run in runs if run.eval.mode == "slide"):
+        assert run.eval.window == run.data.crop_size
+        assert all(abs(a / b - 2 / 3) < 0.01
+                   for a, b in zip(run.eval.stride, run.eval.window, strict=True))
+    assert {(run.optim.name, run.optim.min_lr) for run in runs} == {("sgd", 1e-4), ("adamw", 1e-6)}
+    with pytest.raises(UserError, match="train.accumulate"):
+        get_recipe("toytown_pup").override("train.accumulate=3").train.local_batch(1)
+
+
 def run_examples(page, scope, tmp_path, monkeypatch):
     """Code blocks of a page in turn; what those that print have printed, and what the page says."""
     text = (ROOT / "book" / f"{page}.md").read_text("utf-8")
