@@ -248,7 +248,7 @@ def test_what_belongs_together_does():
         assert all(abs(a / b - 2 / 3) < 0.01
                    for a, b in zip(run.eval.stride, run.eval.window, strict=True))
     assert {(run.optim.name, run.optim.min_lr) for run in runs} == {("sgd", 1e-4), ("adamw", 1e-6)}
-    with pytest.raises(UserError, match="train.accumulate"):
+    with pytest.raises(UserError, match=r"train\.accumulate"):
         get_recipe("toytown_pup").override("train.accumulate=3").train.local_batch(1)
 
 
