@@ -24,6 +24,16 @@ def test_every_promise_has_its_test():
         assert name in functions, f"{path}::{name}"
 
 
+def test_the_name_of_a_test_finds_it():
+    """The page shows names without their files, and says to run them with ``pytest -k``."""
+    (shown,) = re.findall(r"pytest -k (\w+)", PAGE)
+    assert shown in [name for _, name in NAMED]
+    paths = {}
+    for path, name in NAMED:
+        paths.setdefault(name, set()).add(path)
+    assert {name: files for name, files in paths.items() if len(files) > 1} == {}
+
+
 def test_every_item_names_a_test():
     items = re.findall(r"^- .*\n(.*)$", PAGE, re.M)
     assert len(items) > 30

@@ -13,8 +13,8 @@
   its usage and its options, each with an anchor such as ``setr-lite-train-dry-run``, and the
   example that ``book/_tools/cli_examples.py`` has run.
 * The first mention of each documented name or setting in a chapter becomes a link to its entry.
-* Below each promise of promises.md stands its test in small letters, with date and result of the
-  last run where ``book/_tools/promises.py`` has recorded one.
+* Below each promise of promises.md stands its test's name in small letters, with date and result of
+  the last run where ``book/_tools/promises.py`` has recorded one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ import ast
 import json
 import os
 import re
-import runpy
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from inspect import cleandoc
 from pathlib import Path
@@ -411,19 +410,14 @@ def string_below(after: ast.stmt | None) -> str:
 
 
 def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> str:
-    """Its words, then its value if that is written out; of a large table its first lines."""
+    """Its words, then its value if that is known; a large one that is no table, its first lines."""
     words = markdown(string_below(after), (module,))
-    try:
-        value = value_of(node, module)
-    except ValueError:
+    value = constants_of(module).get(constant(node))
+    if value is None:
         return words
-    if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
-        rows = [f"| `{key}` | `{text}` |" for key, text in value.items()]
-        return "\n".join([words, "", "| ours | theirs |", "|---|---|", *rows])
-    if module == "weights.tables":  # the encoder's tensors have a table of their own
-        rows = [f"| {head} | `{key}` | `{text}` |" for head, table in value.items()
-                for key, text in table.items() if not key.startswith("encoder.")]
-        return "\n".join([words, "", "| head | ours | theirs |", "|---|---|---|", *rows])
+    if rows := table_of(value, string_below(after), ast.get_docstring(tree_of(module)) or ""):
+        head, *others = [f"| {' | '.join(row)} |" for row in rows]
+        return "\n".join([words, "", head, "|---" * len(rows[0]) + "|", *others])
     lines = ast.unparse(node.value).splitlines()
     source = (LIBRARY / f"{module.replace('.', '/')}.py").read_text("utf-8")
     if len(lines[0]) > WIDE_VALUE or len(lines) > 1:
@@ -433,21 +427,43 @@ def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> st
     return "\n".join([words, "", "```python", *shown, "```"])
 
 
-def value_of(node: ast.stmt, module: str) -> Any:
-    """A constant that is written out, or one of the name tables, which are made of one another.
-
-    Raises:
-        ValueError: it is computed from something else.
-    """
-    if module == "weights.tables":
-        return name_tables()[constant(node)]
-    return ast.literal_eval(node.value)
-
-
 @cache
-def name_tables() -> dict[str | None, Any]:
-    """The one module that is run and not read: half of its tables are joined from others."""
-    return runpy.run_path(str(LIBRARY / "weights" / "tables.py"))
+def constants_of(module: str) -> dict[str, Any]:
+    """Name -> value of the constants that are written out, or made of such in the same module."""
+    known: dict[str, Any] = {"__builtins__": {}}
+    for node in tree_of(module).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and getattr(node, "value", None):
+            with suppress(NameError, TypeError):  # it needs a function, or another module
+                known[target.id] = eval(compile(ast.Expression(node.value), module, "eval"), known)
+    return known
+
+
+def table_of(value: Any, words: str, about: str) -> list[tuple[str, ...]]:
+    """The rows of a dictionary of names, or of such dictionaries; none of any other value.
+
+    The heads are what its words, or those of its module, call the two sides (``ours -> theirs``)
+    and the dictionaries (``by head``). What several dictionaries have in common is one row.
+    """
+    if not isinstance(value, dict):
+        return []
+    sides = re.search(r"(\w+) -> (\w+)", words) or re.search(r"(\w+) -> (\w+)", about)
+    if sides and all(isinstance(text, str) for text in value.values()):
+        return [sides.groups(), *((f"`{key}`", f"`{text}`") for key, text in value.items())]
+    if not all(isinstance(inner, dict) for inner in value.values()):
+        return []
+    if sides and (kind := re.search(r"by (\w+)", words)):
+        pairs: dict[tuple[str, str], list[str]] = {}
+        for name, inner in value.items():
+            for pair in inner.items():
+                pairs.setdefault(pair, []).append(name)
+        return [(kind[1], *sides.groups()),
+                *(("all" if len(where) == len(value) else ", ".join(where), f"`{key}`", f"`{text}`")
+                  for (key, text), where in pairs.items())]
+    keys = dict.fromkeys(key for inner in value.values() for key in inner)
+    return [("name", *(f"`{key}`" for key in keys)),
+            *((f"`{name}`", *(str(inner.get(key, "")) for key in keys))
+              for name, inner in value.items())]  # fmt: skip
 
 
 def base_of(node: ast.ClassDef) -> ast.ClassDef | None:
@@ -836,9 +852,10 @@ def fill(app: Any, page: str, source: list[str]) -> None:
 
 
 def test_below(test: str, record: dict) -> str:
-    """The second line of a promise."""
-    breaks = re.sub(r"([_/])", r"\1<wbr>", test)  # on a phone a name breaks between its words
-    return f'  <br><small class="setr-test"><code>{breaks}</code>{result_of(test, record)}</small>'
+    """The second line of a promise: the test's name, which has its file in the title."""
+    name = test.rpartition("::")[2].replace("_", "_<wbr>")  # on a phone it breaks between its words
+    return (f'  <br><small class="setr-test"><code title="{test}">{name}</code>'
+            f"{result_of(test, record)}</small>")
 
 
 def result_of(test: str, record: dict) -> str:

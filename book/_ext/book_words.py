@@ -3,8 +3,7 @@
 * On claims.md a comment below a heading becomes the heading's words; what links to it stays.
 * On every page the first mention of a word of the glossary links to it. Words of two senses link
   only where the glossary's is the sense: ``ONLY_ON``, ``INSTEAD`` and ``OTHER_SENSE`` say where.
-* ``<!-- symbols of single pages -->`` becomes the table that test_notation.py compares with all
-  formulas, folded.
+* ``<!-- symbols of single pages -->`` becomes the table of symbols.md, folded, page by page.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from docutils import nodes
 from sphinx import addnodes
 
 NOTATION = Path(__file__).resolve().parents[1] / "notation.md"
-SYMBOLS = NOTATION.parents[1] / "tests" / "book" / "symbols.md"
+SYMBOLS = NOTATION.with_name("symbols.md")
+CONTENTS = NOTATION.parents[1] / "_toc.yml"
 MARKER = "<!-- symbols of single pages -->"
 # what a word must not stand in to be linked: it is a name there, or a link already
 APART = (nodes.reference, nodes.literal, nodes.title, nodes.caption, nodes.math, nodes.raw,
@@ -33,6 +33,7 @@ ONLY_ON = {
     "value": "04_encoding",
     "grid": "03_position 05_naive 06_pup 12_weight_conversion 19_speed 20_results",
     "interval": "10_measuring 10b_protocols",
+    "sequence": "02_patch_embedding 03_position 04_encoding 05_naive",
     "segmenter": "21_after_setr",
     "step": "08_auxiliary 11_five_minutes 13_ade20k 15_pascal_context 16_scaling_out 17_camvid "
     "19_speed",
@@ -64,11 +65,19 @@ def say_claims(app: Any, doctree: Any) -> None:
 
 
 def symbols_table() -> str:
-    """MyST of the symbols that a page has to itself, folded."""
-    rows = re.findall(r"^\|.*\|$", SYMBOLS.read_text("utf-8"), re.M)
-    return "\n".join(['<details class="setr-inside">\n<summary>'
-                      f"{len(rows) - 2} meanings on single pages</summary>\n", *rows, "",
-                      "</details>\n"])  # fmt: skip
+    """MyST of the symbols that pages have to themselves, folded, the pages in the book's order."""
+    listed = re.findall(r"^\| (\$.*) \| (.*) \| (\[.*) \|$", SYMBOLS.read_text("utf-8"), re.M)
+    rows = []
+    for page in re.findall(r"file: book/(\w+)$", CONTENTS.read_text("utf-8"), re.M):
+        for symbol, meaning, pages in listed:
+            if link := re.search(rf"\[[^]]+\]\({page}\.ipynb\)", pages):
+                rows.append((link[0], symbol, meaning))
+    told = [("" if i and link == rows[i - 1][0] else link, *words)
+            for i, (link, *words) in enumerate(rows)]  # fmt: skip
+    count = f"{len(listed)} meanings on {len({row[0] for row in rows})} pages"
+    return "\n".join([f'<details class="setr-inside">\n<summary>{count}</summary>\n',
+                      "| page | symbol | meaning |", "|---|---|---|",
+                      *(f"| {' | '.join(row)} |" for row in told), "", "</details>\n"])
 
 
 def show_symbols(app: Any, page: str, source: list[str]) -> None:

@@ -163,13 +163,30 @@ def test_signatures_are_those_of_the_source():
 
 
 def test_constants_have_their_words_and_their_value():
-    text = reference.entry("encoder.PRESETS")
-    assert "vit_large_patch16" in text
+    assert "| `toy` | 8 | 144 | 5 | 3 | 0.06 |" in reference.entry("encoder.PRESETS")
     assert "| ours | theirs |" in reference.entry("weights.tables.MMSEG_VIT")
     assert "| `norm.*` | `ln1.*` |" in reference.entry("weights.tables.VIT2MMSEG")
+    assert "| head | ours | theirs |" in reference.entry("weights.tables.OFFICIAL")
     assert "| mla | `head.classifier.*` | `dec" in reference.entry("weights.tables.OFFICIAL")
+    assert "| all | `encoder.cls_token` | `back" in reference.entry("weights.tables.OFFICIAL")
+    assert "| naive, pup | `head.norm.*` | `decode" in reference.entry("weights.tables.MMSEG")
     assert "lambda" not in reference.entry("recipes.named.RECIPES")
     assert "{f.__name__" not in reference.entry("recipes.named.RECIPES")
+
+
+@pytest.mark.smoke
+def test_every_name_of_a_table_is_shown():
+    from setr_lite.weights import tables
+
+    for name in ("TIMM", "MMSEG_VIT", "VIT2MMSEG", "AUGREG", "MMSEG", "OFFICIAL"):
+        value, shown = getattr(tables, name), reference.entry(f"weights.tables.{name}")
+        assert reference.constants_of("weights.tables")[name] == value
+        layouts = value if isinstance(next(iter(value.values())), dict) else {"": value}
+        for head, table in layouts.items():
+            for ours, theirs in table.items():
+                (where,) = re.findall(
+                    rf"\|([^|]*)\| {re.escape(f'`{ours}` | `{theirs}` |')}", f"\n|{shown}")
+                assert head in where or where == " all ", (name, ours)
 
 
 def test_classes_are_shown_as_one_uses_them():
@@ -213,6 +230,26 @@ def test_every_setting_is_explained_once():
     assert {*reference.SHORT, *reference.NAMED} <= settings
     assert all(len(words.split()) <= 9 for words in reference.SHORT.values())
     assert "\n\nAllowed: 0.01 to 1.\n" in reference.entry("config.OptimConfig")
+
+
+@pytest.mark.smoke
+def test_what_belongs_together_does():
+    from setr_lite import RECIPES, UserError, get_recipe
+
+    page = (ROOT / "book" / "api_settings.md").read_text("utf-8")
+    rows = page.partition("## What belongs together")[2].partition("## model")[0]
+    known = {f"{section}.{key}" for section, part in get_recipe("toytown_pup").to_dict().items()
+             if isinstance(part, dict) for key in part}  # fmt: skip
+    assert set(re.findall(r"`(\w+\.\w+)`", rows)) <= known
+    runs = [recipe() for recipe in RECIPES.values()]
+    assert all(run.model.img_size == run.data.crop_size for run in runs)
+    for run in (run for run in runs if run.eval.mode == "slide"):
+        assert run.eval.window == run.data.crop_size
+        assert all(abs(a / b - 2 / 3) < 0.01
+                   for a, b in zip(run.eval.stride, run.eval.window, strict=True))
+    assert {(run.optim.name, run.optim.min_lr) for run in runs} == {("sgd", 1e-4), ("adamw", 1e-6)}
+    with pytest.raises(UserError, match=r"train\.accumulate"):
+        get_recipe("toytown_pup").override("train.accumulate=3").train.local_batch(1)
 
 
 def run_examples(page, scope, tmp_path, monkeypatch):
@@ -395,7 +432,7 @@ def test_a_promise_is_shown_with_the_worst_of_its_cases():
     record = {"date": "2026-01-02", "results": found}
     shown = reference.test_below("tests/test_a.py::test_x", record)
     assert shown.startswith("  <br><small")  # in the item of its promise
-    assert "<code>tests/<wbr>test_<wbr>a.py::test_<wbr>x</code> (failed, 2026-01-02)" in shown
+    assert '<code title="tests/test_a.py::test_x">test_<wbr>x</code> (failed, 2026-01-02)' in shown
     assert reference.result_of("tests/test_a.py::test_x", record) == " (failed, 2026-01-02)"
     assert reference.result_of("tests/test_c.py::test_z", record) == ""
 
@@ -506,9 +543,12 @@ def test_a_word_links_to_its_own_sense(page, text, expected):
 def test_the_symbols_of_single_pages_are_shown():
     assert words.MARKER in words.NOTATION.read_text("utf-8")
     shown = words.symbols_table()
-    rows = [line for line in shown.splitlines() if line.startswith("| $")]
-    assert f"<summary>{len(rows)} meanings" in shown
-    assert len(rows) > 80
+    meanings = re.findall(r"^\| \$.*\[.*$", words.SYMBOLS.read_text("utf-8"), re.M)
+    pages = re.findall(r"^\| \[[^]]+\]\((\w+)\.ipynb\) \| \$", shown, re.M)  # each page once
+    rows = [line for line in shown.splitlines() if " | $" in line]
+    assert f"<summary>{len(meanings)} meanings on {len(pages)} pages" in shown
+    assert len(rows) == sum(line.count(".ipynb)") for line in meanings) > len(meanings) > 80
+    assert pages.index("08_auxiliary") < pages.index("11_five_minutes") < pages.index("09_data")
 
 
 @pytest.mark.smoke

@@ -31,6 +31,20 @@ def worked(page):
 
 
 @pytest.mark.smoke
+def test_the_exercise_that_the_page_on_building_shows_is_a_real_one():
+    jupytext = pytest.importorskip("jupytext")
+    text = (BOOK / "building.md").read_text("utf-8")
+    shown = re.search(r"^`{5}python\n(.*?)^`{5}$", text, re.S | re.M)[1]
+    cells = [cell.source for cell in jupytext.reads(shown, "py:percent").cells]
+    page = BOOK / "exercises" / re.search(r"`book/exercises/(\w+\.yml)`", text)[1]
+    there = [cell.source for cell in cells_of(page)]
+    start = there.index(cells[0])
+    assert cells == there[start : start + len(cells)]
+    answers = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```$", text, re.S | re.M)[1])
+    assert answers.items() <= yaml.safe_load(page.read_text("utf-8")).items()
+
+
+@pytest.mark.smoke
 def test_every_exercise_has_a_question():
     labels = {
         label for path in BOOK.glob("*.ipynb")

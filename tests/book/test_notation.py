@@ -1,4 +1,4 @@
-"""Every symbol of every formula is explained, on book/notation.md or for its page in symbols.md."""
+"""Every symbol of every formula is explained, in book/notation.md or for its page in symbols.md."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 NOTATION = (BOOK / "notation.md").read_text("utf-8")
-LOCAL = Path(__file__).with_name("symbols.md").read_text("utf-8")
+LOCAL = (BOOK / "symbols.md").read_text("utf-8")
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 GREEK = set(re.findall(
     r"\w+",
@@ -59,7 +59,7 @@ def test_every_symbol_is_explained(path):
     used = set().union(*(symbols(f) for source in text for f in formulas(source)))
     known, page = table(), path.stem.split("_")[0]
     missing = {name for name in used if not {(name, ""), (name, page)} & known}
-    assert not missing, "explain them on the page, and in tests/book/symbols.md"
+    assert not missing, "explain them on the page, and in book/symbols.md"
 
 
 def test_the_table_names_nothing_that_is_not_there():
