@@ -37,7 +37,7 @@ STALL = 100  # milliseconds of one task on the page's thread; the best of five d
 LOOK = 100  # milliseconds from a patch to its attention; the best of six
 
 FIGURES = (
-    ("ask", "stamps", "heads", "own"),
+    ("ask", "stamps", "heads", "positions", "own"),
     ("look", "stamps", "look"),
     ("ablate", "heads", "positions", "attend", "bits", "measure"),
     ("walk", "walk"),
@@ -373,6 +373,14 @@ def test_a_car_belongs_on_the_road(page):
     assert min(shares["road"].values()) >= 0.8
     assert len(shares["road"]) == 3
     assert max(shares["sky"]["Naive"], shares["sky"]["MLA"]) <= 0.2
+    click(page, "ask", *SKY)
+    positions = part(page, "ask").get_by_label("Positions")
+    positions.select_option("none")
+    settled(page, "ask")
+    assert int(re.search(r"SETR-Naive (\d+) % car", said(page, "ask"))[1]) >= 50
+    positions.select_option("learned")
+    part(page, "ask").get_by_role("button", name="undo").click()
+    settled(page, "ask")
     assert page.problems == []
 
 
