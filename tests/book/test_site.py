@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from bs4 import BeautifulSoup
 from book_paper import is_on_paper, read
+from bs4 import BeautifulSoup
 from conftest import one_worker_each
 
 ROOT = Path(__file__).resolve().parents[2]
