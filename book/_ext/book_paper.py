@@ -51,11 +51,12 @@ def pictures(pixels: np.ndarray) -> list[Box]:
     """Boxes (left, top, right, bottom) of the blocks of ink in (H, W, 3) pixels."""
     ink = (pixels.min(2) < WHITE).astype(np.uint8)
     _, _, found, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
-    large, small = [], np.zeros_like(ink)
+    large: list[list[int]] = []
+    small = np.zeros_like(ink)
     for x, y, width, height, area in found[1:]:
         filled = area / (width * height)
         if width >= 40 and height >= 30 and filled >= 0.6:
-            large.append((x, y, x + width, y + height))
+            large.append([x, y, x + width, y + height])
         elif (min(width, height) >= 4 and max(width, height) >= 6 and filled >= 0.95) or (
             min(width, height) >= 10 and max(width, height) >= 60 and filled >= 0.6
         ):
@@ -63,8 +64,8 @@ def pictures(pixels: np.ndarray) -> list[Box]:
     # small ones side by side are the pieces of one picture
     joined = cv2.morphologyEx(small, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     _, _, found, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
-    boxes = large + [(x, y, x + width, y + height) for x, y, width, height, _ in found[1:]]
-    return [tuple(map(int, box)) for box in boxes]
+    boxes = large + [[x, y, x + width, y + height] for x, y, width, height, _ in found[1:]]
+    return [(int(left), int(top), int(right), int(bottom)) for left, top, right, bottom in boxes]
 
 
 def shares(pixels: np.ndarray, boxes: list[Box]) -> tuple[float, float]:
@@ -124,7 +125,7 @@ def turn(page: str, folder: Path) -> str:
         pixels = read(source, folder)
         if is_on_paper(pixels):  # the frames of one figure are of one size, those of a still
             figures[source if match["static"] else pixels.shape].append((source, pixels))
-    shapes = {}
+    shapes: dict[str, str] = {}
     for frames in figures.values():
         sources, images = zip(*frames, strict=True)
         shapes.update(zip(sources, shape_of(list(images)), strict=True))
