@@ -32,6 +32,7 @@ def load(path):
 reference = load(ROOT / "book" / "_ext" / "book_reference.py")
 boxes = load(ROOT / "book" / "_tools" / "run_boxes.py")
 words = load(ROOT / "book" / "_ext" / "book_words.py")
+paper = load(ROOT / "book" / "_ext" / "book_paper.py")
 bibliography = load(ROOT / "book" / "_ext" / "book_bibliography.py")
 
 
@@ -572,3 +573,60 @@ def test_the_intro_lists_every_page():
     text = "\n".join(cell.source for cell in intro.cells if cell.cell_type == "markdown")
     linked = [Path(page).name for page in pages if f"]({Path(page).name}." in text]
     assert linked == [Path(page).name for page in pages]
+
+
+# --- pictures on white paper --------------------------------------------------------------------
+
+
+def sheet_of(curves=0):
+    """White paper with a word-like mark, two pictures side by side, a swatch, and thick curves."""
+    pixels = np.full((120, 200, 3), 255, np.uint8)
+    pixels[5:15, 10:12] = 0  # a letter
+    pixels[30:90, 10:90] = np.random.default_rng(0).integers(0, 240, (60, 80, 3))
+    pixels[30:90, 110:190] = (128, 64, 128)
+    pixels[100:108, 20:40] = (0, 0, 142)
+    for row in range(curves):
+        pixels[92 + 2 * row, ::2] = (220, 20, 60)
+    return pixels
+
+
+def test_pictures_are_found_on_their_paper():
+    pixels = sheet_of()
+    assert paper.is_on_paper(pixels)
+    boxes = [(10, 30, 90, 90), (110, 30, 190, 90), (20, 100, 40, 108)]
+    assert paper.pictures(pixels) == boxes
+    (shape,) = paper.shape_of([pixels])
+    assert "5.00% 25.00%,45.00% 25.00%,45.00% 75.00%,5.00% 75.00%" in shape
+    assert not paper.is_on_paper(pixels[30:90, 10:90])
+
+
+@pytest.mark.parametrize("frames", [
+    [np.full((120, 200, 3), 255, np.uint8)],  # no picture: a chart
+    [sheet_of(curves=14)],  # much colour outside the pictures
+    [sheet_of(), np.full((120, 200, 3), 255, np.uint8)],  # one figure does not change its paper
+])  # fmt: skip
+def test_paper_stays_white(frames):
+    assert paper.shape_of(frames) == [""] * len(frames)
+
+
+def test_figures_on_paper_are_marked(tmp_path):
+    (tmp_path / "_images").mkdir()
+    Image.fromarray(sheet_of()).save(tmp_path / "_images" / "a.png")
+    Image.fromarray(sheet_of()[30:90, 10:90]).save(tmp_path / "_images" / "b.png")
+    buffer = io.BytesIO()
+    Image.fromarray(sheet_of(curves=14)).save(buffer, "PNG")
+    data = f"data:image/png;base64,{paper.base64.b64encode(buffer.getvalue()).decode()}"
+    page = (
+        '<div class="cell docutils"><img alt="on paper" src="_images/a.png" /></div>'
+        '<div class="cell docutils"><img alt="a picture" src="_images/b.png" /></div>'
+        '<div class="cell tag_chart docutils"><img alt="a chart" src="_images/a.png" /></div>'
+        f'{{"value": "<img class=\\"dark-light\\" alt=\\"frame\\" src=\\"{data}\\">"}}'
+    )
+    turned = paper.turn(page, tmp_path)
+    assert paper.turn(turned, tmp_path) == turned
+    soup = BeautifulSoup(turned.replace('\\"', '"'), "html.parser")
+    assert {image["alt"]: image.parent.get("class") for image in soup.find_all("img")} == {
+        "on paper": ["setr-paper"], "a picture": ["cell", "docutils"],
+        "a chart": ["cell", "tag_chart", "docutils"], "frame": ["setr-card"],
+    }  # fmt: skip
+    assert "evenodd" in soup.select_one(".setr-paper")["style"]

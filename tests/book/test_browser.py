@@ -393,6 +393,11 @@ PRINTED_IS_CUT = """() => [...document.querySelectorAll(".cell_output .highlight
   .filter(e => e.checkVisibility() && e.style.getPropertyValue("--columns") <= 64)
   .filter(e => e.firstElementChild.scrollWidth > e.firstElementChild.clientWidth + 1)
   .map(e => e.textContent.slice(0, 120))"""
+PRINTED_IS_SMALL = """() => [...document.querySelectorAll(".cell_output .highlight")]
+  .filter(e => e.checkVisibility() && e.style.getPropertyValue("--columns") <= 72)
+  .filter(e => !e.closest(".admonition") &&
+    parseFloat(getComputedStyle(e.firstElementChild).fontSize) < 8.5)
+  .map(e => e.textContent.slice(0, 120))"""
 SMALL_CHARTS = """() => [...document.querySelectorAll(".setr-chart img")]
   .filter(e => e.checkVisibility() && e.width < Math.min(e.naturalWidth, 540))
   .map(e => e.alt.slice(0, 120))"""
@@ -420,7 +425,15 @@ def test_all_fits_on_a_phone(page):
     page.set_viewport_size(PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert poor(page, {**EVERYWHERE, "equations": EQUATIONS_ON_THEIR_NUMBERS,
-                       "printed": PRINTED_IS_CUT, "charts": SMALL_CHARTS}) == {}  # fmt: skip
+                       "printed": PRINTED_IS_CUT, "printed small": PRINTED_IS_SMALL,
+                       "charts": SMALL_CHARTS}) == {}  # fmt: skip
+
+
+@pytest.mark.xdist_group("search")
+def test_the_index_fits_on_a_phone(browser):
+    page = open_page(browser, HTML / "genindex.html", viewport=PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.context.close()
 
 
 @functools.cache
@@ -434,13 +447,15 @@ def test_accessibility(page):
 
 def test_the_dark(page):
     """The theme follows the system; words are light on dark; pictures keep their colours,
-    charts turn dark with the page."""
-    picture = page.locator("article img:not(.tag_chart img)").filter(visible=True)
+    charts turn dark with the page, and so does the paper around pictures."""
+    picture = page.locator("article img:not(.tag_chart img, .setr-paper img)").filter(visible=True)
 
     def inside():  # without the rim, which may share its pixels with the page
         return photo(picture.first)[6:-6, 6:-6] if picture.count() else np.zeros(0)
 
     light = inside()
+    papers = page.locator(".setr-paper:not(.tag_chart *)").filter(visible=True)
+    on_paper = photo(papers.first) if papers.count() else None
     # colours that change by degrees do so at once
     page.add_style_tag(content="*, ::before, ::after { transition: none !important }")
     page.emulate_media(color_scheme="dark")
@@ -451,6 +466,11 @@ def test_the_dark(page):
     charts = page.locator(".tag_chart img").filter(visible=True)
     if charts.count():  # ink on paper becomes light on dark
         assert photo(charts.first).mean() < 90
+    if on_paper is not None:  # the corners are paper
+        dark = photo(papers.first)
+        corners = dark[[2, 2, -4, -4], [2, -4, 2, -4]]
+        assert np.median(corners) < 60
+        assert (on_paper == dark).all(-1).mean() > 0.15  # its pictures
     for button in page.locator(".widget-play button").filter(visible=True).all():
         assert photo(button).mean() < 128
     assert not differ(light, inside())

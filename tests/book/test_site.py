@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from book_paper import is_on_paper, read
 from bs4 import BeautifulSoup
 from conftest import one_worker_each
 
@@ -99,6 +100,15 @@ def test_no_markup_is_left_over(soup):
     words = "".join(text for text in soup.find_all(string=True) if id(text) not in quoted)
     assert len(words) > 500
     assert not re.search(r"\{(ref|doc|numref|cite\w*|eq)[:}]|:::|``\{|\$\$", words)
+
+
+def test_pictures_on_white_paper_are_marked(soup, page):
+    """For the dark: their paper is turned dark, or shown as a card."""
+    for image in soup.select("article img[src*=_images]"):
+        if not image.find_parent(class_="tag_chart"):
+            marked = set(image.parent.get("class", [])) & {"setr-paper", "setr-card"}
+            on_paper = is_on_paper(read(image["src"], page.parent))
+            assert bool(marked) == on_paper, image["alt"]
 
 
 def test_every_widget_has_a_still(soup):

@@ -33,7 +33,7 @@ function nameControls() {
   for (const area of document.querySelectorAll(".widget-subarea")) {
     if (!area.firstElementChild) continue;
     const still = area.parentElement.querySelector("img.setr-still");
-    if (still) still.remove();
+    if (still) (still.closest(".setr-paper, .setr-card") || still).remove();
   }
 }
 document.addEventListener("DOMContentLoaded", () => {
