@@ -50,6 +50,7 @@ LIT = {
     "17_camvid": "attention mlp naive pup mla",
     "09b_your_pictures": "image labels classes",
     "18_inside": "attention taps",
+    "18a_trust": "classes score",
     "18b_silent_bugs": "embedding positions attention taps neck resize labels loss score",
     "19_speed": "attention resize loss",
     "20_results": "score",
