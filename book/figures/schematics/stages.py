@@ -21,7 +21,7 @@ class Stage(NamedTuple):
 def draw_naive(shape: str) -> Drawing:
     run = trace("naive")
     stages = [*_start(run), *_units(run), *_end(run)]
-    return _draw(f"naive-{shape}", stages, "SETR-Naive, step by step", shape, gap=178, largest=104)
+    return _draw(f"naive-{shape}", stages, "SETR-Naive, step by step", shape, gap=168, largest=104)
 
 
 def draw_pup(shape: str) -> Drawing:
