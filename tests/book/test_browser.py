@@ -449,10 +449,11 @@ def test_all_fits_on_a_phone(page):
 
 
 @pytest.mark.xdist_group("search")
-def test_the_index_fits_on_a_phone(browser):
-    page = open_page(browser, HTML / "genindex.html", viewport=PHONE)
+def test_the_index_fits_on_a_phone(window):
+    page = open_page(window(), HTML / "genindex.html")
+    page.set_viewport_size(PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    page.context.close()
+    close(page)
 
 
 @functools.cache
