@@ -1,6 +1,7 @@
 """The built book in a real browser, from files, with the network cut. `make test-book` runs it.
 
-What is timed is marked `alone`: `make test-long` runs it in one process.
+What is timed is marked `alone`: `make test-long` runs it in one process, each load in a context of
+its own. Elsewhere pages are tabs of one window: a new one costs more than most pages do.
 
 Needs Chromium (on the PATH, or named by CHROMIUM) and a built book; skipped otherwise. A page is
 opened once, cold, and all that does not need another load is looked at there: `-n 2 --dist
@@ -55,16 +56,28 @@ CLOCK = """
 # --- a page that is open ------------------------------------------------------------------------
 
 
-def open_page(browser, path, **options):
-    """A page file in a context of its own, so with an empty cache; drawn to the last figure.
+@pytest.fixture(scope="session")
+def window(browser):
+    """A context with a window that stays open, and one for readers without scripts."""
+
+    @functools.cache
+    def opened(scripts=True):
+        context = browser.new_context(java_script_enabled=scripts, viewport=DESKTOP)
+        context.new_page()  # with its last tab the window would go
+        return context
+
+    return opened
+
+
+def open_page(context, path, scripts=True):
+    """A page file in a tab of its own; drawn to the last figure.
 
     Whatever it asks of a network, or complains of, lands in ``.problems``; ``.seconds`` is how
     long it took from the call to the last figure.
     """
-    context = browser.new_context(**{"viewport": DESKTOP, **options})
-    context.set_default_timeout(SLOW)
-    context.add_init_script(CLOCK)
     page = context.new_page()
+    page.set_default_timeout(SLOW)
+    page.add_init_script(CLOCK)
     page.problems = problems = []
 
     def gate(route):
@@ -79,15 +92,21 @@ def open_page(browser, path, **options):
     page.on("console", lambda m: m.type == "error" and problems.append(f"console: {m.text}"))
     began = time.monotonic()
     page.goto(path.as_uri())
-    if options.get("java_script_enabled", True):
+    if scripts:
         settle(page)
     page.seconds = time.monotonic() - began
-    if options.get("java_script_enabled", True):
+    if scripts:
         # The theme scrolls smoothly: every click and key would wait a second for it.
         page.add_style_tag(content=":root { scroll-behavior: auto !important }")
         wake(page)
     page.at_first = list(problems)
     return page
+
+
+def close(page):
+    """And what it has kept for the next visit, which another page would find."""
+    page.evaluate("localStorage.clear(), sessionStorage.clear()")
+    page.close()
 
 
 def settle(page):
@@ -114,10 +133,10 @@ def path(request):
 
 
 @pytest.fixture(scope="module")
-def shared(browser, path):
-    page = open_page(browser, path)
+def shared(window, path):
+    page = open_page(window(), path)
     yield page
-    page.context.close()
+    close(page)
 
 
 @pytest.fixture
@@ -169,18 +188,18 @@ MOVING = [path for path in PAGES if re.search("widget-view\\+json|setr-figure", 
 def test_figures_are_usable_soon(browser, path):
     best = float("inf")
     for _ in range(5):
-        page = open_page(browser, path)
-        best = min(best, page.seconds)
-        page.context.close()
+        context = browser.new_context(viewport=DESKTOP)  # with an empty cache
+        best = min(best, open_page(context, path).seconds)
+        context.close()
         if best <= USABLE:
             break
     assert best <= USABLE
 
 
-def test_figures_show_at_once_and_without_scripts(browser, path):
+def test_figures_show_at_once_and_without_scripts(window, path):
     if not re.search(r"widget-view\+json|setr-heat|setr-compare", path.read_text("utf-8")):
         pytest.skip("no figure on this page")
-    page = open_page(browser, path, java_script_enabled=False)
+    page = open_page(window(scripts=False), path, scripts=False)
     figures = page.locator("img.setr-still, .setr-heat > img, .setr-compare > img").all()
     wanted = page.locator(f"{WIDGETS}, .setr-heat, .setr-compare").count()
     assert len(figures) >= wanted
@@ -189,7 +208,7 @@ def test_figures_show_at_once_and_without_scripts(browser, path):
         assert figure.is_visible()
         assert box["width"] > 50
         assert box["height"] > 20
-    page.context.close()
+    page.close()
 
 
 # --- figures that move --------------------------------------------------------------------------
@@ -430,10 +449,11 @@ def test_all_fits_on_a_phone(page):
 
 
 @pytest.mark.xdist_group("search")
-def test_the_index_fits_on_a_phone(browser):
-    page = open_page(browser, HTML / "genindex.html", viewport=PHONE)
+def test_the_index_fits_on_a_phone(window):
+    page = open_page(window(), HTML / "genindex.html")
+    page.set_viewport_size(PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    page.context.close()
+    close(page)
 
 
 @functools.cache
@@ -547,26 +567,34 @@ FLATTEN = """() => {
 }"""
 
 
+AUDIT = """async ([context, options]) => {
+    options.resultTypes = ["violations"];
+    const { violations } = await axe.run(context || document, options);
+    return violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 160))]);
+}"""
+
+
 def complaints(page, *, contrast_only=False):
     """What axe finds wrong, in the theme that is on."""
-    options, found = {"resultTypes": ["violations"]}, []
+    if not page.evaluate("'axe' in window"):  # half a megabyte to compile
+        page.evaluate(axe().axe_script)
+    found = []
     if not contrast_only:
         rules = {rule: {"enabled": False} for rule in [*OF_LOOKS, *THEIRS]}
         page.evaluate(FLATTEN)
-        found += axe().run(page, {}, {**options, "rules": rules}).response["violations"]
+        found += page.evaluate(AUDIT, [None, {"rules": rules}])
         page.evaluate(PUT_BACK)
     assert page.evaluate(LOOKS) > 1
     page.evaluate(TAKE_OUT)
     context = {"include": [["[data-look]"]], "exclude": [["mjx-container"]]}
-    options["runOnly"] = OF_LOOKS
-    found += axe().run(page, context, options).response["violations"]
+    found += page.evaluate(AUDIT, [context, {"runOnly": OF_LOOKS}])
     page.evaluate(PUT_BACK)
-    return [(v["id"], [n["html"][:160] for n in v["nodes"]]) for v in found]
+    return found
 
 
 @pytest.mark.xdist_group("search")
-def test_one_pale_word_is_found(browser):
-    page = open_page(browser, HTML / "book" / "cite.html")
+def test_one_pale_word_is_found(window):
+    page = open_page(window(), HTML / "book" / "cite.html")
     assert complaints(page) == []
     page.locator("article p").last.evaluate("""e => {
         const word = document.createElement("span");
@@ -575,7 +603,7 @@ def test_one_pale_word_is_found(browser):
         e.append(" ", word);
     }""")
     assert [rule for rule, _ in complaints(page, contrast_only=True)] == ["color-contrast"]
-    page.context.close()
+    close(page)
 
 
 def test_solutions_open(page):
@@ -657,8 +685,8 @@ def by_keyboard(form):
 
 
 @pytest.mark.xdist_group("02_patch_embedding")
-def test_a_patch_is_chosen_with_the_mouse_and_with_arrow_keys(browser):
-    page = open_page(browser, HTML / "book" / "02_patch_embedding.html")
+def test_a_patch_is_chosen_with_the_mouse_and_with_arrow_keys(window):
+    page = open_page(window(), HTML / "book" / "02_patch_embedding.html")
     form = page.locator("form.setr-quiz", has=page.locator(".patches"))
     street, said = form.locator(".patches"), form.locator("output")
     form.locator("input[data-answer]").fill("403")
@@ -676,12 +704,12 @@ def test_a_patch_is_chosen_with_the_mouse_and_with_arrow_keys(browser):
     assert chosen.get_attribute("aria-label") == "row 2, column 5"
     form.locator("button").click()
     assert said.text_content() == "Right."
-    page.context.close()
+    close(page)
 
 
 @pytest.mark.xdist_group("04_encoding")
-def test_pointing_at_a_number_lights_what_it_is_made_of(browser):
-    page = open_page(browser, HTML / "book" / "04_encoding.html")
+def test_pointing_at_a_number_lights_what_it_is_made_of(window):
+    page = open_page(window(), HTML / "book" / "04_encoding.html")
     drawing = page.locator("figure.setr-drawn", has=page.locator("svg[data-steps]"))
     drawing.locator("svg.d-wide [data-of~=p01]").hover()
     lit = drawing.locator("svg.d-wide .d-on")
@@ -690,15 +718,15 @@ def test_pointing_at_a_number_lights_what_it_is_made_of(browser):
     dim = drawing.locator("svg.d-wide [data-step='4']").first
     page.wait_for_timeout(400)
     assert float(dim.evaluate("e => getComputedStyle(e).opacity")) < 0.5
-    page.context.close()
+    close(page)
 
 
 # --- the search ---------------------------------------------------------------------------------
 
 
 @pytest.mark.xdist_group("search")
-def test_search_finds_a_chapter(browser):
-    page = open_page(browser, HTML / "book" / "intro.html")
+def test_search_finds_a_chapter(window):
+    page = open_page(window(), HTML / "book" / "intro.html")
     page.locator("button.search-button__button, button.search-button").first.click()
     field = page.locator("input[type=search]").filter(visible=True).first
     field.fill("progressive upsampling")
@@ -708,4 +736,4 @@ def test_search_finds_a_chapter(browser):
     assert any("06_pup" in url for url in found)
     page.goto((HTML / "search.html").as_uri() + "?q=zzzyyyxxx")
     page.wait_for_function("/did not match|no results|not find/i.test(document.body.innerText)")
-    page.context.close()
+    close(page)
