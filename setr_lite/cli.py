@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help(sys.stderr)
         return 2
+    if words.count("--") > 1:  # argparse takes away only one, and then hands out empty lists
+        parser.error("-- stands more than once")
     options, rest = parser.parse_known_args(words)
     # argparse gives up on settings that follow an option, `train NAME --resume train.steps=9`
     if any(word.startswith("-") or "=" not in word for word in rest) or (

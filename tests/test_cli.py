@@ -179,6 +179,13 @@ def test_an_unknown_option_is_refused(capsys):
     assert "unrecognized arguments: --stepz" in capsys.readouterr().err
 
 
+def test_two_double_dashes_are_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["make-masks", "folder", "--", "--"])
+    assert caught.value.code == 2
+    assert "-- stands more than once" in capsys.readouterr().err
+
+
 def test_no_traceback_from_the_shell(tmp_path):
     (tmp_path / "file").touch()
     done = subprocess.run(  # the verb that imports least

@@ -27,6 +27,7 @@ from PIL import Image
 Box = tuple[int, int, int, int]
 
 WHITE = 250  # the darkest that is still paper
+INK = 240  # what is darker is drawn; beside a picture JPEG greys the paper a little
 PAPER_RIM = 0.5  # a figure on paper has so much of its rim white
 CHROMA = 60  # between the largest and smallest of R, G, B: beyond it, a colour
 PICTURES = 0.25  # they cover so much of the figure, or it is a chart
@@ -49,7 +50,7 @@ def is_on_paper(pixels: np.ndarray) -> bool:
 
 def pictures(pixels: np.ndarray) -> list[Box]:
     """Boxes (left, top, right, bottom) of the blocks of ink in (H, W, 3) pixels."""
-    ink = (pixels.min(2) < WHITE).astype(np.uint8)
+    ink = (pixels.min(2) < INK).astype(np.uint8)
     _, _, found, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
     large: list[list[int]] = []
     small = np.zeros_like(ink)
