@@ -11,7 +11,6 @@ import struct
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +30,15 @@ from ..files import written_beside
 from ..model import SETR
 from ..typed import number, path_of
 from ..visualize import overlay, with_legend
-from .predictions import THREADS, Views, ahead, predictions, preparation, settings_of
+from .predictions import (
+    THREADS,
+    Views,
+    ahead,
+    beside_the_model,
+    predictions,
+    preparation,
+    settings_of,
+)
 
 OUTPUTS = ("_ids.png", "_labels.png", "_overlay.png")
 """What follows the name of an image in the names of its files."""
@@ -128,7 +135,7 @@ def predict_files(
             yield result[1]
 
     with (
-        ThreadPoolExecutor(2 * THREADS) as pool,
+        beside_the_model(2 * THREADS) as pool,
         tqdm(total=len(found.files), desc="predict", unit="image", disable=not progress) as bar,
     ):
         views = readable(ahead(pool, read, found.files))
