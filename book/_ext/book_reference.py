@@ -27,6 +27,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -429,14 +430,9 @@ def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> st
 
 @cache
 def constants_of(module: str) -> dict[str, Any]:
-    """Name -> value of the constants that are written out, or made of such in the same module."""
-    known: dict[str, Any] = {"__builtins__": {}}
-    for node in tree_of(module).body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(target, ast.Name) and getattr(node, "value", None):
-            with suppress(NameError, TypeError):  # it needs a function, or another module
-                known[target.id] = eval(compile(ast.Expression(node.value), module, "eval"), known)
-    return known
+    """Name -> value, of a module of the library."""
+    with library():
+        return vars(import_module(f"setr_lite.{module}"))
 
 
 def table_of(value: Any, words: str, about: str) -> list[tuple[str, ...]]:
