@@ -118,13 +118,17 @@ def turn(page: str, folder: Path) -> str:
     """One built page with its figures on paper marked. Applied twice it changes nothing more."""
     if DONE.search(page):
         return page
+
+    def source_of(match: re.Match) -> str:
+        """Of an image that is no chart."""
+        if match["static"] and in_chart(page, match.start()):
+            return ""
+        return next(group for group in match.groups()[1::2] if group)
+
     figures: dict[Any, list[tuple[str, np.ndarray]]] = defaultdict(list)
     for match in IMAGE.finditer(page):
-        source = next(group for group in match.groups()[1::2] if group)
-        if match["static"] and in_chart(page, match.start()):
-            continue
-        pixels = read(source, folder)
-        if is_on_paper(pixels):  # the frames of one figure are of one size, those of a still
+        if (source := source_of(match)) and is_on_paper(pixels := read(source, folder)):
+            # the frames of one figure are of one size, those of a still
             figures[source if match["static"] else pixels.shape].append((source, pixels))
     shapes: dict[str, str] = {}
     for frames in figures.values():
@@ -132,8 +136,7 @@ def turn(page: str, folder: Path) -> str:
         shapes.update(zip(sources, shape_of(list(images)), strict=True))
 
     def wrap(match: re.Match) -> str:
-        source = next(group for group in match.groups()[1::2] if group)
-        if source not in shapes or (match["static"] and in_chart(page, match.start())):
+        if (source := source_of(match)) not in shapes:
             return match.group()
         quote = r"\"" if match["frame"] else '"'
         shape = shapes[source]

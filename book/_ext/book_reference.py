@@ -430,9 +430,18 @@ def describe_constant(node: ast.stmt, after: ast.stmt | None, module: str) -> st
 
 @cache
 def constants_of(module: str) -> dict[str, Any]:
-    """Name -> value, of a module of the library."""
+    """Name -> value of what a module has in words and numbers; its functions and classes not."""
     with library():
-        return vars(import_module(f"setr_lite.{module}"))
+        there = vars(import_module(f"setr_lite.{module}"))
+    return {name: value for name, value in there.items() if is_data(value)}
+
+
+def is_data(value: Any) -> bool:
+    if type(value) is dict:
+        return is_data((*value, *value.values()))
+    if type(value) in (list, tuple, set, frozenset):
+        return all(map(is_data, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def table_of(value: Any, words: str, about: str) -> list[tuple[str, ...]]:

@@ -174,6 +174,8 @@ def test_constants_have_their_words_and_their_value():
     assert "| naive, pup | `head.norm.*` | `decode" in reference.entry("weights.tables.MMSEG")
     assert "lambda" not in reference.entry("recipes.named.RECIPES")
     assert "{f.__name__" not in reference.entry("recipes.named.RECIPES")
+    for computed in ("recipes.named.RECIPES", "toytown.scenes.PALETTE", "toytown.scenes.CLASSES"):
+        assert "```python" not in reference.entry(computed)
 
 
 @pytest.mark.smoke
