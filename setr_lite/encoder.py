@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "toy": {"patch_size": 8, "embed_dim": 144, "depth": 5, "num_heads": 3, "init_std": 0.06},
 }
 """Sizes by name: the paper's T-Base and T-Large are ``vit_base`` and ``vit_large`` (its table 1);
-tiny and small are timm's; ``toy`` (1.3 M parameters) trains on a laptop in minutes. Its wider
+tiny and small are timm's; ``toy`` (1.3 M at 96 x 192) trains on a laptop in minutes. Its wider
 initial weights are for its narrow layers: 0.02 would start every branch near zero."""
 
 TAP_FRACTIONS = {
