@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,15 +31,7 @@ from ..files import written_beside
 from ..model import SETR
 from ..typed import number, path_of
 from ..visualize import overlay, with_legend
-from .predictions import (
-    THREADS,
-    Views,
-    ahead,
-    beside_the_model,
-    predictions,
-    preparation,
-    settings_of,
-)
+from .predictions import THREADS, Views, ahead, predictions, preparation, settings_of
 
 OUTPUTS = ("_ids.png", "_labels.png", "_overlay.png")
 """What follows the name of an image in the names of its files."""
@@ -135,7 +128,7 @@ def predict_files(
             yield result[1]
 
     with (
-        beside_the_model(2 * THREADS) as pool,
+        ThreadPoolExecutor(2 * THREADS) as pool,
         tqdm(total=len(found.files), desc="predict", unit="image", disable=not progress) as bar,
     ):
         views = readable(ahead(pool, read, found.files))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -76,7 +75,7 @@ def predict_images(
         UserError: on reaching an item that is not an image.
     """
     prepared, run = preparation(model, config), settings_of(model, config)
-    with beside_the_model(THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         views = (views for _, views in ahead(pool, prepared, images))
         for found in predictions(model, run, views, probabilities=probabilities):
             yield found.cpu()
@@ -156,17 +155,6 @@ def window_of(config: RunConfig) -> Window | None:
     """
     settings = config.eval
     return Window(settings.window, settings.stride) if settings.mode == "slide" else None
-
-
-@contextmanager
-def beside_the_model(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads compute alone: teams of their own would spin on the model's cores."""
-    of_the_model = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(of_the_model)  # for threads that start later
 
 
 def ahead(

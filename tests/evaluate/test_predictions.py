@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from setr_lite.config import ModelConfig, RunConfig
 from setr_lite.datasets import Cityscapes
 from setr_lite.errors import UserError
 from setr_lite.evaluate import evaluate
-from setr_lite.evaluate.predictions import THREADS, beside_the_model
+from setr_lite.evaluate.predictions import THREADS
 from setr_lite.inference import Window, predict
 from setr_lite.model import SETR
 
@@ -185,16 +184,3 @@ def test_what_is_no_image_is_refused_in_words(trained, photos, tmp_path):
             trained.predict(bad)
     with pytest.raises(UserError, match="leaves gaps"):
         trained.predict(photos[0], config=trained.config.override("eval.stride=500x500"))
-
-
-def test_threads_beside_the_model_start_no_threads_of_their_own():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with beside_the_model(3) as pool:
-            assert {*pool.map(lambda _: torch.get_num_threads(), range(9))} == {1}
-            assert torch.get_num_threads() == 2
-        with ThreadPoolExecutor(1) as pool:  # that of a user, later
-            assert pool.submit(torch.get_num_threads).result() == 2
-    finally:
-        torch.set_num_threads(before)
