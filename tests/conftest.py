@@ -53,9 +53,23 @@ def browser():
 @pytest.fixture(scope="module", autouse=True)
 def _no_rubbish():
     """What a file has left open is found before the next one begins: else a test fails of it that
-    only happened to run when Python looked, as one does that imports much, and passes alone."""
+    only happened to run when Python looked, as one does that imports much, and passes alone.
+
+    What outlives a file, its imports above all, lives to the end: it is not looked at again, which
+    took a second a file.
+    """
     yield
     gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # libraries complain of what is left at the exit
 
 
 @pytest.fixture(autouse=True)

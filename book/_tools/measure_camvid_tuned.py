@@ -12,9 +12,10 @@ folder, RUNS a folder for checkpoints. All runs are the recipes ``finetune_*``.
 - ``all``: the same on the whole training set, scored on the official val.
 
 Three seeds for the head that is best in the search, one for the others. Whole images at one scale,
-and at six scales with mirror images. Ctrl-C ends with a checkpoint, and a finished run goes to
-data/runs/camvid_tuned/results.json; started again, the command goes on from both. An hour or two a
-head on two cores that compute in bfloat16.
+and at six scales with mirror images. Ctrl-C ends with a checkpoint, and a finished run and each of
+its scores go to data/runs/camvid_tuned/results.json; started again, the command goes on from both.
+An hour or two a head on two cores that compute in bfloat16. ``--only`` trains one run of the scored
+ones at a rate that no search has chosen, for who has less time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from setr_lite.recipes import get_recipe
 OUT = records.RUNS / "camvid_tuned" / "results.json"
 HEADS = ("mla", "pup", "naive")
 RATES = (5e-5, 1e-4, 2e-5)
-SCALES = "eval.ratios=0.5,0.75,1,1.25,1.5,1.75"
+WAYS = {"one scale": (),
+        "six scales and mirrors": ("eval.ratios=0.5,0.75,1,1.25,1.5,1.75", "eval.flip=true")}
 
 
 class Arm(NamedTuple):
@@ -59,12 +61,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--steps", type=int, nargs=2, default=(400, 1200),
                         help="of a run of the search, and of one that is scored")
+    parser.add_argument("--only", nargs=4, metavar=("HEAD", "IMAGES", "LR", "SEED"))
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
     results = json.loads(options.out.read_text()) if options.out.exists() else fresh()
+    if options.only:
+        head, images, lr, seed = options.only
+        measure(options, Arm(head, images, float(lr), int(seed), options.steps[1]), results)
+        return
     while (arm := next(missing(results["runs"], *options.steps), None)) is not None:
-        results["runs"].append(measure(options, arm))
-        write(options.out, results)
+        measure(options, arm, results)
 
 
 def fresh() -> dict[str, Any]:
@@ -74,7 +80,7 @@ def fresh() -> dict[str, Any]:
 
 def missing(runs: Sequence[dict[str, Any]], few: int, many: int) -> Iterator[Arm]:
     """What is still to be trained, in order; of the scored runs once the search is complete."""
-    there = {Arm(*(run[name] for name in Arm._fields)): run for run in runs}
+    there = {arm_of(run): run for run in runs if not list(unscored(run))}
     search = [Arm(head, "search", lr, 0, few) for lr, head in itertools.product(RATES, HEADS)]
     yield from (arm for arm in search if arm not in there)
     found = {arm: there[arm]["scores"]["kept back"]["one scale"]["miou"] for arm in search}
@@ -87,22 +93,38 @@ def missing(runs: Sequence[dict[str, Any]], few: int, many: int) -> Iterator[Arm
     yield from (arm for arm in scored if arm not in there)
 
 
-def measure(options: argparse.Namespace, arm: Arm) -> dict[str, Any]:
-    """Train one arm, or go on with it, and score it."""
+def arm_of(run: dict[str, Any]) -> Arm:
+    return Arm(*(run[name] for name in Arm._fields))
+
+
+def unscored(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Images and ways by which a trained run is still to be scored, the quick way first."""
+    sets = {"search": ["kept back"], "all": ["val"], "two drives": ["unseen drive", "val"]}
+    ways = ["one scale"] if run["images"] == "search" else WAYS
+    for way, name in itertools.product(ways, sets[run["images"]]):
+        if way not in run["scores"].get(name, {}):
+            yield name, way
+
+
+def measure(options: argparse.Namespace, arm: Arm, results: dict[str, Any]) -> None:
+    """Train one arm, or go on with it, and score it; the record grows with each of these."""
     config = settings(options, arm)
     print(*arm, flush=True)
-    interrupted = (Path(config.train.out) / "last").exists()
-    result = records.train_to_the_end(config, progress=True)
-    model = SETR.from_pretrained(Path(result["folder"]) / "last")
-    ways = {"one scale": config}
-    if arm.images != "search":
-        ways["six scales and mirrors"] = config.override(SCALES, "eval.flip=true")
-    found = {name: {way: score(model, dataset, how) for way, how in ways.items()}
-             for name, dataset in tests(options, arm).items()}
-    facts = {"trained_on": len(load_dataset(config.data, "train")),
-             "seconds": None if interrupted else round(result["seconds"]), "date": records.today()}
-    print({name: one["one scale"]["miou"] for name, one in found.items()}, facts, flush=True)
-    return arm._asdict() | facts | {"scores": found}
+    run = next((run for run in results["runs"] if arm_of(run) == arm), None)
+    if run is None:
+        interrupted = (Path(config.train.out) / "last").exists()
+        result = records.train_to_the_end(config, progress=True)
+        seconds = None if interrupted else round(result["seconds"])
+        run = arm._asdict() | {"trained_on": len(load_dataset(config.data, "train")),
+                               "seconds": seconds, "date": records.today(), "scores": {}}
+        results["runs"].append(run)
+        write(options.out, results)
+    model = SETR.from_pretrained(Path(config.train.out) / "last")
+    for name, way in unscored(run):
+        found = score(model, test_set(options, name), config.override(*WAYS[way]))
+        print(name, way, found["miou"], flush=True)
+        run["scores"].setdefault(name, {})[way] = found
+        write(options.out, results)
 
 
 def settings(options: argparse.Namespace, arm: Arm) -> RunConfig:
@@ -135,13 +157,10 @@ def held_out(options: argparse.Namespace) -> Path:
     return root
 
 
-def tests(options: argparse.Namespace, arm: Arm) -> dict[str, SegmentationDataset]:
-    if arm.images == "search":
-        return {"kept back": CamVid(held_out(options), "val")}
-    val = CamVid(options.camvid, "val")
-    if arm.images == "all":
-        return {"val": val}
-    return {"val": val, "unseen drive": CamVidUnseenDrive(options.camvid, "val")}
+def test_set(options: argparse.Namespace, name: str) -> SegmentationDataset:
+    if name == "unseen drive":
+        return CamVidUnseenDrive(options.camvid, "val")
+    return CamVid(options.camvid if name == "val" else held_out(options), "val")
 
 
 def score(model: SETR, dataset: SegmentationDataset, config: RunConfig) -> dict[str, Any]:
