@@ -103,12 +103,10 @@ def test_results_are_those_of_the_records():
         assert row["training"] == f"{run['seconds']} s"
         if name.startswith("toytown"):
             assert row["parameters"] == f"{run['parameters'] / 1e6:.2f} M"
-            assert row["pixel accuracy"] == f"{100 * run['pixel_accuracy']:.1f}"
             assert run["device"].startswith("2 CPU cores")
         else:
-            assert row["trained parameters"] == f"{run.get('learned', run['parameters']):,}"
             there = f"{100 * unseen['miou']:.1f}" if unseen else "not run"
-            assert row["mIoU, unseen drive"] == there
+            assert row["unseen drive"] == there
             assert run["device"].startswith("1 of 2 CPU cores")
 
 
