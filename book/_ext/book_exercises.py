@@ -6,7 +6,7 @@
 * ``choices``: answers, each ``true`` or what is said to one who takes it; ``several: true``, or
   more than one right answer, asks for all that apply;
 * ``patch``: the row and the column of a patch, which is chosen on a street of the sample, 96 x 192
-  pixels in patches of 16; it may stand beside ``numbers``;
+  pixels in patches of 16. It or ``choices`` may stand beside ``numbers``;
 * ``ask``: what is asked, where it is not the exercise's own question.
 
 Each becomes a form at the end of its exercise; ``quiz.js`` shows and checks it. What the cells of
