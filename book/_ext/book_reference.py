@@ -7,14 +7,17 @@
 * ``<!-- names at the top -->`` becomes a table of what ``from setr_lite import ...`` finds.
 * ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
   public names. ``the rest`` stands for all modules that no other page lists.
-* ``<!-- settings: SECTION -->`` becomes a table of them: name, values, default, what it means.
+* ``<!-- settings: SECTION -->`` becomes a line of links to them. Their entries read as on the
+  command line: ``section.key = default``, what it means, and what it takes.
 * ``<!-- recipes -->`` becomes a table of them.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, and of every verb
   its usage and its options, each with an anchor such as ``setr-lite-train-dry-run``, and the
   example that ``book/_tools/cli_examples.py`` has run.
-* The first mention of each documented name or setting in a chapter becomes a link to its entry.
+* The first mention of each documented name or setting in a chapter or on the page of settings
+  becomes a link to its entry.
 * Below each promise of promises.md stands its test's name in small letters, with date and result of
-  the last run where ``book/_tools/promises.py`` has recorded one.
+  the last run where ``book/_tools/promises.py`` has recorded one; ``<!-- last run -->`` in a row of
+  the overview sums up those of its section.
 """
 
 from __future__ import annotations
@@ -46,9 +49,9 @@ MODULES = re.compile(r"<!-- modules: (.*?) -->", re.S)
 HELP = "<!-- command-line reference -->"
 SETTINGS = re.compile(r"<!-- settings: (\w+) -->")
 RECIPES = "<!-- recipes -->"
-CLASS_OF_SETTINGS = "```{rst-class} setr-settings\n```\n\n"
 TOP = "<!-- names at the top -->"
 LAST = "<!-- what it said last -->"
+OVERVIEW = re.compile(r"^(\| \[[^]]+\]\(#([\w-]+)\) \| \d+ \|) <!-- last run --> \|$", re.M)
 PROMISE = re.compile(r"^  <br>`(tests/[^`]+)`$", re.M)
 EXAMPLES = ROOT / "book" / "examples"
 PROMISES = ROOT / "data" / "promises.json"
@@ -96,38 +99,7 @@ VALUES = {
     "bool": "`true` `false`", "int": "int", "float": "number", "str": "text", "None": "`none`",
     "Size": "`int,int`", "Colour": "`R,G,B`",
 }  # fmt: skip
-"""Annotated type of a setting -> how the table of settings writes it."""
-SHORT = {
-    "model.encoder": "Encoder, by name", "model.dialect": "Whose code the heads follow",
-    "model.mlp_ratio": "Width of an MLP over that of a token",
-    "model.patch_bias": "The patch projection adds a bias",
-    "model.odd": "How padding to whole patches is undone",
-    "model.taps": "Blocks that are read, counted from 0",
-    "model.drop_path": "Stochastic depth rate of the last block", "data.name": "Data set",
-    "data.base_size": "Sides that an image is first fitted into",
-    "data.cat_max_ratio": "Share of a crop that one class may cover",
-    "data.distort": "Distort brightness, contrast, saturation, hue",
-    "data.mean": "What is subtracted from each channel",
-    "data.std": "What each channel is divided by",
-    "loss.normalize": "Divide by all pixels, or by those not ignored",
-    "loss.class_weights": "Weight of a pixel of each class", "optim.lr": "Base learning rate",
-    "optim.layer_decay": "Learning rate of a block over the next one's",
-    "optim.weight_decay": "Weight decay", "optim.poly_steps": "Divisor of the poly schedule",
-    "optim.min_lr": "Floor of the schedule", "train.batch_size": "Images per optimiser step",
-    "train.fit": "Make the batch fit the memory",
-    "train.accumulate": "Parts of a batch whose gradients add up",
-    "train.grad_checkpointing": "Run each block again for its gradients",
-    "train.seed": "Seed of weights, order and augmentations",
-    "train.device": "Processor that computes", "train.parallel": "How processes share the model",
-    "train.sync_bn": "BatchNorm over the images of all processes",
-    "train.feature_cache": "Folder for a frozen encoder's tokens",
-    "train.on_bad_image": "What an image that cannot be read does",
-    "eval.mode": "Whole images, or overlapping windows", "eval.protocol": "Published protocol",
-    "eval.window_batch": "Windows that go through the model together",
-    "eval.base_size": "Sides that an image is fitted into",
-    "eval.ratios": "Scales whose probabilities are averaged", "eval.amp": "bfloat16 autocast",
-}
-"""Setting -> its meaning in a row of the table, where the first sentence of its entry is long."""
+"""Annotated type of a setting -> what its entry calls it."""
 LISTED = ("data.name", "train.device")
 """Settings of type text whose words name every value."""
 NAMED = {
@@ -445,26 +417,27 @@ def is_data(value: Any) -> bool:
 
 
 def table_of(value: Any, words: str, about: str) -> list[tuple[str, ...]]:
-    """The rows of a dictionary of names, or of such dictionaries; none of any other value.
+    """The rows of a dictionary of names, or of dictionaries; none of any other value.
 
-    The heads are what its words, or those of its module, call the two sides (``ours -> theirs``)
-    and the dictionaries (``by head``). What several dictionaries have in common is one row.
+    Names (``ours -> theirs``, says the docstring) are pairs, one in a row, with the dictionaries
+    that have it in front if there are several. Any other dictionaries are rows, their keys columns.
     """
     if not isinstance(value, dict):
         return []
-    sides = re.search(r"(\w+) -> (\w+)", words) or re.search(r"(\w+) -> (\w+)", about)
-    if sides and all(isinstance(text, str) for text in value.values()):
-        return [sides.groups(), *((f"`{key}`", f"`{text}`") for key, text in value.items())]
-    if not all(isinstance(inner, dict) for inner in value.values()):
+    nested = all(isinstance(inner, dict) for inner in value.values())
+    pairs: dict[tuple[str, Any], list[str]] = {}
+    for name, inner in (value if nested else {"": value}).items():
+        for pair in inner.items():
+            pairs.setdefault(pair, []).append(name)
+    sides = re.search(r"(\w+) -> (\w+)", f"{words} {about}")
+    if sides and all(isinstance(theirs, str) for _, theirs in pairs):
+        rows = [("for", *sides.groups())]
+        for (ours, theirs), where in pairs.items():
+            those = "all" if len(where) == len(value) else ", ".join(where)
+            rows.append((those, f"`{ours}`", f"`{theirs}`"))
+        return rows if nested else [row[1:] for row in rows]
+    if not nested:
         return []
-    if sides and (kind := re.search(r"by (\w+)", words)):
-        pairs: dict[tuple[str, str], list[str]] = {}
-        for name, inner in value.items():
-            for pair in inner.items():
-                pairs.setdefault(pair, []).append(name)
-        return [(kind[1], *sides.groups()),
-                *(("all" if len(where) == len(value) else ", ".join(where), f"`{key}`", f"`{text}`")
-                  for (key, text), where in pairs.items())]
     keys = dict.fromkeys(key for inner in value.values() for key in inner)
     return [("name", *(f"`{key}`" for key in keys)),
             *((f"`{name}`", *(str(inner.get(key, "")) for key in keys))
@@ -558,12 +531,14 @@ def describe_class(node: ast.ClassDef, module: str) -> str:
     parts = [with_others(markdown(ast.get_docstring(node) or "", scope), made), ""]
     for field, words in fields_of(node):
         # in quotes of its own: the option is read as YAML, which would take off the value's
-        default = default_of(field)
-        value = f"\n:value: {json.dumps(default)}" if default else ""
-        options = f":type: {ast.unparse(field.annotation)}{value}"
-        if allowed := range_in_words(node, field):
-            words = f"{words}\n\nAllowed: {allowed}."
-        parts.append(directive("attribute", field.target.id, markdown(words, scope), 5, options))
+        if section := section_of(node):
+            said = f"{in_settings(markdown(words, scope))}\n\n{takes(section, node, field)}"
+            options = f":value: {json.dumps(as_written(ast.literal_eval(field.value)))}"
+        else:
+            default = default_of(field)
+            value = f"\n:value: {json.dumps(default)}" if default else ""
+            said, options = markdown(words, scope), f":type: {ast.unparse(field.annotation)}{value}"
+        parts.append(directive("attribute", field.target.id, said, 5, options))
     for name, kind, words in attributes_of(node, module):
         options = [f":type: {kind}"] if kind else []
         said = plain(f"{words[0].upper()}{words[1:]}.", scope)
@@ -626,46 +601,39 @@ def library_reference(words: str) -> str:
     return "\n".join(said)
 
 
-def settings_table(*sections: str) -> str:
-    """MyST of the settings of some sections or of all, a row each; a name leads to its entry."""
-    rows = ["| setting | values | default | meaning |", "|---|---|---|---|"]
-    for section in sections or SECTIONS_OF_A_RUN:
-        name = SECTIONS_OF_A_RUN[section]
-        node = nodes_of("config")[name][0]
-        ranges = ranges_of(node)
-        for field, words in fields_of(node):
-            key = field.target.id
-            values = values_of(field.annotation, ranges.get(f"{section}.{key}", ""))
-            if f"{section}.{key}" in LISTED:
-                values = " ".join(f"`{word}`" for word in re.findall("``(.+?)``", words))
-            values = NAMED.get(f"{section}.{key}", values) + ALSO.get(f"{section}.{key}", "")
-            default = as_written(ast.literal_eval(field.value))
-            said = re.sub(r"\bNone (?=[a-z])", "`none` ", in_a_row(
-                f"{section}.{key}", in_short(words, field.value)))
-            rows.append(f"| {{py:obj}}`{section}.{key} <setr_lite.config.{name}.{key}>` | {values} "
-                        f"| {default} | {said} |")
-    return "\n".join(rows)
+def section_of(node: ast.ClassDef) -> str | None:
+    """``model`` of ``ModelConfig``; None of a class that is no section of a run."""
+    return {name: key for key, name in SECTIONS_OF_A_RUN.items()}.get(node.name)
 
 
-def in_a_row(setting: str, said: str) -> str:
-    """What a setting means, in as few words as a row of a table has room for."""
-    first, *told = said.split("; ")
-    return "; ".join([SHORT.get(setting, first), *(re.sub(r" \(.*\)", "", c) for c in told)])
+def settings_of(section: str) -> str:
+    """MyST of a line of links, one to the entry of each setting of a section."""
+    name = SECTIONS_OF_A_RUN[section]
+    return " ".join(f"{{py:obj}}`{field.target.id} <setr_lite.config.{name}.{field.target.id}>`"
+                    for field, _ in fields_of(nodes_of("config")[name][0]))
 
 
-def range_in_words(node: ast.ClassDef, field: ast.AnnAssign) -> str:
-    """The numbers that a setting may have, for its entry."""
-    section = {name: key for key, name in SECTIONS_OF_A_RUN.items()}.get(node.name)
-    allowed = ranges_of(node).get(f"{section}.{field.target.id}", "") if section else ""
-    return allowed.replace("..", " to ") if ".." in allowed else allowed
+def in_settings(words: str) -> str:
+    """None, where a setting is written `none`."""
+    return re.sub(r"\bNone (?=[a-z])", "``none`` ", words)
+
+
+def takes(section: str, node: ast.ClassDef, field: ast.AnnAssign) -> str:
+    """The values of a setting, for its entry."""
+    setting = f"{section}.{field.target.id}"
+    values = values_of(field.annotation, ranges_of(node).get(setting, ""))
+    if setting in LISTED:
+        words = next(words for other, words in fields_of(node) if other is field)
+        values = " ".join(f"`{word}`" for word in re.findall("``(.+?)``", words))
+    return f"Values: {NAMED.get(setting, values)}{ALSO.get(setting, '')}"
 
 
 def as_written(value: Any) -> str:
     """A default as one would write it behind ``section.key=``."""
     if value == "":
-        return "empty"
+        return "(empty)"
     several = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return f"`{several.lower() if value is None or isinstance(value, bool) else several}`"
+    return several.lower() if value is None or isinstance(value, bool) else several
 
 
 def values_of(kind: ast.expr, allowed: str = "") -> str:
@@ -842,7 +810,7 @@ def box_of(text: str) -> str:
 def fill(app: Any, page: str, source: list[str]) -> None:
     text = ENTRIES.sub(lambda found: library_reference(found[1]), source[0])
     text = MODULES.sub(lambda found: module_list(found[1]), text)
-    text = SETTINGS.sub(lambda found: f"{CLASS_OF_SETTINGS}{settings_table(found[1])}", text)
+    text = SETTINGS.sub(lambda found: settings_of(found[1]), text)
     if RECIPES in text:
         text = text.replace(RECIPES, recipes_table())
     if TOP in text:
@@ -851,8 +819,11 @@ def fill(app: Any, page: str, source: list[str]) -> None:
         text = text.replace(HELP, command_line_reference())
     if page.endswith("promises"):
         record = json.loads(PROMISES.read_text("utf-8")) if PROMISES.exists() else {"results": {}}
+        text = OVERVIEW.sub(lambda row: f"{row[1]} {last_run(row[2], source[0], record)} |", text)
         text = PROMISE.sub(lambda found: test_below(found[1], record), text)
-        text = text.replace(LAST, ", and what it said last" if record["results"] else "")
+        ran = (", with its last result where one is recorded (Python {python}, PyTorch {torch}, "
+               "{system})")
+        text = text.replace(LAST, ran.format(**record) if record["results"] else "")
     source[0] = text
 
 
@@ -865,13 +836,31 @@ def test_below(test: str, record: dict) -> str:
 
 def result_of(test: str, record: dict) -> str:
     """When the test of a promise ran last, and what came out."""
-    outcome = record["results"].get(test)
-    return f" ({outcome}, {record['date']})" if outcome else ""
+    last = record["results"].get(test)
+    return f" ({last['outcome']}, {last['date']})" if last else ""
+
+
+def last_run(address: str, page: str, record: dict) -> str:
+    """What the record has of the tests of a section's promises, and when they ran."""
+    sections = {re.sub(r"[^\w-]", "", text.partition("\n")[0].lower().replace(" ", "-")): text
+                for text in re.split(r"^## ", page, flags=re.M)[1:]}  # fmt: skip
+    tests = PROMISE.findall(sections[address])
+    known = [last for test in tests if (last := record["results"].get(test))]
+    if not known:
+        return "-"
+    first, latest = min(last["date"] for last in known), max(last["date"] for last in known)
+    days = first if first == latest else f"{first} to {latest}"
+    passed = sum(last["outcome"] == "passed" for last in known)
+    counts = {"passed": passed, "not passed": len(known) - passed,
+              "not recorded": len(tests) - len(known)}
+    told = [f"{number} {what}" for what, number in counts.items() if number or what == "passed"]
+    return f"{', '.join(told)} ({days})"
 
 
 def link_code(app: Any, doctree: Any) -> None:
-    """In a chapter, the first `name` of each entry becomes a link to it."""
-    if Path(app.env.doc2path(app.env.docname)).suffix != ".ipynb":
+    """In a chapter, and among the settings, the first `name` of each entry becomes a link to it."""
+    path = Path(app.env.doc2path(app.env.docname))
+    if path.suffix != ".ipynb" and path.stem != "api_settings":
         return
     linked = set()
     for code in list(doctree.findall(nodes.literal)):
@@ -891,6 +880,16 @@ def settings_are_one_word(app: Any, doctree: Any) -> None:
         if isinstance(name, addnodes.desc_name) and value.astext().startswith("="):
             name += nodes.Text(value.astext())
             value.parent.remove(value)
+
+
+def settings_are_written_in_full(app: Any, doctree: Any) -> None:
+    """``head`` of ``ModelConfig`` is shown as ``model.head``, as one writes it."""
+    for signature in doctree.findall(addnodes.desc_signature):
+        room = str(signature.get("class", ""))
+        for section, name in SECTIONS_OF_A_RUN.items():
+            if room == name and (said := next(signature.findall(addnodes.desc_name), None)):
+                said.children = []
+                said += nodes.Text(f"{section}.{signature['fullname'].rpartition('.')[2]}")
 
 
 def find_source(app: Any, module: str) -> tuple[str, dict] | None:
@@ -926,5 +925,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("source-read", fill)
     app.connect("doctree-read", link_code)
     app.connect("doctree-read", settings_are_one_word)
+    app.connect("doctree-read", settings_are_written_in_full)
     app.connect("env-get-outdated", always_anew)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

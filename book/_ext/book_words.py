@@ -3,11 +3,13 @@
 * On claims.md a comment below a heading becomes the heading's words; what links to it stays.
 * On every page the first mention of a word of the glossary links to it. Words of two senses link
   only where the glossary's is the sense: ``ONLY_ON``, ``INSTEAD`` and ``OTHER_SENSE`` say where.
-* ``<!-- symbols of single pages -->`` becomes the table of symbols.md, folded, page by page.
+* ``<!-- symbols of single pages -->`` becomes the table of symbols.md, folded, page by page. On the
+  page of notation a link to a chapter has the chapter's own title, up to its colon.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -80,9 +82,23 @@ def symbols_table() -> str:
                       *(f"| {' | '.join(row)} |" for row in told), "", "</details>\n"])
 
 
+@cache
+def title_of(page: str) -> str:
+    """``PUP`` of ``# PUP: enlarge in small steps``, the first line of a notebook."""
+    notebook = json.loads((NOTATION.parent / f"{page}.ipynb").read_text("utf-8"))
+    first = "".join(notebook["cells"][0]["source"]).partition("\n")[0]
+    return first.removeprefix("# ").partition(":")[0]
+
+
+def titled(text: str) -> str:
+    """MyST whose links to chapters are called as the contents call these."""
+    return re.sub(r"\[[^]]+\]\((\w+)\.ipynb\)",
+                  lambda link: f"[{title_of(link[1])}]({link[1]}.ipynb)", text)
+
+
 def show_symbols(app: Any, page: str, source: list[str]) -> None:
     if MARKER in source[0]:
-        source[0] = source[0].replace(MARKER, symbols_table())
+        source[0] = titled(source[0].replace(MARKER, symbols_table()))
 
 
 # --- glossary -----------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
-"""Run every test that the page of promises names, and record what came out.
+"""Run the tests that the page of promises names, and record what came out.
 
-    python book/_tools/promises.py        # writes data/promises.json; minutes on an idle machine
+    python book/_tools/promises.py                # writes data/promises.json; minutes, idle machine
+    python book/_tools/promises.py weights model  # only tests with such a word in their address
 
-The page shows date and result beside each promise.
+The page shows beside each promise what its test said last, and sums it up at its head. A test that
+is not run keeps what the record has of it; one that the page no longer names is left out.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -18,6 +21,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import records
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "book" / "promises.md"
@@ -44,17 +48,29 @@ def results(report: str, tests: list[str]) -> dict[str, str]:
     return worst
 
 
+def merged(old: dict, found: dict[str, str], tests: list[str], date: str) -> dict:
+    """Test -> outcome and date: what was found now, else what the record has; as on the page."""
+    now = {test: {"outcome": outcome, "date": date} for test, outcome in found.items()}
+    return {test: row for test in tests if (row := now.get(test) or old.get(test))}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    records.options(__doc__).parse_args(argv)
+    parser = records.options(__doc__)
+    parser.add_argument("words", nargs="*", help="run only tests with one of them in its address")
+    words = parser.parse_args(argv).words
     tests = named(PAGE.read_text("utf-8"))
+    wanted = [test for test in tests if not words or any(word in test for word in words)]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        subprocess.run([sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *tests],
+        subprocess.run([sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *wanted],
                        cwd=ROOT, check=False)
-        found = results(report.read_text("utf-8"), tests)
-    record = {"date": datetime.date.today().isoformat(), "results": found}
+        found = results(report.read_text("utf-8"), wanted)
+    old = json.loads(RECORD.read_text("utf-8"))["results"] if RECORD.exists() else {}
+    record = {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0],
+              "system": platform.system(),
+              "results": merged(old, found, tests, datetime.date.today().isoformat())}
     RECORD.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(f"{len(found)} of {len(tests)} tests, {list(found.values()).count('passed')} passed")
+    print(f"{len(found)} of {len(wanted)} tests, {list(found.values()).count('passed')} passed")
     return int(set(found.values()) != {"passed"})
 
 

@@ -155,7 +155,7 @@ def test_signatures_are_those_of_the_source():
     text = reference.library_reference("model.SETR model.count_parameters config.OptimConfig")
     assert "{py:class} SETR(num_classes: int=150, " in text
     assert "{py:function} count_parameters(" in text
-    assert "{py:attribute} lr\n:no-contents-entry:\n:type: float" in text
+    assert '{py:attribute} lr\n:no-contents-entry:\n:value: "0.001"\n' in text
     assert "{py:property} device\n:no-contents-entry:\n:type: torch.device" in text
     assert text.count(":no-contents-entry:") > 20
     assert "{py:class} SETR(num_classes" in text.partition(":no-contents-entry:")[0]
@@ -168,7 +168,7 @@ def test_constants_have_their_words_and_their_value():
     assert "| `toy` | 8 | 144 | 5 | 3 | 0.06 |" in reference.entry("encoder.PRESETS")
     assert "| ours | theirs |" in reference.entry("weights.tables.MMSEG_VIT")
     assert "| `norm.*` | `ln1.*` |" in reference.entry("weights.tables.VIT2MMSEG")
-    assert "| head | ours | theirs |" in reference.entry("weights.tables.OFFICIAL")
+    assert "| for | ours | theirs |" in reference.entry("weights.tables.OFFICIAL")
     assert "| mla | `head.classifier.*` | `dec" in reference.entry("weights.tables.OFFICIAL")
     assert "| all | `encoder.cls_token` | `back" in reference.entry("weights.tables.OFFICIAL")
     assert "| naive, pup | `head.norm.*` | `decode" in reference.entry("weights.tables.MMSEG")
@@ -224,16 +224,14 @@ def test_every_setting_is_explained_once():
             full = f"config.{reference.SECTIONS_OF_A_RUN[section]}.{key}"
             assert full in reference.names()
             assert reference.target(f"{section}.{key}", ()) == f"setr_lite.{full}"
-            row = f"| {{py:obj}}`{section}.{key} <"
-            assert reference.settings_table().count(row) == 1
-            assert reference.settings_table(section).count(row) == 1
+            assert reference.settings_of(section).count(f"`{key} <setr_lite.{full}>`") == 1
+            said = reference.entry(full.rpartition(".")[0])
+            assert said.count(f"{{py:attribute}} {key}\n:value: ") == 1
     page = (ROOT / "book" / "api_settings.md").read_text("utf-8")
     assert reference.SETTINGS.findall(page) == [*reference.SECTIONS_OF_A_RUN]
     settings = {f"{s}.{key}" for s, part in RunConfig().to_dict().items()
                 if isinstance(part, dict) for key in part}  # fmt: skip
-    assert {*reference.SHORT, *reference.NAMED} <= settings
-    assert all(len(words.split()) <= 9 for words in reference.SHORT.values())
-    assert "\n\nAllowed: 0.01 to 1.\n" in reference.entry("config.OptimConfig")
+    assert {*reference.LISTED, *reference.NAMED, *reference.ALSO} <= settings
 
 
 @pytest.mark.smoke
@@ -401,20 +399,22 @@ def test_the_tables_of_the_reference_are_complete():
 
 
 def test_settings_say_what_they_take_and_what_their_default_means():
-    rows = {row.partition(" <")[0].rpartition("`")[2]: row.split(" | ")
-            for row in reference.settings_table().splitlines()[2:]}  # fmt: skip
-    assert rows["model.head"][1:3] == ["`naive` `pup` `mla` `linear`", "`pup`"]
-    assert rows["train.steps"][1:3] == ["int ≥ 1", "`160000`"]
-    assert rows["model.drop_path"][1] == "number 0..0.99"
-    assert rows["model.num_heads"][1:3] == ["int, `none`", "`none`"]
-    assert rows["train.batch_size"][1] == "int ≥ 1, `auto`"
-    assert rows["optim.lr"][1] == "number > 0"
-    assert rows["train.device"][1] == "`auto` `cpu` `cuda` `cuda:N`"
-    assert rows["loss.class_weights"][1] == "`number,...` `auto` `none`"
-    for key, clause in (("train.micro_batch", "0 takes all"), ("optim.clip_norm", "0 never clips"),
-                        ("train.workers", "-1 takes its share"), ("train.out", "empty takes"),
-                        ("model.taps", "`none` takes the rule")):  # fmt: skip
-        assert f"; {clause}" in rows[key][3], key
+    told = {
+        f"{section}.{key}": (default, words, values)
+        for section, name in reference.SECTIONS_OF_A_RUN.items()
+        for key, default, words, values in re.findall(
+            r'^`{5}\{py:attribute\} (\w+)\n:value: "(.*?)"\n\n(.*?)\n\nValues: ([^\n]*)$',
+            reference.entry(f"config.{name}"), re.M | re.S)}  # fmt: skip
+    assert told["model.head"][::2] == ("pup", "`naive` `pup` `mla` `linear`")
+    assert told["train.steps"][::2] == ("160000", "int ≥ 1")
+    assert told["model.drop_path"][2] == "number 0..0.99"
+    assert told["model.num_heads"][::2] == ("none", "int, `none`")
+    assert told["train.batch_size"][2] == "int ≥ 1, `auto`"
+    assert told["optim.lr"][2] == "number > 0"
+    assert told["train.device"][2] == "`auto` `cpu` `cuda` `cuda:N`"
+    assert told["loss.class_weights"][2] == "`number,...` `auto` `none`"
+    assert told["train.out"][0] == "(empty)"
+    assert "``none`` takes the rule" in told["model.taps"][1]
 
 
 @pytest.mark.smoke
@@ -434,7 +434,17 @@ def test_a_promise_is_shown_with_the_worst_of_its_cases():
     tests = tool.named("`tests/test_a.py::test_x`, `tests/book/test_b.py::test_y`")
     found = tool.results(report, tests)
     assert found == {"tests/test_a.py::test_x": "failed", "tests/book/test_b.py::test_y": "passed"}
-    record = {"date": "2026-01-02", "results": found}
+    date = "2026-01-02"
+    results = tool.merged({"tests/test_gone.py::test_z": {}}, found, tests, date)
+    assert results == {test: {"outcome": found[test], "date": date} for test in tests}
+    earlier = {tests[1]: {"outcome": "failed", "date": "2026-01-01"}}
+    assert tool.merged(earlier, {}, tests, date) == earlier
+    record = {"results": results}
+    page = f"## A b, c\n- x\n  <br>`{tests[0]}`\n- y\n  <br>`{tests[1]}`\n## D"
+    assert reference.last_run("a-b-c", page, record) == "1 passed, 1 not passed (2026-01-02)"
+    assert reference.last_run("a-b-c", page, {"results": earlier}) == (
+        "0 passed, 1 not passed, 1 not recorded (2026-01-01)")
+    assert reference.last_run("a-b-c", page, {"results": {}}) == "-"
     shown = reference.test_below("tests/test_a.py::test_x", record)
     assert shown.startswith("  <br><small")  # in the item of its promise
     assert '<code title="tests/test_a.py::test_x">test_<wbr>x</code> (failed, 2026-01-02)' in shown
@@ -542,6 +552,13 @@ def linked(text, page):
 )  # fmt: skip
 def test_a_word_links_to_its_own_sense(page, text, expected):
     assert linked(text, page) == expected
+
+
+@pytest.mark.smoke
+def test_the_notation_calls_chapters_as_the_contents_do():
+    text = words.titled("[x](06_pup.ipynb), [y](01_segmentation.ipynb), [model](api_model.md)")
+    assert text == ("[PUP](06_pup.ipynb), [What a convolution sees, and what attention sees]"
+                    "(01_segmentation.ipynb), [model](api_model.md)")
 
 
 @pytest.mark.smoke

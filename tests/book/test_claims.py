@@ -254,13 +254,16 @@ def taps(records: Record) -> Found:
                       if (run["head"], run["steps"]) == ("mla", 1200))]
     four = scored(records["controls"], head="linear", images="train", taps="four")
     same = scored(records["controls"], head="mla", images="train", taps="same")
-    said = ["MLA reaches {:.1f}, {:.1f} and {:.1f} in three seeds".format(*whole),
-            f"{probe:.1f}", f"{same[0]:.1f}",
-            "{:.1f}, {:.1f} and {:.1f} in three seeds".format(*four)]
-    unseen = [scored(records["controls"], "last of the drive", head="mla", images="unseen", taps=t)
-              for t in ("mla", "same")]
-    said += ["MLA has {:.1f} there and, without the taps, {:.1f} (one seed)".format(
-        *(seeds.item() for seeds in unseen))]
+    rows = [("probe of the last block", [probe], "linear", "last"),
+            ("probe of MLA's four blocks", four, "linear", "four"),
+            ("MLA on its four blocks", whole, "mla", "mla"),
+            ("MLA on the last block alone", same, "mla", "same")]
+    said = []
+    for model, val, head, read in rows:
+        drive = scored(
+            records["controls"], "last of the drive", head=head, images="unseen", taps=read)
+        cells = [", ".join(f"{seed:.1f}" for seed in seeds) for seeds in (val, drive)]
+        said.append(f"| {model} | {' | '.join(cells)} |")
     return said, bool(min(four) > max((probe + max(whole)) / 2, *same))
 
 
@@ -284,10 +287,10 @@ def same_drive(records: Record) -> Found:
            for images in ("unseen", "seen")]
     drop = scored(arms, head="mla", images="unseen", taps="mla").item() - mla[0]
     learned = scored(arms, last, head="linear", images="train", taps="four")
-    said = [f"{min(lost):.1f} to {max(lost):.1f} points", f"{min(gained):.1f} to {max(gained):.1f}",
-            f"{min(few):.1f} to {max(few):.1f}", f"{100 * records['linear']['miou']:.1f}",
-            f"gains {mla[1] - mla[0]:.1f} of the {drop:.1f}",
-            f"{min(left):.1f} to {max(left):.1f} do not",
+    ranges = [f"{min(points):.1f} to {max(points):.1f}" for points in (lost, gained, left, few)]
+    gain = mla[1] - mla[0]
+    said = [f"| {' | '.join(ranges[:3])} |", ranges[3], f"{100 * records['linear']['miou']:.1f}",
+            f"| {drop:.1f} | {gain:.1f} | {drop - gain:.1f} |",
             f"has {min(learned):.1f} to {max(learned):.1f} on them"]
     return said, min(gained) > 0 and all(np.array(gained) < np.array(lost) / 2)
 
