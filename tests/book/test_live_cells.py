@@ -157,7 +157,7 @@ def test_pictures_and_masks_of_ones_own(tmp_path) -> None:
     from PIL import Image
 
     live = live_cell("09b_your_pictures")
-    assert live["which"].max == 19
+    assert live["which"].max == 23
     moves(live, ("which", 7))
     for kind, mode, value in (("images", "RGB", 90), ("labels", "L", 1)):
         (tmp_path / kind / "train").mkdir(parents=True)
