@@ -15,10 +15,13 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # tests of processes, signals and servers wait for a fifth of their time: three share two cores
 THREE := -n 3 --dist loadfile --no-loadscope-reorder
 PAGE_TESTS := tests/book/test_site.py tests/book/test_browser.py
-TEST_BOOK := $(PYTEST) -m 'not alone' -n 2 --dist loadgroup $(PAGE_TESTS)
+PAIR := -n 2 --dist loadgroup
 ONE_THREAD := OMP_NUM_THREADS=1
-NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
-         --nbval-cell-timeout 600
+# of the notebooks' seconds these three take a quarter
+LONG := $(patsubst %,book/%.ipynb,07b_alive 09b_your_pictures 13_ade20k)
+NBVAL := $(ONE_THREAD) $(PYTEST) --nbval --nbval-current-env \
+         --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 \
+         $(TWO) -W 'ignore::ResourceWarning'
 BUILD := $(BIN)/jupyter-book build . -n --keep-going
 
 # What the pages are made of: notebooks with their committed outputs, and the source they include.
@@ -141,9 +144,9 @@ test: $(DONE)/environment $(DONE)/browser-files
 	@$(ONE_THREAD) $(PYTEST) -m 'not smoke and not slow and not alone' $(THREE) --ignore tests/book/test_site.py \
 	  --ignore tests/book/test_browser.py tests
 	$(call say,notebooks run again and their outputs compared)
-	@$(ONE_THREAD) $(PYTEST) $(NBVAL) $(TWO) -W 'ignore::ResourceWarning' book
+	@$(NBVAL) $(addprefix --ignore ,$(LONG)) book
 	$(call say,the built pages)
-	@$(TEST_BOOK)
+	@$(PYTEST) -m 'not slow and not alone' $(PAIR) $(PAGE_TESTS)
 	$(call say,all is well)
 
 test-cheap: $(DONE)/environment
@@ -162,18 +165,23 @@ test-build: $(DONE)/environment $(DONE)/browser-files
 	@$(BUILD) -W >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
 	@touch $(DONE)/book
 
-# what is slow to ask and seldom answers no: every command of the README and of the reference,
-# races of whole processes, the largest recipes, the seconds until a page can be used
+# what is slow to ask and seldom answers no: every command of the README and of the reference, and
+# on a card, races and deaths of whole processes, the longest notebooks, the largest recipes, axe on
+# each page, the seconds until a page can be used
 test-long: $(DONE)/book
 	$(call say,slow tests)
 	@$(ONE_THREAD) $(PYTEST) -m slow $(TWO) --ignore tests/book/test_site.py \
 	  --ignore tests/book/test_browser.py tests
+	$(call say,the longest notebooks)
+	@$(NBVAL) $(LONG)
+	$(call say,whether pages can be read by all)
+	@$(PYTEST) -m slow $(PAIR) $(PAGE_TESTS)
 	$(call say,how soon pages can be used and how soon they answer)
 	@$(PYTEST) -m alone $(PAGE_TESTS) tests/book/test_live.py
 
 test-book: $(DONE)/book
 	$(call say,the built pages)
-	@$(TEST_BOOK)
+	@$(PYTEST) -m 'not alone' $(PAIR) $(PAGE_TESTS)
 
 test-faults: $(DONE)/environment
 	$(call say,the full fault drill)

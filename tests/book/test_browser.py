@@ -461,6 +461,7 @@ def axe():
     return pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
 
+@pytest.mark.slow
 def test_accessibility(page):
     assert complaints(page) == []
 

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import card
@@ -23,13 +24,11 @@ PUBLISHED, OF_THE_LOSS = 2300, 370
 """The same of SETR-PUP with ViT-Large, batch 16, and of its loss alone, for all five heads."""
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory) -> Callable[[str], dict[str, Any]]:
-    """What a process with the card has counted, see `on_card.PARTS`; all are run at once."""
-    folder = tmp_path_factory.mktemp("card")
+def ran(folder: Path, *names: str) -> Callable[[str], dict[str, Any]]:
+    """What processes with the card have counted, see `on_card.PARTS`; all are run at once."""
     environment = card.environment(card.build(card.cache_folder()), cards=2)
     done = subprocess.run(
-        [sys.executable, str(card.HERE / "on_card.py"), str(folder)], env=environment,
+        [sys.executable, str(card.HERE / "on_card.py"), str(folder), *names], env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
 
@@ -39,6 +38,17 @@ def parts(tmp_path_factory) -> Callable[[str], dict[str, Any]]:
         return json.loads(file.read_text())
 
     return found
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Callable[[str], dict[str, Any]]:
+    return ran(tmp_path_factory.mktemp("card"), "kernels", "one", "rank0", "rank1")
+
+
+@pytest.fixture(scope="module")
+def verbs(tmp_path_factory) -> dict[str, Any]:
+    """Every command, one after the other: as long as all the rest."""
+    return ran(tmp_path_factory.mktemp("verbs"), "verbs")("verbs")
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +75,11 @@ def checked(found: dict[str, Any], name: str) -> Any:
     return found[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "verb", ["dry run", "train", "resume", "eval", "predict", "export", "bench"])
-def test_every_command_runs(one, verb):
-    code, said = checked(one, "commands")[verb]
+def test_every_command_runs(verbs, verb):
+    code, said = checked(verbs, "commands")[verb]
     assert code == 0, said
 
 

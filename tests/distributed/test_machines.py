@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from processes import Child, run_ranks, wait_for
 from safetensors.torch import load_file
@@ -122,6 +123,7 @@ def machine(out: str, port: int, lost: str) -> None:
         out, lost)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_machine_is_lost_and_comes_back(tmp_path) -> None:
     """The other waits for it, they go on by themselves, and learn what one process learns."""
     out, alone = tmp_path / "run", tmp_path / "alone"

@@ -43,6 +43,7 @@ def undisturbed(tmp_path_factory):
     return home / "run"
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments(tmp_path, undisturbed):
     """In training, in saving, in evaluation, in start-up: wherever the moment falls."""
     out, wanted = tmp_path / "run", 60 if FULL else 4
