@@ -90,7 +90,7 @@ class ModelConfig:
     """Width of the heads and of the MLA neck."""
     taps: tuple[int, ...] | None = None
     """0-based blocks whose output is read, shallow to deep. Naive and PUP decode the last one;
-    their auxiliary heads read the others, PUP's the last, too. None takes the rule of
+    their auxiliary heads read the others, official PUP's the last, too. None takes the rule of
     `encoder.default_taps` (blocks 9, 14, 19, 23 of 24; MLA 5, 11, 17, 23)."""
     aux: bool = True
     """Build the auxiliary heads (used in training only)."""
