@@ -90,15 +90,15 @@ class ModelConfig:
     """Width of the heads and of the MLA neck."""
     taps: tuple[int, ...] | None = None
     """0-based blocks whose output is read, shallow to deep. Naive and PUP decode the last one;
-    the others feed the auxiliary heads. None takes the rule of `encoder.default_taps` (blocks 9,
-    14, 19, 23 of 24; MLA 5, 11, 17, 23)."""
+    their auxiliary heads read the others, official PUP's the last, too. None takes the rule of
+    `encoder.default_taps` (blocks 9, 14, 19, 23 of 24; MLA 5, 11, 17, 23)."""
     aux: bool = True
     """Build the auxiliary heads (used in training only)."""
     aux_units: int | None = None
     """Units of a Naive auxiliary head; None takes the dialect's own: 1, mmseg 2 (its Cityscapes
     configs have 1)."""
     drop_path: float = 0.0
-    """Stochastic depth rate of the last block, rising linearly from 0; 0 in every SETR recipe."""
+    """Stochastic depth rate of the last block, rising linearly from 0; 0 in published recipes."""
 
     def __post_init__(self) -> None:
         if self.pretrained.strip() in ("timm:", "timm"):
@@ -132,8 +132,8 @@ class DataConfig:
     root: str = ""
     """Its folder; empty takes ``$SETR_DATA/<name>``, else ``data/<name>``."""
     classes: str = ""
-    """List of the classes of a ``folder`` data set: one per line, ``NAME`` or ``NAME #rrggbb``;
-    empty takes ``classes.txt`` in the folder. The other data sets have their own classes."""
+    """List of the classes of a ``folder`` data set: one per line, ``NAME``, ``NAME #rrggbb`` or
+    ``ID NAME``; empty takes ``classes.txt`` in the folder. The other data sets have their own."""
     base_size: Size = (512, 2048)
     """Short and long side that an image is fitted into before the random ratio is applied."""
     crop_size: Size = (512, 512)
@@ -227,12 +227,12 @@ class OptimConfig:
     momentum: float = 0.9
     """Momentum of SGD; first beta of AdamW."""
     beta2: float = 0.999
-    """AdamW's second beta; short runs learn faster with 0.98."""
+    """AdamW's second beta; 0.98 in the recipes of short runs."""
     weight_decay: float = 0.0
-    """Weight decay, 0 in every SETR recipe. Biases, norms, class token and position table never
-    decay."""
+    """Weight decay, 0 in all published recipes. Biases, norms, class token and position table
+    never decay."""
     warmup: int = 0
-    """Steps over which the rate rises linearly to `lr`; 0 in every SETR recipe."""
+    """Steps over which the rate rises linearly to `lr`; 0 in all published recipes."""
     power: float = 0.9
     """Exponent of the poly schedule."""
     poly_steps: Literal["steps", "steps-1"] = "steps"
@@ -376,9 +376,9 @@ class EvalConfig:
     flip: bool = False
     """Average with the prediction of the mirrored image."""
     amp: Literal["auto", "off", "bf16"] = "off"
-    """bfloat16 autocast, as for `train.amp`. ``off`` keeps scores comparable with the published
-    ones to the last digit. With bfloat16, pixels whose two best classes are nearly tied can
-    change."""
+    """bfloat16 autocast, as for `train.amp`. ``off`` computes in float32, as the published runs
+    did. With bfloat16, pixels whose two best classes are nearly tied can change, and the scores
+    with them."""
     limit: int = 0
     """Number of images to evaluate, the first ones; 0 evaluates all."""
 

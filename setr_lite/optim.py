@@ -108,8 +108,8 @@ def poly_lr(
 def set_lr(optimizer: torch.optim.Optimizer, step: int, steps: int, optim: OptimConfig) -> float:
     """Gives every group of `optimizer` its rate for `step`; returns that of the base rate.
 
-    Rates follow from the groups' names and scales and `optim` alone, so a resumed run, or one
-    resumed with another `optim.lr`, needs no scheduler state.
+    Rates follow from `step`, `steps`, `optim` and the groups' names and scales alone, so a resumed
+    run, or one resumed for more steps, needs no scheduler state.
     """
 
     def rate(base: float) -> float:

@@ -117,7 +117,8 @@ ENCODERS = {
 }
 """Encoder of a recipe -> how the table of recipes calls it."""
 SCORES = """The scores are those of the authors' README, from which the paper differs in some rows
-([All the numbers](20_results.ipynb)), or, for `*_mmseg`, of mmsegmentation; none was reproduced
+([All the numbers](20_results.ipynb)); for `pup_base_*`, `mla_base_*`, `pup_random_*` and `hybrid_*`
+those of the paper alone, and for `*_mmseg` those of mmsegmentation. None was reproduced
 here. Scores of `toytown_*` and `camvid_*`, measured here, are in the README.
 """
 SECTIONS_OF_A_RUN = {

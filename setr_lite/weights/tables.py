@@ -48,7 +48,7 @@ VIT2MMSEG = {
     "dist_token": "dist_token",
     "pre_logits.*": "pre_logits.*",
 }
-"""What mmsegmentation's ``vit2mmseg.py`` writes. Only the first rows find a receiver there."""
+"""What mmsegmentation's ``vit2mmseg.py`` writes. The last three find no place in its SETR."""
 
 _SUB = "Transformer/encoderblock_{i}"
 AUGREG = {
