@@ -141,12 +141,13 @@ def shared(window, path):
 
 @pytest.fixture
 def page(shared):
-    """The open page at rest: on a desktop, in the light, at its top."""
+    """The open page at rest: on a desktop, in the light, at its top, no mouse on anything."""
     if shared.viewport_size != DESKTOP:  # both lay the page out again
         shared.set_viewport_size(DESKTOP)
     if shared.evaluate("matchMedia('(prefers-color-scheme: dark)').matches"):
         shared.emulate_media(color_scheme="light")
     shared.evaluate("scrollTo(0, 0)")
+    shared.mouse.move(0, 0)
     shared.problems.clear()
     return shared
 
