@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-# the first, Chromium without its windows, needs less than half the time of the others for a page
+# the first, Chromium without its windows, takes a sixth less time for a page
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 SLOW = int(os.environ.get("SLOW", 120_000))  # milliseconds: a busy machine is no reason to fail
 
