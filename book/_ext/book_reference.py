@@ -533,7 +533,7 @@ def describe_class(node: ast.ClassDef, module: str) -> str:
     for field, words in fields_of(node):
         # in quotes of its own: the option is read as YAML, which would take off the value's
         if section := section_of(node):
-            said = f"{in_settings(markdown(words, scope))}\n\n{takes(section, node, field)}"
+            said = f"{in_settings(markdown(words, scope))}\n\n{takes(section, node, field, words)}"
             options = f":value: {json.dumps(as_written(ast.literal_eval(field.value)))}"
         else:
             default = default_of(field)
@@ -619,12 +619,11 @@ def in_settings(words: str) -> str:
     return re.sub(r"\bNone (?=[a-z])", "``none`` ", words)
 
 
-def takes(section: str, node: ast.ClassDef, field: ast.AnnAssign) -> str:
-    """The values of a setting, for its entry."""
+def takes(section: str, node: ast.ClassDef, field: ast.AnnAssign, words: str) -> str:
+    """The values of a setting, for its entry; of some they stand in its words."""
     setting = f"{section}.{field.target.id}"
     values = values_of(field.annotation, ranges_of(node).get(setting, ""))
     if setting in LISTED:
-        words = next(words for other, words in fields_of(node) if other is field)
         values = " ".join(f"`{word}`" for word in re.findall("``(.+?)``", words))
     return f"Values: {NAMED.get(setting, values)}{ALSO.get(setting, '')}"
 

@@ -4,7 +4,8 @@
     python book/_tools/promises.py weights model  # only tests with such a word in their address
 
 The page shows beside each promise what its test said last, and sums it up at its head. A test that
-is not run keeps what the record has of it; one that the page no longer names is left out.
+is not run keeps what the record has of it, if that was with the same versions; one that the page no
+longer names is left out.
 """
 
 from __future__ import annotations
@@ -65,10 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         subprocess.run([sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *wanted],
                        cwd=ROOT, check=False)
         found = results(report.read_text("utf-8"), wanted)
-    old = json.loads(RECORD.read_text("utf-8"))["results"] if RECORD.exists() else {}
-    record = {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0],
-              "system": platform.system(),
-              "results": merged(old, found, tests, datetime.date.today().isoformat())}
+    here = {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0],
+            "system": platform.system()}
+    record = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
+    old = record["results"] if here.items() <= record.items() else {}  # else of other versions
+    record = here | {"results": merged(old, found, tests, datetime.date.today().isoformat())}
     RECORD.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     print(f"{len(found)} of {len(wanted)} tests, {list(found.values()).count('passed')} passed")
     return int(set(found.values()) != {"passed"})
