@@ -139,7 +139,7 @@ class DataConfig:
     crop_size: Size = (512, 512)
     """Height and width of a training crop."""
     ratio_range: tuple[float, float] = (0.5, 2.0)
-    """Range of the random resize; (1, 1) keeps the base size."""
+    """Range of the random resize; ``1,1`` keeps the base size."""
     cat_max_ratio: float = 0.75
     """A crop is redrawn, up to ten times, while one class covers this share of it; 1 never."""
     flip: float = 0.5

@@ -107,9 +107,9 @@ class NaiveHead(UpsampleHead):
     """SETR-Naive: one 1x1 unit and the classifier (section 3.3, decoder 1).
 
     ``official`` leaves all of the upsampling to the final resize, one step of 16x; ``mmseg``
-    takes 4x here and 4x there, which is not the same function.
+    has a step of 4x before one of 4x, which is not the same function.
 
-    Takes a list of features and reads the last, (B, D, h, w); returns (B, K, h, w).
+    Takes a list of features and reads the last, (B, D, h, w); returns (B, K, h, w), before them.
     """
 
     def __init__(

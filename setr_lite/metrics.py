@@ -26,7 +26,7 @@ class ConfusionMatrix:
 
     Args:
         num_classes: K; labels and predictions are 0..K-1.
-        device: where the matrix lives; "cuda" keeps `update` from waiting for the device.
+        device: where the matrix lives; ``"cuda"`` keeps `update` from waiting for the device.
         ignore_index: label of pixels that have no class.
 
     Attributes:

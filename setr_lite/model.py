@@ -158,7 +158,7 @@ class SETR(nn.Module):
         return push_to_hub(self, name, **about)
 
     def forward(self, image: Tensor, *, aux: bool | None = None) -> SETROutput:
-        """(B, 3, H, W) normalised -> SETROutput, with `aux` of all heads (None: in training)."""
+        """(B, 3, H, W) normalised -> SETROutput; ``aux=None``: auxiliary heads in training only."""
         features, patch = self.features(image), self.encoder.patch_size
         size, (h, w) = (image.shape[-2], image.shape[-1]), self._grid(image)
         streams = self.aux_streams if (self.training if aux is None else aux) else ()

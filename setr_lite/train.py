@@ -82,7 +82,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
         ``miou``        mIoU of the last evaluation, a fraction; NaN before the first
         ``confusion``   its `ConfusionMatrix`, or None
         ``classes``     names of the classes
-        ``history``     the log, a list of a dict a row
+        ``history``     the rows of the log, a list of dicts
         ``seconds``     duration of this call
         ==============  ================================================================
 

@@ -77,7 +77,7 @@ def evaluate(
             after every image of this rank.
 
     Returns:
-        The `ConfusionMatrix`, summed over all ranks, of the model's device.
+        The `ConfusionMatrix`, summed over all ranks, on the model's device.
 
     Raises:
         UserError: a file that cannot be read, or settings of `config.eval` that exclude each other.

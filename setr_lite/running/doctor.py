@@ -228,7 +228,15 @@ def likely(findings: list[Finding]) -> list[Finding]:
 
 
 def report(run: str | Path, scores: str | Path = "") -> tuple[str, bool]:
-    """The text that ``setr-lite doctor`` prints, and True if it found no likely cause."""
+    """The text that ``setr-lite doctor`` prints, and True if it found no likely cause.
+
+    Args:
+        run: folder of a run, or a checkpoint in it.
+        scores: a file that ``setr-lite eval --json`` wrote; empty takes the run's own scores.
+
+    Raises:
+        UserError: no such folder, nothing of a run in it, or a file that is not what its name says.
+    """
     traces = read_traces(run, scores)
     findings = ranked(traces)
     well = not likely(findings)

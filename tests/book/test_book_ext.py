@@ -243,6 +243,9 @@ def test_what_belongs_together_does():
     known = {f"{section}.{key}" for section, part in get_recipe("toytown_pup").to_dict().items()
              if isinstance(part, dict) for key in part}  # fmt: skip
     assert set(re.findall(r"`(\w+\.\w+)`", rows)) <= known
+    wishes = page.partition("| to | set |")[2].partition("## What belongs together")[0]
+    assert set(re.findall(r"`(\w+\.\w+)`", wishes)) <= known
+    get_recipe("toytown_pup").override(*re.findall(r"`(\w+\.\w+=[^`]+)`", wishes))
     runs = [recipe() for recipe in RECIPES.values()]
     assert all(run.model.img_size == run.data.crop_size for run in runs)
     for run in (run for run in runs if run.eval.mode == "slide"):

@@ -16,7 +16,7 @@ LINES = {
     "source": ("setr_lite, book/figures", "~and the records in data/runs"),
     "notebook": ("book/*.ipynb", "~with its outputs"),
     "page": ("_build/html", "~page, no kernel, no network"),
-    "tests": ("pytest", "~against the oracles"),
+    "tests": ("pytest", "~against stored outputs"),
     "nbval": ("nbval", "~runs all again, compares"),
     "browser": ("test_site, test_browser", "~as files, in Chromium"),
 }
