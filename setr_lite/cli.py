@@ -193,12 +193,12 @@ def _resume_command(words: Sequence[str]) -> str:
 def run_eval(options: argparse.Namespace) -> None:
     """Score a checkpoint on a split."""
     from . import distributed
-    from .evaluate.scores import score_checkpoint, summary, write_csv, write_json
+    from .evaluate.scores import score_checkpoint, summary, worst_table, write_csv, write_json
 
     try:
         confusion, scores = score_checkpoint(
             options.checkpoint, options.settings, split=options.split, images=options.images,
-            save_predictions=options.save_predictions, progress=True,
+            worst=options.worst, save_predictions=options.save_predictions, progress=True,
         )
         if distributed.rank() == 0:
             if options.json:
@@ -207,6 +207,7 @@ def run_eval(options: argparse.Namespace) -> None:
                 write_csv(scores, options.csv)
             if scores["pixels"]:
                 print(confusion.table(scores["names"]))
+            print(worst_table(scores), end="")
             print(summary(scores))
             if options.save_predictions:
                 print(f"predictions written: {printable(options.save_predictions)}")
@@ -416,6 +417,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--images", type=int, default=0, metavar="N",
         help="score only N images, drawn with a fixed seed, and give a confidence interval")
+    verb.add_argument(
+        "--worst", type=int, default=0, metavar="N",
+        help="name the N images of the lowest mIoU, and the class that each misses most")
     verb.add_argument(
         "--save-predictions", default="", metavar="DIR",
         help="write one label file per image, with the ids that the data set's server expects; a "

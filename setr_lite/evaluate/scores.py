@@ -42,6 +42,7 @@ def score_checkpoint(
     *,
     split: str = "val",
     images: int = 0,
+    worst: int = 0,
     save_predictions: str | Path = "",
     progress: bool = False,
 ) -> tuple[ConfusionMatrix, dict[str, Any]]:
@@ -53,6 +54,7 @@ def score_checkpoint(
         split: of its data set.
         images: a quick look at so many images, drawn without replacement by a fixed seed; 0
             scores all, or the first ``eval.limit``.
+        worst: how many of the images with the lowest mIoU to name.
         save_predictions: folder for an 8-bit PNG of ids per image, as the data set's server takes
             them. With it no image of the split needs a label; then there is nothing to score.
         progress: show a bar, on rank 0.
@@ -68,6 +70,7 @@ def score_checkpoint(
         ``images``, ``of``     images that were scored, and images in the split
         ``quick_look``         whether it is one
         ``interval``           low and high of mIoU, in a quick look only
+        ``worst``              the `worst` images, see `worst_images`
         ``protocol``           how images were tested, in words
         ``checkpoint``         its folder
         ``sha256``             of its weights
@@ -85,6 +88,8 @@ def score_checkpoint(
         SETR.from_pretrained(place), checkpoint.read_config(place), checkpoint.sha256(place)))
     config = config.override(*settings)
     check_settings(config)
+    if worst < 0:
+        raise UserError(f"--worst {worst}: how many images to name cannot be negative")
     protocol = describe_protocol(config)
     model.to(distributed.start(config.train.device))
     dataset = load_dataset(config.data, split, unlabelled=bool(save_predictions))
@@ -92,7 +97,7 @@ def score_checkpoint(
     if save_predictions:
         _refuse_folder(Path(save_predictions), Path(folder), dataset)
     indices = _chosen(min(len(dataset), config.eval.limit or len(dataset)), images)
-    seen = _Seen(dataset, indices, model.device, save_predictions, count=bool(images))
+    seen = _Seen(dataset, indices, model.device, save_predictions, count=bool(images or worst))
     started = time.perf_counter()
     confusion = evaluate(
         model, dataset, config, workers=config.train.workers, indices=indices, on_image=seen,
@@ -100,11 +105,13 @@ def score_checkpoint(
     )
     seconds = time.perf_counter() - started
     quick = bool(images) and bool(confusion.matrix.any())
-    interval = bootstrap_miou(distributed.sum_over_ranks(seen.sums), level=LEVEL) if quick else ()
+    sums = distributed.sum_over_ranks(seen.sums)
+    interval = bootstrap_miou(sums, level=LEVEL) if quick else ()
     return confusion, {
         "checkpoint": str(folder), "sha256": sha256, "split": split,
         "protocol": protocol, "images": len(indices), "of": len(dataset),
         "quick_look": quick, "interval": list(interval),
+        "worst": worst_images(sums, dataset, indices)[:worst],
         "seconds_per_image": seconds / len(indices), "device": str(model.device),
         "processes": distributed.world_size(), "names": list(dataset.classes),
         **confusion.to_dict(dataset.classes),
@@ -187,12 +194,37 @@ class _Seen:
             _make(self.folder)
 
     def __call__(self, index: int, prediction: Tensor, label: Tensor) -> None:
-        if self.count:  # only an interval needs each image's own
+        if self.count:  # only an interval and the worst need each image's own
             one = ConfusionMatrix(len(self.dataset.classes))
             one.update(prediction, label)
             self.sums[self.row[index]] = one.sums().to(self.device)
         if self.folder:
             write_prediction(self.folder, self.dataset, index, prediction)
+
+
+def worst_images(
+    sums: Tensor, dataset: SegmentationDataset, indices: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Images with a label, that of the lowest mIoU first: where to look, and what to label next.
+
+    Args:
+        sums: (N, 3, K), `ConfusionMatrix.sums` of each image.
+        indices: (N) their numbers in `dataset`.
+
+    Returns:
+        Dicts of ``image``, its file; ``miou``, over the classes that it has or that are predicted
+        in it; ``missed``, the class of most pixels that are given to another, and ``pixels``,
+        their number.
+    """
+    hit, labelled, predicted = sums.cpu().unbind(1)
+    miou = (hit / (labelled + predicted - hit)).nanmean(dim=1)
+    pixels, missed = (labelled - hit).max(dim=1)
+    found = [
+        {"image": str(dataset.files[index][0]), "miou": miou[row].item(),
+         "missed": dataset.classes[int(missed[row])], "pixels": int(pixels[row])}
+        for row, index in enumerate(indices) if labelled[row].any()
+    ]
+    return sorted(found, key=lambda one: (one["miou"], one["image"]))
 
 
 def file_ids(dataset: SegmentationDataset) -> np.ndarray:
@@ -248,6 +280,13 @@ def summary(scores: dict[str, Any]) -> str:
         f"x {scores['processes']}",
     ]
     return "\n".join(lines)
+
+
+def worst_table(scores: dict[str, Any]) -> str:
+    """A line for each of the worst images: mIoU, file, and what is missed there; else empty."""
+    return "".join(
+        f"{_percent(one['miou']):>6}  {printable(one['image'])}  misses {one['pixels']} pixels of "
+        f"{printable(one['missed'])}\n" for one in scores["worst"])
 
 
 def _means(scores: dict[str, Any]) -> str:

@@ -87,6 +87,44 @@ def test_a_quick_look_is_at_the_same_images_everywhere(tmp_path):
     assert sorted(names.index(path.name) for path in (tmp_path / "out").iterdir()) == [0, 5, 8]
 
 
+def test_the_worst_images_are_named(tmp_path, capsys):
+    """Against the labels that are written, image by image, class by class."""
+    command = ["eval", str(TRAINED), "--worst", "2", "--save-predictions", str(tmp_path / "out")]
+    assert main([*command, "--json", str(tmp_path / "scores.json"), *SETTINGS]) == 0
+    printed, worst = capsys.readouterr().out, json.loads(
+        (tmp_path / "scores.json").read_text())["worst"]
+    dataset, expected = Cityscapes(SAMPLE, "val"), []
+    for image, mask in dataset.files:
+        label = np.asarray(dataset.table)[np.array(Image.open(mask))]
+        given = np.array(Image.open(tmp_path / "out" / f"{image.stem}.png"))
+        ious, missed = [], []
+        for k, number in enumerate(file_ids(dataset)):
+            true, found = label == k, (given == number) & (label != 255)
+            missed.append(int((true & ~found).sum()))
+            if (true | found).any():
+                ious.append((true & found).sum() / (true | found).sum())
+        most = int(np.argmax(missed))
+        expected.append((float(np.mean(ious)), str(image), dataset.classes[most], missed[most]))
+    expected.sort()
+    assert len(worst) == 2
+    for one, (miou, image, missed, pixels) in zip(worst, expected, strict=False):
+        assert one == {"image": image, "miou": pytest.approx(miou, rel=1e-12), "missed": missed,
+                       "pixels": pixels}
+        line = f"{100 * miou:6.2f}  {image}  misses {pixels} pixels of {missed}\n"
+        assert line in printed
+    assert expected[2][1] not in printed
+
+
+def test_images_without_a_label_are_not_the_worst():
+    sums = torch.tensor([[[2, 0], [4, 0], [3, 1]], [[0, 0], [0, 0], [5, 1]],
+                         [[0, 1], [3, 1], [0, 4]]], dtype=torch.float64)
+    dataset = SimpleNamespace(classes=("a", "b"), files=[(Path(n), None) for n in "xyz"])
+    found = scores.worst_images(sums, dataset, [0, 1, 2])
+    assert found == [{"image": "z", "miou": 0.125, "missed": "a", "pixels": 3},
+                     {"image": "x", "miou": 0.2, "missed": "a", "pixels": 2}]
+    assert score_checkpoint(TRAINED, (*SETTINGS, "eval.limit=1"))[1]["worst"] == []
+
+
 def test_the_time_of_an_image(monkeypatch):
     clock = iter([10.0, 16.0])
     monkeypatch.setattr(scores, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
@@ -103,6 +141,8 @@ def test_one_process_shows_the_bar(monkeypatch, capsys, rank):
 
 
 def test_settings_are_checked_before_anything_is_looked_for():
+    with pytest.raises(UserError, match="--worst -1: "):
+        score_checkpoint(TRAINED, (), worst=-1)
     settings = ("eval.mode=slide", "eval.window=16x16", "eval.stride=17x17", "data.root=nowhere")
     with pytest.raises(UserError, match="a stride above the size leaves gaps"):
         score_checkpoint(TRAINED, settings)
@@ -196,9 +236,10 @@ def test_ade20k_files_are_one_up(tmp_path):
 def test_two_processes_count_as_one(tmp_path):
     """Three images on two ranks: the same matrix, the same interval, every file once."""
     options = ["--images", "3", *SETTINGS, "eval.protocol=official+ms"]
-    _, alone = score_checkpoint(TRAINED, options[2:], images=3)
+    _, alone = score_checkpoint(TRAINED, options[2:], images=3, worst=3)
     file, out = tmp_path / "two.json", tmp_path / "labels"
-    words = ["eval", str(TRAINED), "--json", str(file), "--save-predictions", str(out), *options]
+    words = ["eval", str(TRAINED), "--json", str(file), "--save-predictions", str(out), *options,
+             "--worst", "3"]
     printed = run_ranks(2, main, words, logs=tmp_path)
     assert "QUICK LOOK" in printed[0]
     assert printed[1] == ""
@@ -206,6 +247,7 @@ def test_two_processes_count_as_one(tmp_path):
     assert two["processes"] == 2
     assert two["matrix"] == alone["matrix"]
     assert two["interval"] == pytest.approx(alone["interval"], rel=1e-12)
+    assert two["worst"] == alone["worst"]
     assert len(list(out.iterdir())) == 3
 
 
