@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--show", action="store_true", help="one street of one run, as pictures")
     options = parser.parse_args(argv)
     if options.show:
-        return show()
+        show()
+        return
     out = OUT.with_stem(f"results_{options.vocabulary}") if options.vocabulary else OUT
     results = json.loads(out.read_text()) if out.exists() else fresh()
     for vocabulary in [options.vocabulary] if options.vocabulary else VOCABULARIES:
