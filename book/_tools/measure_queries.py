@@ -19,6 +19,13 @@ Few are ToyTown's 11 classes. Many are 88: each is split into eight by the mean 
 (red, green, blue above or below the median of its class), so that a class is "a car with much red
 and little of the rest". Rates are chosen on streets that no score below is of. Writes
 data/runs/queries/results.json after every run; started again, it skips what is there.
+
+    OMP_NUM_THREADS=1 python book/_tools/measure_queries.py --show
+
+trains one of these runs once more (mask loss, 11 classes, the first seed) and writes what its
+queries answer for the first held-out street: street.json, and three pictures of one byte a pixel,
+masks.png (24 x 48 for each query, one below the other, 255 for probability 1), and with a class for
+each pixel truth.png and map.png.
 """
 
 from __future__ import annotations
@@ -34,6 +41,7 @@ import torch.nn.functional as F
 from measure_auxiliary import write
 from measure_inside import miou
 from measure_readings import interval
+from PIL import Image
 from torch import Tensor, nn
 
 from setr_lite import SETR
@@ -57,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = records.options(__doc__)
     parser.add_argument("--vocabulary", choices=VOCABULARIES, help="only this one")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--show", action="store_true", help="one street of one run, as pictures")
     options = parser.parse_args(argv)
+    if options.show:
+        show()
+        return
     out = OUT.with_stem(f"results_{options.vocabulary}") if options.vocabulary else OUT
     results = json.loads(out.read_text()) if out.exists() else fresh()
     for vocabulary in [options.vocabulary] if options.vocabulary else VOCABULARIES:
@@ -275,6 +287,19 @@ def measure(town: Town, reader: str, seed: int, rate: float, steps: int, search:
             ) -> dict[str, Any]:
     """Train, then score on the streets for the search or on the others."""
     started = time.process_time()
+    model, loss = learn(town, reader, seed, rate, steps)
+    matrices = score(model, town.classes, *(town.search if search else town.test))
+    facts = {"miou": round(100 * miou(matrices.sum(0)), 2), "date": records.today(),
+             "parameters": sum(p.numel() for p in model.parameters())}
+    if not search:
+        facts |= {"interval": interval(matrices), "last_loss": round(loss, 3)}
+    facts["cpu_seconds"] = round(time.process_time() - started)
+    print(town.classes, reader, seed, rate, steps, facts, flush=True)
+    return facts
+
+
+def learn(town: Town, reader: str, seed: int, rate: float, steps: int) -> tuple[Reader, float]:
+    """The trained network and its last loss."""
     setr = SETR.from_pretrained(records.STREET_MODEL).requires_grad_(True)
     torch.manual_seed(seed)
     model = Reader(nn.Sequential(*setr.encoder.blocks[-LATE:]), town.classes, reader)
@@ -295,14 +320,7 @@ def measure(town: Town, reader: str, seed: int, rate: float, steps: int, search:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    matrices = score(model, town.classes, *(town.search if search else town.test))
-    facts = {"miou": round(100 * miou(matrices.sum(0)), 2), "date": records.today(),
-             "parameters": sum(p.numel() for p in model.parameters())}
-    if not search:
-        facts |= {"interval": interval(matrices), "last_loss": round(loss.item(), 3)}
-    facts["cpu_seconds"] = round(time.process_time() - started)
-    print(town.classes, reader, seed, rate, steps, facts, flush=True)
-    return facts
+    return model, loss.item()
 
 
 @torch.inference_mode()
@@ -316,6 +334,49 @@ def score(model: Reader, classes: int, tokens: Tensor, labels: Tensor) -> Tensor
         matrix.update(full.argmax(1)[0], label)
         found.append(matrix.matrix.clone())
     return torch.stack(found).double()
+
+
+# --- one street ----------------------------------------------------------------------------------
+
+
+def show() -> None:
+    """What every query of one run answers for the first held-out street."""
+    recorded = json.loads(OUT.read_text())
+    words: dict[str, Any] = {"vocabulary": "few", "part": "score", "reader": "mask loss", "seed": 0}
+    run = next(run for run in recorded["runs"] if words.items() <= run.items())
+    town = Town("few")
+    model, loss = learn(town, run["reader"], run["seed"], run["rate"], run["steps"])
+    matrices = score(model, town.classes, *town.test)
+    label = town.test[1][0]
+    with torch.inference_mode():
+        masks, kinds = model(town.test[0][:1])
+        full = F.interpolate(scores_of(masks, kinds), label.shape, mode="bilinear").argmax(1)[0]
+        pairs = matched(masks, kinds, label)
+    for name, picture in (("masks", (255 * masks[0].sigmoid()).round().flatten(0, 1)),
+                          ("truth", label), ("map", full)):
+        Image.fromarray(picture.to(torch.uint8).numpy()).save(OUT.parent / f"{name}.png")
+    facts = records.about("OMP_NUM_THREADS=1 python book/_tools/measure_queries.py --show")
+    facts |= words | {key: run[key] for key in ("rate", "steps")} | {
+        "street": 0, "miou": round(100 * miou(matrices.sum(0)), 2), "last_loss": round(loss, 3),
+        "right": round((full == label).double().mean().item(), 4),
+        "classes": [kind.name for kind in CLASSES],
+        "matched": [{"query": query, "class": CLASSES[kind].name} for query, kind in pairs],
+        "probabilities": [[round(p, 4) for p in query] for query in kinds[0].softmax(-1).tolist()]}
+    text = json.dumps(facts, indent=1).replace("\n   ", " ").replace("\n  ]", " ]")
+    (OUT.parent / "street.json").write_text(text + "\n")
+    print({key: value for key, value in facts.items() if key != "probabilities"})
+
+
+def matched(masks: Tensor, kinds: Tensor, label: Tensor) -> list[tuple[int, int]]:
+    """Query and class of every pair, as the loss matches them but with all pixels."""
+    from scipy.optimize import linear_sum_assignment
+
+    present = label.unique()
+    target = (label.flatten() == present[:, None]).float()
+    pixels = F.interpolate(masks, label.shape, mode="bilinear")[0].flatten(1)
+    cost = pair_costs(pixels, target) - WEIGHTS["class"] * kinds[0].softmax(-1)[:, present]
+    query, which = linear_sum_assignment(cost.numpy())
+    return [(int(q), int(present[w])) for q, w in zip(query, which, strict=True)]
 
 
 if __name__ == "__main__":
