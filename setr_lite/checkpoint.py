@@ -63,8 +63,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, replacing the one of that name only when the new one is complete.
 
-    In a run of several processes all of them call it, and those write for which
-    `distributed.writes` says so: the first one, on disks of their own one a machine.
+    In a run of several processes all of them call it. Those for which `distributed.writes` is true
+    write: the first one, or the first of each machine if machines have disks of their own.
 
     Args:
         folder: new, or a checkpoint.

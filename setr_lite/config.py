@@ -53,9 +53,9 @@ class ModelConfig:
     """A key of `encoder.PRESETS`, ``hybrid_base``, or ``timm:NAME``, any plain ViT of timm, with
     timm's patch size and, unless `data.mean` and `data.std` are given, timm's normalisation."""
     pretrained: str = "none"
-    """Where the encoder's first weights come from: ``none``, random; FILE, a ViT as timm, DeiT,
-    AugReg or mmsegmentation store it (.pth .safetensors .npz); FOLDER, a checkpoint of this
-    library, whose encoder goes on behind new heads; ``timm:NAME``, timm's download; for
+    """Where the encoder's first weights come from: ``none`` (random); FILE (a ViT as timm, DeiT,
+    AugReg or mmsegmentation store it: .pth .safetensors .npz); FOLDER (a checkpoint of this
+    library, whose encoder goes on behind new heads); ``timm:NAME`` (timm's download); for
     ``hybrid_base`` two of these files, ``RESNET,VIT``. A name that `setr-lite download` lists is
     fetched the first time.
     Empty: the recipe needs weights and none are named, so training refuses to start. Only
@@ -89,7 +89,7 @@ class ModelConfig:
     channels: int = 256
     """Width of the heads and of the MLA neck."""
     taps: tuple[int, ...] | None = None
-    """0-based blocks whose output is read, shallow to deep. Naive and PUP decode the last one;
+    """Four 0-based blocks whose output is read, shallow to deep. Naive and PUP decode the last one;
     their auxiliary heads read the others, official PUP's the last, too. None takes the rule of
     `encoder.default_taps` (blocks 9, 14, 19, 23 of 24; MLA 5, 11, 17, 23)."""
     aux: bool = True
@@ -227,7 +227,7 @@ class OptimConfig:
     momentum: float = 0.9
     """Momentum of SGD; first beta of AdamW."""
     beta2: float = 0.999
-    """AdamW's second beta; 0.98 in the recipes of short runs."""
+    """AdamW's second beta; 0.98 in ``toytown_*`` and ``camvid_*``, short runs."""
     weight_decay: float = 0.0
     """Weight decay, 0 in all published recipes. Biases, norms, class token and position table
     never decay."""
@@ -372,7 +372,7 @@ class EvalConfig:
     """Short and long side that an image is fitted into at test time; None takes
     `data.base_size`. The published Pascal Context recipes train and test at different ones."""
     ratios: tuple[float, ...] = (1.0,)
-    """Scales, relative to `base_size`, whose probabilities are averaged."""
+    """Scales, up to 64, relative to `base_size`, whose probabilities are averaged."""
     flip: bool = False
     """Average with the prediction of the mirrored image."""
     amp: Literal["auto", "off", "bf16"] = "off"

@@ -204,9 +204,9 @@ class VisionTransformer(nn.Module):
     Args:
         img_size: (H, W) in pixels whose grid the position table has.
         patch_size: P, the side of a patch in pixels.
-        embed_dim: C.
+        embed_dim: C, the width of a token in channels.
         depth: number of blocks.
-        num_heads: A; must divide C.
+        num_heads: A, attention heads of a block; must divide C.
         mlp_ratio: hidden width of the MLP in units of C.
         taps: 0-based blocks to return, rising; None returns the last one.
         keep_class_token: carry the class token through the blocks (Naive, PUP) or drop it before

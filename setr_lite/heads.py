@@ -109,7 +109,7 @@ class NaiveHead(UpsampleHead):
     ``official`` leaves all of the upsampling to the final resize, one step of 16x; ``mmseg``
     has a step of 4x before one of 4x, which is not the same function.
 
-    Takes a list of features and reads the last, (B, D, h, w); returns (B, K, h, w), before them.
+    Takes a list of features and reads the last, (B, D, h, w); returns (B, K, h, w), not resized.
     """
 
     def __init__(
