@@ -168,9 +168,9 @@ class SETR(nn.Module):
         return SETROutput(main, tuple(extra), size, (h * patch, w * patch), self.odd)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) normalised -> the maps (B, C, h, w) that the heads read, shallow first.
+        """(B, 3, H, W) normalised -> the maps (B, D, h, w) that the heads read, shallow first.
 
-        C is the width of the encoder; with the MLA neck, which comes before them, `channels`.
+        D is the width of the encoder; with the MLA neck, which comes before them, `channels`.
         """
         (h, w), patch = self._grid(image), self.encoder.patch_size
         below, right = h * patch - image.shape[-2], w * patch - image.shape[-1]

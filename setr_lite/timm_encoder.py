@@ -171,7 +171,7 @@ class HybridTransformer(VisionTransformer):
     A reconstruction: the paper names the parts, ResNet-50 as an FCN at output stride 16 in front
     of T-Base, and no published code runs it. The 1x1 projection and reading the last stage are
     ours. With the Naive head, 19 classes and images of 768 x 768 it has 112.11 M parameters, 112.72
-    M with auxiliary heads; the paper counts 112.59 M. See `HybridEmbed`, `VisionTransformer`.
+    M with auxiliary heads; the paper counts 112.59 M. `sizes` are those of `VisionTransformer`.
     """
 
     def __init__(self, **sizes: Any) -> None:

@@ -14,7 +14,7 @@
   its usage and its options, each with an anchor such as ``setr-lite-train-dry-run``, and the
   example that ``book/_tools/cli_examples.py`` has run.
 * The first mention of each documented name or setting in a chapter or on the page of settings
-  becomes a link to its entry.
+  becomes a link to its entry, among the settings that of each row of a table.
 * Below each promise of promises.md stands its test's name in small letters, with date and result of
   the last run where ``book/_tools/promises.py`` has recorded one; ``<!-- last run -->`` in a row of
   the overview sums up those of its section.
@@ -858,15 +858,21 @@ def last_run(address: str, page: str, record: dict) -> str:
 
 
 def link_code(app: Any, doctree: Any) -> None:
-    """In a chapter, and among the settings, the first `name` of each entry becomes a link to it."""
+    """In a chapter, and among the settings, the first `name` of each entry becomes a link to it.
+
+    Rows of a table are looked up one by one, so among the settings each has its own links.
+    """
     path = Path(app.env.doc2path(app.env.docname))
     if path.suffix != ".ipynb" and path.stem != "api_settings":
         return
     linked = set()
     for code in list(doctree.findall(nodes.literal)):
         found = target(code.astext().partition("=")[0], ())
-        if found and found not in linked and in_prose(code):
-            linked.add(found)
+        row = code.parent
+        while row and not (isinstance(row, nodes.row) and path.stem == "api_settings"):
+            row = row.parent
+        if found and (found, row) not in linked and in_prose(code):
+            linked.add((found, row))
             reference = addnodes.pending_xref(
                 "", refdomain="py", reftype="obj", reftarget=found, refexplicit=True)
             code.replace_self(reference)
