@@ -467,7 +467,7 @@ def test_citation_file_agrees_with_the_rest():
     assert cited["title"] == config["title"]
     page = (ROOT / "book" / "cite.md").read_text("utf-8")
     assert f"{{{cited['title']}}}" in page
-    assert f"Version {cited['version']}, commit" in page
+    assert f"{{Version {cited['version']}}}" in page
     assert f"prints `setr_lite {cited['version']}`." in page
     released = cited["date-released"]
     month = f"{released:%b}".lower()
