@@ -257,6 +257,22 @@ def test_what_belongs_together_does():
         get_recipe("toytown_pup").override("train.accumulate=3").train.local_batch(1)
 
 
+@pytest.mark.smoke
+def test_the_families_have_the_settings_that_the_page_gives_them():
+    from setr_lite import RECIPES, RunConfig
+
+    page = (ROOT / "book" / "api_settings.md").read_text("utf-8")
+    head, _, *rows = (
+        [cell.strip(" `*") for cell in line.split("|")[1:-1]]
+        for line in page[page.index("| setting | default") :].partition("\n\n")[0].splitlines())
+    for key, *values in rows:
+        for family, value in zip(head[1:], values, strict=True):
+            runs = ([RunConfig()] if family == "default" else
+                    [make() for name, make in RECIPES.items() if name.startswith(family)])
+            assert runs
+            assert all(run.override(f"{key}={value}") == run for run in runs), (key, family)
+
+
 def run_examples(page, scope, tmp_path, monkeypatch):
     """Code blocks of a page in turn; what those that print have printed, and what the page says."""
     text = (ROOT / "book" / f"{page}.md").read_text("utf-8")
