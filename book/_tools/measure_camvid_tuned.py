@@ -15,7 +15,8 @@ Three seeds for the head that is best in the search, one for the others. Whole i
 and at six scales with mirror images. Ctrl-C ends with a checkpoint, and a finished run and each of
 its scores go to data/runs/camvid_tuned/results.json; started again, the command goes on from both.
 An hour or two a head on two cores that compute in bfloat16. ``--only`` trains one run of the scored
-ones at a rate that no search has chosen, for who has less time.
+ones at a rate that no search has chosen, for who has less time; with ``--frozen`` its control: the
+same recipe, crops and rates, but the encoder stays as it is.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Arm(NamedTuple):
     lr: float
     seed: int
     steps: int
+    frozen: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,12 +64,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, nargs=2, default=(400, 1200),
                         help="of a run of the search, and of one that is scored")
     parser.add_argument("--only", nargs=4, metavar=("HEAD", "IMAGES", "LR", "SEED"))
+    parser.add_argument("--frozen", action="store_true", help="with --only: the control")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
     results = json.loads(options.out.read_text()) if options.out.exists() else fresh()
     if options.only:
         head, images, lr, seed = options.only
-        measure(options, Arm(head, images, float(lr), int(seed), options.steps[1]), results)
+        measure(options, Arm(head, images, float(lr), int(seed), options.steps[1], options.frozen),
+                results)
         return
     while (arm := next(missing(results["runs"], *options.steps), None)) is not None:
         measure(options, arm, results)
@@ -94,7 +98,7 @@ def missing(runs: Sequence[dict[str, Any]], few: int, many: int) -> Iterator[Arm
 
 
 def arm_of(run: dict[str, Any]) -> Arm:
-    return Arm(*(run[name] for name in Arm._fields))
+    return Arm(*(run[name] for name in Arm._fields[:-1]), run.get("frozen", False))
 
 
 def unscored(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -128,14 +132,14 @@ def measure(options: argparse.Namespace, arm: Arm, results: dict[str, Any]) -> N
 
 
 def settings(options: argparse.Namespace, arm: Arm) -> RunConfig:
-    name = re.sub(r"\W+", "_", "_".join(map(str, arm)))
+    name = re.sub(r"\W+", "_", "_".join(map(str, arm[:-1]))) + "_frozen" * arm.frozen
     root = held_out(options) if arm.images == "search" else options.camvid
     kind = "camvid_unseen" if arm.images == "two drives" else "camvid"
     return get_recipe(f"finetune_{arm.head}").override(
         f"data.name={kind}", f"data.root={root}", "model.num_classes=11",
         f"model.pretrained={options.weights}", f"optim.lr={arm.lr}", f"train.seed={arm.seed}",
         f"train.steps={arm.steps}", f"train.out={options.runs / name}", "train.eval_every=0",
-        "train.save_every=50", "train.workers=1")
+        "train.save_every=50", "train.workers=1", f"train.freeze_encoder={arm.frozen}")
 
 
 def held_out(options: argparse.Namespace) -> Path:
