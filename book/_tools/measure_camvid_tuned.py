@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--frozen", action="store_true", help="with --only: the control")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
+    if options.frozen and not options.only:
+        parser.error("--frozen: needs --only, whose control it is")
     results = json.loads(options.out.read_text()) if options.out.exists() else fresh()
     if options.only:
         head, images, lr, seed = options.only
@@ -98,7 +100,7 @@ def missing(runs: Sequence[dict[str, Any]], few: int, many: int) -> Iterator[Arm
 
 
 def arm_of(run: dict[str, Any]) -> Arm:
-    return Arm(*(run[name] for name in Arm._fields[:-1]), run.get("frozen", False))
+    return Arm(*(run[name] for name in Arm._fields))
 
 
 def unscored(run: dict[str, Any]) -> Iterator[tuple[str, str]]:

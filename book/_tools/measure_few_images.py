@@ -13,27 +13,19 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import records
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
-from setr_lite import Cityscapes, get_recipe, write_toytown
+from setr_lite import get_recipe
 
 OUT = records.RUNS / "few_images" / "results.json"
-STEPS, TRAIN, VAL = 40, 20, 8
-CLASSES = {
-    "ground": ("road", "sidewalk", "terrain"), "building": ("building",),
-    "plants": ("vegetation",), "sky": ("sky",),
-    "objects": ("pole", "traffic sign", "person", "car")}
-"""The five classes, and ToyTown's in them; a fence is ignored."""
+STEPS = 40
 STARTS = {
     "random": ("model.pretrained=none", "optim.lr=2e-3", "optim.head_multiplier=1"),
     "toytown": (f"model.pretrained={records.STREET_MODEL}", "optim.lr=3e-4",
@@ -49,9 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
     results = json.loads(options.out.read_text("utf-8")) if options.out.exists() else fresh()
+    sys.path.insert(0, str(records.ROOT / "book"))
+    from figures.night_streets import draw_night
+
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        draw(home / "night", home / "day")
+        draw_night(home / "night", home / "day")
         for seed, images, start in ARMS:
             arm = {"seed": seed, "images": images, "start": start, "steps": options.steps}
             if not any(arm.items() <= run.items() for run in results["runs"]):
@@ -62,33 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def fresh() -> dict[str, Any]:
     """The record before its first run."""
     return records.about("OMP_NUM_THREADS=1 python book/_tools/measure_few_images.py") | {
-        "recipe": "toytown_pup", "held_out": VAL, "runs": []}
-
-
-def night(image: Tensor, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(3, H, W) uint8 as drawn -> (H, W, 3) uint8, dark and noisy."""
-    light = (image.permute(1, 2, 0).numpy() / 255) ** 1.6
-    light = 0.5 * light * [0.75, 0.85, 1.25] + [0.02, 0.03, 0.07]
-    light += rng.normal(0, 0.03, light.shape)
-    return (255 * light.clip(0, 1)).astype(np.uint8)
-
-
-def draw(root: Path, day: Path) -> None:
-    """The page's images and masks, in two folders."""
-    write_toytown(day, TRAIN, VAL, seed=100, progress=False)
-    table = np.full(256, 255, np.uint8)
-    for new, names in enumerate(CLASSES.values()):
-        table[[Cityscapes.classes.index(name) for name in names]] = new
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        images, masks = (root / kind / split for kind in ("images", "labels"))
-        for folder in (images, masks):
-            folder.mkdir(parents=True)
-        for sample in Cityscapes(day, split):
-            name = sample.name.removesuffix("_leftImg8bit")
-            Image.fromarray(night(sample.image, rng)).save(images / f"{name}.jpg", quality=90)
-            Image.fromarray(table[sample.label.numpy()]).save(masks / f"{name}.png")
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES), "utf-8")
+        "recipe": "toytown_pup", "held_out": 8, "runs": []}
 
 
 def choose(root: Path, few: Path, images: int, seed: int) -> Path:
@@ -103,6 +72,8 @@ def choose(root: Path, few: Path, images: int, seed: int) -> Path:
 
 def measure(home: Path, seed: int, images: int, start: str, steps: int) -> dict[str, Any]:
     """Train one model and score it on the streets held out."""
+    from figures.night_streets import GROUPS
+
     began = time.process_time()
     run = home / f"{start}_{images}_{seed}"
     data = choose(home / "night", run / "data", images, seed)
@@ -112,7 +83,7 @@ def measure(home: Path, seed: int, images: int, start: str, steps: int) -> dict[
         "train.eval_every=0", "train.save_every=1000", "optim.warmup=10", *STARTS[start])
     )["confusion"]
     found = {"miou": round(float(confusion.miou()), 4),
-             "iou": dict(zip(CLASSES, (round(float(x), 4) for x in confusion.iou()), strict=True)),
+             "iou": dict(zip(GROUPS, (round(float(x), 4) for x in confusion.iou()), strict=True)),
              "date": records.today(), "cpu_seconds": round(time.process_time() - began, 1)}
     print(seed, images, start, found, flush=True)
     return found

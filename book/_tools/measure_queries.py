@@ -245,26 +245,35 @@ def at_points(masks: Tensor, label: Tensor, order: torch.Generator) -> tuple[Ten
 
 def mask_loss(masks: Tensor, kinds: Tensor, label: Tensor) -> Tensor:
     """Mask2Former's set loss; a target is all that an image has of one class."""
-    from scipy.optimize import linear_sum_assignment
-
     nothing = kinds.shape[-1] - 1
     weights = torch.ones(nothing + 1)
     weights[nothing] = WEIGHTS["nothing"]
     wanted, chosen, truth = torch.full(kinds.shape[:2], nothing), [], []
     for i, one in enumerate(label):
-        present = one.unique()
-        target = (one == present[:, None]).float()  # (T, pixels)
-        with torch.no_grad():
-            cost = pair_costs(masks[i], target)
-            cost -= WEIGHTS["class"] * kinds[i].softmax(-1)[:, present]
-        query, which = linear_sum_assignment(cost.numpy())
-        wanted[i, query] = present[which]
+        query, classes, target = matched(masks[i], kinds[i], one)
+        wanted[i, query] = classes
         chosen.append(masks[i, query])
-        truth.append(target[which])
+        truth.append(target)
     x, y = torch.cat(chosen), torch.cat(truth)
     return (WEIGHTS["class"] * F.cross_entropy(kinds.flatten(0, 1), wanted.flatten(), weights)
             + WEIGHTS["mask"] * F.binary_cross_entropy_with_logits(x, y)
             + WEIGHTS["dice"] * dice(x.sigmoid(), y).mean())
+
+
+@torch.no_grad()
+def matched(masks: Tensor, kinds: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The cheapest pairs of an image's queries and targets.
+
+    (Q, pixels), (Q, K + 1) and (pixels) -> the queries (T), their classes (T) and targets
+    (T, pixels).
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    present = label.unique()
+    target = (label == present[:, None]).float()
+    cost = pair_costs(masks, target) - WEIGHTS["class"] * kinds.softmax(-1)[:, present]
+    query, which = linear_sum_assignment(cost.numpy())
+    return torch.from_numpy(query), present[which], target[which]
 
 
 def pair_costs(masks: Tensor, target: Tensor) -> Tensor:
@@ -351,7 +360,8 @@ def show() -> None:
     with torch.inference_mode():
         masks, kinds = model(town.test[0][:1])
         full = F.interpolate(scores_of(masks, kinds), label.shape, mode="bilinear").argmax(1)[0]
-        pairs = matched(masks, kinds, label)
+        pixels = F.interpolate(masks, label.shape, mode="bilinear")[0].flatten(1)
+        queries, kinds_of, _ = matched(pixels, kinds[0], label.flatten())
     for name, picture in (("masks", (255 * masks[0].sigmoid()).round().flatten(0, 1)),
                           ("truth", label), ("map", full)):
         Image.fromarray(picture.to(torch.uint8).numpy()).save(OUT.parent / f"{name}.png")
@@ -360,23 +370,12 @@ def show() -> None:
         "street": 0, "miou": round(100 * miou(matrices.sum(0)), 2), "last_loss": round(loss, 3),
         "right": round((full == label).double().mean().item(), 4),
         "classes": [kind.name for kind in CLASSES],
-        "matched": [{"query": query, "class": CLASSES[kind].name} for query, kind in pairs],
+        "matched": [{"query": int(query), "class": CLASSES[kind].name}
+                    for query, kind in zip(queries, kinds_of, strict=True)],
         "probabilities": [[round(p, 4) for p in query] for query in kinds[0].softmax(-1).tolist()]}
     text = json.dumps(facts, indent=1).replace("\n   ", " ").replace("\n  ]", " ]")
     (OUT.parent / "street.json").write_text(text + "\n")
     print({key: value for key, value in facts.items() if key != "probabilities"})
-
-
-def matched(masks: Tensor, kinds: Tensor, label: Tensor) -> list[tuple[int, int]]:
-    """Query and class of every pair, as the loss matches them but with all pixels."""
-    from scipy.optimize import linear_sum_assignment
-
-    present = label.unique()
-    target = (label.flatten() == present[:, None]).float()
-    pixels = F.interpolate(masks, label.shape, mode="bilinear")[0].flatten(1)
-    cost = pair_costs(pixels, target) - WEIGHTS["class"] * kinds[0].softmax(-1)[:, present]
-    query, which = linear_sum_assignment(cost.numpy())
-    return [(int(q), int(present[w])) for q, w in zip(query, which, strict=True)]
 
 
 if __name__ == "__main__":

@@ -105,13 +105,13 @@ def score_checkpoint(
     )
     seconds = time.perf_counter() - started
     quick = bool(images) and bool(confusion.matrix.any())
-    sums = distributed.sum_over_ranks(seen.sums)
+    sums = distributed.sum_over_ranks(seen.sums) if seen.count else seen.sums
     interval = bootstrap_miou(sums, level=LEVEL) if quick else ()
     return confusion, {
         "checkpoint": str(folder), "sha256": sha256, "split": split,
         "protocol": protocol, "images": len(indices), "of": len(dataset),
         "quick_look": quick, "interval": list(interval),
-        "worst": worst_images(sums, dataset, indices)[:worst],
+        "worst": worst_images(sums, dataset, indices)[:worst] if worst else [],
         "seconds_per_image": seconds / len(indices), "device": str(model.device),
         "processes": distributed.world_size(), "names": list(dataset.classes),
         **confusion.to_dict(dataset.classes),
