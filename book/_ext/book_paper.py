@@ -17,6 +17,7 @@ import base64
 import io
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,19 @@ def pictures(pixels: np.ndarray) -> list[Box]:
     joined = cv2.morphologyEx(small, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     _, _, found, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
     boxes = large + [[x, y, x + width, y + height] for x, y, width, height, _ in found[1:]]
-    return [(int(left), int(top), int(right), int(bottom)) for left, top, right, bottom in boxes]
+    return [
+        (int(left), int(top), int(right), int(bottom)) for left, top, right, bottom in boxes
+        if not any(inside((left, top, right, bottom), other) for other in boxes)
+    ]  # fmt: skip
+
+
+def inside(box: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether `box` is a part of `other`, such as what a white outline encloses in a picture.
+
+    Cut out of the cut, it would be paper again.
+    """
+    return (list(box) != list(other) and box[0] >= other[0] and box[1] >= other[1]
+            and box[2] <= other[2] and box[3] <= other[3])  # fmt: skip
 
 
 def shares(pixels: np.ndarray, boxes: list[Box]) -> tuple[float, float]:

@@ -640,6 +640,14 @@ def test_pictures_are_found_on_their_paper():
     assert not paper.is_on_paper(pixels[30:90, 10:90])
 
 
+def test_what_a_white_outline_encloses_stays_a_picture():
+    pixels = sheet_of()
+    found = paper.pictures(pixels)
+    pixels[38:72, 120:164] = 255
+    pixels[40:70, 122:162] = (220, 220, 0)
+    assert paper.pictures(pixels) == found  # not one hole more: two of them would be paper again
+
+
 @pytest.mark.parametrize("frames", [
     [np.full((120, 200, 3), 255, np.uint8)],  # no picture: a chart
     [sheet_of(curves=14)],  # much colour outside the pictures
