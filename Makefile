@@ -17,8 +17,9 @@ THREE := -n 3 --dist loadfile --no-loadscope-reorder
 PAGE_TESTS := tests/book/test_site.py tests/book/test_browser.py
 PAIR := -n 2 --dist loadgroup
 ONE_THREAD := OMP_NUM_THREADS=1
-# of the notebooks' seconds these three take a quarter
-LONG := $(patsubst %,book/%.ipynb,07b_alive 09b_your_pictures 13_ade20k)
+# these take half of the notebooks' seconds
+LONG := $(patsubst %,book/%.ipynb,03_position 07_mla 07b_alive 09b_your_pictures 10b_protocols \
+          12_weight_conversion 13_ade20k 14_cityscapes 21_after_setr)
 NBVAL := $(ONE_THREAD) $(PYTEST) --nbval --nbval-current-env \
          --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 \
          $(TWO) -W 'ignore::ResourceWarning'
@@ -35,8 +36,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all setup book train test test-cheap test-build test-long test-book test-faults test-input \
-        test-mutants test-versions test-links test-audit bench-gpu notebooks clean help changed
+.PHONY: all setup book train test test-cheap test-style test-smoke test-build test-long test-book \
+        test-faults test-input test-mutants test-versions test-links test-audit bench-gpu notebooks \
+        clean help changed
 .SHELLFLAGS := -eu -c
 
 # Announce a step, with the seconds since make began.
@@ -136,10 +138,10 @@ notebooks: $(DONE)/environment
 	$(call say,running the notebooks)
 	@$(BIN)/python book/_tools/execute.py
 
-# --- test: cheapest first, and the book beside it, which is built by one process ------------------
+# --- test: cheapest first, two at a time, as none of the first three can use two cores ------------
 
 test: $(DONE)/environment $(DONE)/browser-files
-	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-cheap test-build BEGAN=$(BEGAN)
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-style test-smoke test-build BEGAN=$(BEGAN)
 	$(call say,tests)
 	@$(ONE_THREAD) $(PYTEST) -m 'not smoke and not slow and not alone' $(THREE) --ignore tests/book/test_site.py \
 	  --ignore tests/book/test_browser.py tests
@@ -149,13 +151,17 @@ test: $(DONE)/environment $(DONE)/browser-files
 	@$(PYTEST) -m 'not slow and not alone' $(PAIR) $(PAGE_TESTS)
 	$(call say,all is well)
 
-test-cheap: $(DONE)/environment
+test-cheap: test-style test-smoke
+
+test-style: $(DONE)/environment
 	$(call say,ruff)
 	@$(BIN)/ruff check .
 	$(call say,codespell)
 	@$(BIN)/codespell
 	$(call say,mypy)
 	@$(BIN)/mypy
+
+test-smoke: $(DONE)/environment
 	$(call say,smoke tests)
 	@$(ONE_THREAD) $(PYTEST) -m smoke tests
 
@@ -165,9 +171,10 @@ test-build: $(DONE)/environment $(DONE)/browser-files
 	@$(BUILD) -W >_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
 	@touch $(DONE)/book
 
-# what is slow to ask and seldom answers no: every command of the README and of the reference, and
-# on a card, races and deaths of whole processes, the longest notebooks, the largest recipes, axe on
-# each page, the seconds until a page can be used
+# what is slow to ask and seldom answers no: every command and example of the README and of the
+# reference, commands and live cells on a card, races and deaths of whole processes, the longest
+# notebooks, the largest recipes, each page in the dark, without scripts and by axe, the seconds
+# until a page can be used
 test-long: $(DONE)/book
 	$(call say,slow tests)
 	@$(ONE_THREAD) $(PYTEST) -m slow $(TWO) --ignore tests/book/test_site.py \

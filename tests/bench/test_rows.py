@@ -107,6 +107,7 @@ def test_rows_of_a_file(tmp_path) -> None:
         save_row(row, path, "a")
 
 
+@pytest.mark.slow
 def test_a_side_in_a_process_of_its_own(tmp_path) -> None:
     script = tmp_path / "side.py"
     script.write_text(

@@ -286,6 +286,7 @@ def run_examples(page, scope, tmp_path, monkeypatch):
     return printed, re.findall(r"```text\n(.*?)```", text, re.S)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_reference_run(monkeypatch, tmp_path):
     scope = {}
     printed, told = run_examples("api", scope, tmp_path, monkeypatch)
@@ -295,6 +296,7 @@ def test_the_examples_of_the_reference_run(monkeypatch, tmp_path):
     assert scope["confusion"].miou() > 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["api_model", "api_data", "api_runs", "api_weights", "api_tools"])
 def test_the_examples_of_each_part_run(page, monkeypatch, tmp_path):
     monkeypatch.delitem(PRESETS, "speck", raising=False)  # the fault drills add it

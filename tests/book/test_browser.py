@@ -197,6 +197,7 @@ def test_figures_are_usable_soon(browser, path):
     assert best <= USABLE
 
 
+@pytest.mark.slow
 def test_figures_show_at_once_and_without_scripts(window, path):
     if not re.search(r"widget-view\+json|setr-heat|setr-compare", path.read_text("utf-8")):
         pytest.skip("no figure on this page")
@@ -467,6 +468,7 @@ def test_accessibility(page):
     assert complaints(page) == []
 
 
+@pytest.mark.slow
 def test_the_dark(page):
     """The theme follows the system; words are light on dark; pictures keep their colours,
     charts turn dark with the page, and so does the paper around pictures."""
@@ -608,6 +610,7 @@ def test_one_pale_word_is_found(window):
     close(page)
 
 
+@pytest.mark.slow
 def test_solutions_open(page):
     hidden = page.locator("div.solution.dropdown, details.toggle-details").all()
     for part in hidden:

@@ -593,6 +593,7 @@ def test_what_is_taken_away_is_missed_and_comes_back(page):
     assert answers(page, "ablate") == whole
 
 
+@pytest.mark.slow
 def test_measures_equal_pytorch(page, town, models):
     """All ablations at once: a turned table, attention in three blocks, four bits."""
     settled(page, "ablate")

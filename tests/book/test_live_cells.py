@@ -168,6 +168,7 @@ def test_pictures_and_masks_of_ones_own(tmp_path) -> None:
     assert "mine" in live["view"].value
 
 
+@pytest.mark.slow
 def test_crops_and_steps_of_ade20k(tmp_path, monkeypatch) -> None:
     write_toytown(tmp_path / "ade20k", 3, 1, (48, 64), layout="ade20k", progress=False)
     monkeypatch.setenv("SETR_DATA", os.fspath(tmp_path))
@@ -186,6 +187,7 @@ def test_crops_and_steps_of_ade20k(tmp_path, monkeypatch) -> None:
     assert live["report"].value.startswith("1 steps in ")
 
 
+@pytest.mark.slow
 def test_crops_without_ade20k_are_those_of_toytown() -> None:
     live = live_cell("13_ade20k")
     assert live["yours"] is live["small"]

@@ -362,9 +362,8 @@ PARTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     # what Inductor and Triton have to compile, down to the card's machine code
     "kernels": ({}, ("published_step", "compiled")),
     "one": ({"TORCH_COMPILE_DISABLE": "1"}, (
-        "live_cells", "evaluation", "toy_steps", "planted", "default_device", "second_card",
-        "memory")),
-    "verbs": ({"TORCH_COMPILE_DISABLE": "1"}, ("commands",)),
+        "evaluation", "toy_steps", "planted", "default_device", "second_card", "memory")),
+    "users": ({"TORCH_COMPILE_DISABLE": "1"}, ("commands", "live_cells")),
 } | {
     f"rank{rank}": ({
         "TORCH_COMPILE_DISABLE": "1", "RANK": str(rank), "LOCAL_RANK": str(rank),

@@ -46,9 +46,9 @@ def parts(tmp_path_factory) -> Callable[[str], dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def verbs(tmp_path_factory) -> dict[str, Any]:
-    """Every command, one after the other: as long as all the rest."""
-    return ran(tmp_path_factory.mktemp("verbs"), "verbs")("verbs")
+def users(tmp_path_factory) -> dict[str, Any]:
+    """Every command and every live cell, one after the other: longer than all the rest."""
+    return ran(tmp_path_factory.mktemp("users"), "users")("users")
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +78,14 @@ def checked(found: dict[str, Any], name: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "verb", ["dry run", "train", "resume", "eval", "predict", "export", "bench"])
-def test_every_command_runs(verbs, verb):
-    code, said = checked(verbs, "commands")[verb]
+def test_every_command_runs(users, verb):
+    code, said = checked(users, "commands")[verb]
     assert code == 0, said
 
 
-def test_no_cpu_tensor_meets_the_card_in_a_live_cell(one):
-    pages = checked(one, "live_cells")
+@pytest.mark.slow
+def test_no_cpu_tensor_meets_the_card_in_a_live_cell(users):
+    pages = checked(users, "live_cells")
     assert len(pages) > 15
     assert not {page: error for page, error in pages.items() if error}
 

@@ -72,6 +72,7 @@ def fewer_images(root: Path) -> None:
         file.unlink()
 
 
+@pytest.mark.slow
 def test_processes_that_differ_stop_all_and_each_disk_is_written_once(tmp_path) -> None:
     fewer_images(tmp_path / "other")
     said = [text.splitlines() for text in run_ranks(

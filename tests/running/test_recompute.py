@@ -134,6 +134,7 @@ def test_autocast_gives_close_gradients_and_sums_them_in_float32():
     assert errors[1] < 1.5 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks, and hides it itself
 def test_compiled_blocks():
     model, image, label = build()
@@ -188,6 +189,7 @@ if rank == 0:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks after importing torch")
 def test_two_processes(tmp_path):
     """Under DistributedDataParallel, on other images each, with micro-batches and without."""

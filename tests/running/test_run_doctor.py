@@ -53,6 +53,7 @@ def test_nine_of_ten_planted_causes_stand_first_or_second(seed):
     assert len(missed) <= len(runs) / 10, missed
 
 
+@pytest.mark.slow
 def test_a_planted_cause_is_no_likely_cause_of_the_other_runs():
     """The control of the control: a doctor that names everything would pass the test above."""
     told = [len(likely(planted.diagnosed(run))) for run in ILL]

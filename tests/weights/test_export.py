@@ -39,6 +39,7 @@ def pictures(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
 
 
+@pytest.mark.slow
 def test_torch_program(checkpoint, tmp_path, capsys):
     """Another batch and other sizes, the table's own among them, from the command line."""
     file = tmp_path / "new" / "model.pt2"
@@ -70,6 +71,7 @@ def test_onnx_file(checkpoint):
             torch.from_numpy(logits), model.logits(image), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fixed_size_says_so(checkpoint, tmp_path):
     file = tmp_path / "fixed.pt2"
     said = export_checkpoint(checkpoint, "torch", file, size=(17, 40), dynamic=False)
@@ -80,6 +82,7 @@ def test_a_fixed_size_says_so(checkpoint, tmp_path):
         export_checkpoint(checkpoint, "torch", file, size=(17, 40))
 
 
+@pytest.mark.slow
 def test_a_crop_without_whole_patches_is_rounded_up_and_said(tmp_path, spread, capsys):
     config = RunConfig(model=CONFIG.model, data=DataConfig(crop_size=(20, 41)))
     model = spread(SETR.from_config(config.model))
