@@ -115,8 +115,9 @@ def test_two_processes_equal_one(runs, kind, way):
 
 @pytest.mark.parametrize(("kind", "saved", "resumed"), [
     ("adamw, all", "ddp", "one"), ("sgd, valid", "fsdp", "one"),
-    *(pytest.param(*way, marks=pytest.mark.slow) for way in (
-        ("adamw, all", "one", "fsdp"), ("sgd, valid", "one", "ddp"), ("sgd, valid", "ddp", "fsdp"))),
+    pytest.param("adamw, all", "one", "fsdp", marks=pytest.mark.slow),
+    pytest.param("sgd, valid", "one", "ddp", marks=pytest.mark.slow),
+    pytest.param("sgd, valid", "ddp", "fsdp", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_checkpoints_do_not_depend_on_the_processes(runs, kind, saved, resumed, tmp_path):
     home, settings = runs(kind)
