@@ -90,7 +90,7 @@ class SETR(nn.Module):
         self.classes: tuple[str, ...] = ()  #: names by label; empty if no run trained it
         self.palette: tuple[tuple[int, int, int], ...] = ()  #: RGB colours by label, 0..255
         sizes = zip(SIZES, (patch_size, embed_dim, depth, num_heads, mlp_ratio), strict=True)
-        self.encoder: VisionTransformer | TimmEncoder = _encoder(  #: image -> four maps of tokens
+        self.encoder: VisionTransformer | TimmEncoder = _encoder(  #: image -> tokens of four blocks
             encoder, head, img_size=img_size, taps=taps, drop_path=drop_path,
             patch_bias=patch_bias, sizes={key: n for key, n in sizes if n is not None})
         dim, patch = self.encoder.embed_dim, self.encoder.patch_size

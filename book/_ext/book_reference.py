@@ -7,8 +7,8 @@
 * ``<!-- names at the top -->`` becomes a table of what ``from setr_lite import ...`` finds.
 * ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
   public names. ``the rest`` stands for all modules that no other page lists.
-* ``<!-- settings: SECTION -->`` becomes a line of links to them. Their entries read as on the
-  command line: ``section.key = default``, what it means, and what it takes.
+* ``<!-- settings: SECTION -->`` becomes a line of links to them, with their defaults. Their entries
+  read as on the command line: ``section.key = default``, what it means, and what it takes.
 * ``<!-- recipes -->`` becomes a table of them.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, and of every verb
   its usage and its options, each with an anchor such as ``setr-lite-train-dry-run``, and the
@@ -327,19 +327,15 @@ def import_of(full: str) -> str:
 
 
 def names_at_the_top() -> str:
-    """MyST of what ``from setr_lite import ...`` finds: name, page, first sentence."""
-    pages_of = {
-        full: path.name for path in sorted((ROOT / "book").glob("api*.md"))
-        for found in ENTRIES.findall(path.read_text("utf-8")) for full in found.split()}
-    rows = ["| name | page | what it is |", "|---|---|---|"]
+    """MyST of what ``from setr_lite import ...`` finds: name and first sentence."""
+    rows = ["| name | what it is |", "|---|---|"]
     for name, home in sorted(exported("").items(), key=lambda item: item[0].lower()):
-        full = next(f for f in pages_of if f.startswith(home) and f.endswith(f".{name}"))
+        full = next(f for f in documented() if f.startswith(home) and f.endswith(f".{name}"))
         module = full.rpartition(".")[0]
         node, after = nodes_of(module)[name]
         words = string_below(after) if constant(node) else ast.get_docstring(node) or ""
         first = re.split(r"(?<=[.;:]) ", " ".join(words.partition("\n\n")[0].split()))[0]
-        page = pages_of[full]
-        rows.append(f"| {{py:obj}}`{name} <setr_lite.{full}>` | [{page[4:-3]}]({page}) "
+        rows.append(f"| {{py:obj}}`{name} <setr_lite.{full}>` "
                     f"| {plain(first.rstrip('.;:'), (module,))} |")
     return "\n".join(rows)
 
@@ -608,10 +604,14 @@ def section_of(node: ast.ClassDef) -> str | None:
 
 
 def settings_of(section: str) -> str:
-    """MyST of a line of links, one to the entry of each setting of a section."""
+    """MyST of a line of links: each setting of a section with its default, leading to its entry."""
     name = SECTIONS_OF_A_RUN[section]
-    return " ".join(f"{{py:obj}}`{field.target.id} <setr_lite.config.{name}.{field.target.id}>`"
-                    for field, _ in fields_of(nodes_of("config")[name][0]))
+    links = []
+    for field, _ in fields_of(nodes_of("config")[name][0]):
+        key, default = field.target.id, as_written(ast.literal_eval(field.value))
+        said = f"{key}={default.replace('(empty)', '')}"
+        links.append(f"{{py:obj}}`{said} <setr_lite.config.{name}.{key}>`")
+    return " ".join(links)
 
 
 def in_settings(words: str) -> str:

@@ -39,7 +39,7 @@ def _palette(name: str) -> np.ndarray:
 
 
 class Cityscapes(SegmentationDataset):
-    """Cityscapes, 19 classes (Cordts et al., CVPR 2016): 2975 / 500 / 1525 images, 2048x1024.
+    """Cityscapes, 19 classes (Cordts et al., CVPR 2016): 2975 / 500 / 1525 images, 1024x2048.
 
     Reads the `labelIds` masks of the download, or `labelTrainIds` where only those are there.
     The masks of the test split are dummies: all their pixels are ignored.
@@ -176,7 +176,7 @@ class PascalContext59(PascalContext):
 
 
 class CamVid(SegmentationDataset):
-    """CamVid in the 480x360 edition of SegNet, 11 classes (Brostow et al., 2009).
+    """CamVid in the 360x480 edition of SegNet, 11 classes (Brostow et al., 2009).
 
     367 / 101 / 233 images; ``train/*.png`` beside ``trainannot/*.png`` and so on. Images may be
     PNG or JPEG. In the masks 11 is unlabelled.

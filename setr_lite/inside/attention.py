@@ -24,8 +24,8 @@ from ..typed import LARGEST_NUMBER, whole
 def attention_rollout(maps: Sequence[Tensor] | Tensor, stream: float = 0.5) -> Tensor:
     """Attention followed through the blocks (Abnar and Zuidema 2020, arXiv 2005.00928).
 
-    The table of a block is the mean over its heads, mixed with the identity, because the residual
-    stream carries each token past the attention. The product of the tables says of which inputs
+    The matrix of a block is the mean over its heads, mixed with the identity, because the residual
+    stream carries each token past the attention. The product of the matrices says of which inputs
     an output token is made, as if values, projections and MLPs were identities. They are not, so
     this is a picture of the paths, not a measurement of influence.
 

@@ -224,7 +224,9 @@ def test_every_setting_is_explained_once():
             full = f"config.{reference.SECTIONS_OF_A_RUN[section]}.{key}"
             assert full in reference.names()
             assert reference.target(f"{section}.{key}", ()) == f"setr_lite.{full}"
-            assert reference.settings_of(section).count(f"`{key} <setr_lite.{full}>`") == 1
+            default = reference.as_written(getattr(getattr(RunConfig(), section), key))
+            said = f"`{key}={default.replace('(empty)', '')} <setr_lite.{full}>`"
+            assert reference.settings_of(section).count(said) == 1
             said = reference.entry(full.rpartition(".")[0])
             assert said.count(f"{{py:attribute}} {key}\n:value: ") == 1
     page = (ROOT / "book" / "api_settings.md").read_text("utf-8")
@@ -264,9 +266,12 @@ def test_the_families_have_the_settings_that_the_page_gives_them():
     page = (ROOT / "book" / "api_settings.md").read_text("utf-8")
     head, _, *rows = (
         [cell.strip(" `*") for cell in line.split("|")[1:-1]]
-        for line in page[page.index("| setting | default") :].partition("\n\n")[0].splitlines())
-    for key, *values in rows:
-        for family, value in zip(head[1:], values, strict=True):
+        for line in page[page.index("| default | finetune") :].partition("\n\n")[0].splitlines())
+    assert rows
+    for default, *values in rows:
+        key = default.partition("=")[0]
+        values.insert(0, default.partition("=")[2])
+        for family, value in zip(head, values, strict=True):
             runs = ([RunConfig()] if family == "default" else
                     [make() for name, make in RECIPES.items() if name.startswith(family)])
             assert runs
@@ -595,6 +600,15 @@ def test_the_symbols_of_single_pages_are_shown():
 
 
 @pytest.mark.smoke
+def test_each_letter_of_the_glossary_leads_to_its_first_word():
+    page = words.NOTATION.read_text("utf-8")
+    bar = page.partition("## Words\n\n")[2].partition("\n\n")[0]
+    first = {}
+    for entry in words.terms().values():
+        first.setdefault(entry[0].upper(), entry)
+    assert re.findall(r"{term}`(\w) <(.+?)>`", bar) == list(first.items())
+
+
 def test_words_of_two_senses_are_in_the_glossary_and_their_pages_in_the_book():
     there = {path.stem for path in (ROOT / "book").glob("*.ipynb")}
     assert {*words.ONLY_ON} <= {*words.terms()}
