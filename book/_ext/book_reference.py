@@ -821,8 +821,8 @@ def fill(app: Any, page: str, source: list[str]) -> None:
         record = json.loads(PROMISES.read_text("utf-8")) if PROMISES.exists() else {"results": {}}
         text = OVERVIEW.sub(lambda row: f"{row[1]} {last_run(row[2], source[0], record)} |", text)
         text = PROMISE.sub(lambda found: test_below(found[1], record), text)
-        ran = (", with its last result where one is recorded (Python {python}, PyTorch {torch}, "
-               "{system})")
+        ran = (", with its last result where one is recorded, of the latest day below unless it "
+               "gives another (Python {python}, PyTorch {torch}, {system})")
         text = text.replace(LAST, ran.format(**record) if record["results"] else "")
     source[0] = text
 
@@ -835,9 +835,12 @@ def test_below(test: str, record: dict) -> str:
 
 
 def result_of(test: str, record: dict) -> str:
-    """When the test of a promise ran last, and what came out."""
+    """What the test of a promise said last; the date where others have run since."""
     last = record["results"].get(test)
-    return f" ({last['outcome']}, {last['date']})" if last else ""
+    if not last:
+        return ""
+    latest = max(row["date"] for row in record["results"].values())
+    return f" ({last['outcome']}{'' if last['date'] == latest else ', ' + last['date']})"
 
 
 def last_run(address: str, page: str, record: dict) -> str:

@@ -473,8 +473,10 @@ def test_a_promise_is_shown_with_the_worst_of_its_cases():
     assert reference.last_run("a-b-c", page, {"results": {}}) == "-"
     shown = reference.test_below("tests/test_a.py::test_x", record)
     assert shown.startswith("  <br><small")  # in the item of its promise
-    assert '<code title="tests/test_a.py::test_x">test_<wbr>x</code> (failed, 2026-01-02)' in shown
-    assert reference.result_of("tests/test_a.py::test_x", record) == " (failed, 2026-01-02)"
+    assert '<code title="tests/test_a.py::test_x">test_<wbr>x</code> (failed)</small>' in shown
+    assert reference.result_of("tests/test_a.py::test_x", record) == " (failed)"
+    since = {"results": earlier | {tests[0]: results[tests[0]]}}
+    assert reference.result_of(tests[1], since) == " (failed, 2026-01-01)"
     assert reference.result_of("tests/test_c.py::test_z", record) == ""
 
 

@@ -381,14 +381,18 @@ def mask_loss(record: Record) -> Found:
     def miou(**arm: str) -> list[float]:
         return [run["miou"] for run in record["runs"] if arm.items() <= run.items()]
 
-    said, holds = [], True
+    said, too, holds = [], [], True
     for words in ("few", "many"):
         masks, pixels, plain = (miou(reader=reader, vocabulary=words, part="score")
                                 for reader in ("mask loss", "class queries", "no queries"))
         (longer,) = miou(reader="mask loss", vocabulary=words, part="longer")
         said += [" | ".join(", ".join(f"{value:.1f}" for value in seeds)
                             for seeds in (masks, pixels, plain)), f"{longer:.1f} with"]
+        too += miou(reader="class queries", vocabulary=words, part="longer")
+        gaps = [pixels[0] - masks[0], too[-1] - longer]  # of seed 0
         holds &= max(*masks, longer) < min(pixels)
+    said += ["class queries {:.1f} and {:.1f} (one seed each)".format(*too),
+             "shrunk from {:.1f} to {:.1f} points".format(*gaps)]
     return said, holds
 
 

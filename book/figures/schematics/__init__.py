@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..svg import Drawing
-from . import after, attention, block, building, mla, parallel, stages, step, strips, windows
+from . import (
+    after,
+    attention,
+    block,
+    building,
+    control,
+    mla,
+    parallel,
+    stages,
+    step,
+    strips,
+    windows,
+)
 
 SCHEMATICS: dict[str, Callable[[str], Drawing]] = {
     "attention": attention.draw,
@@ -19,5 +31,6 @@ SCHEMATICS: dict[str, Callable[[str], Drawing]] = {
     "building": building.draw,
     "strips": strips.draw,
     "after": after.draw,
+    "control": control.draw,
 }
 """File name (``NAME-wide.svg``, ``NAME-narrow.svg``) -> what draws it."""
