@@ -7,7 +7,6 @@ from setr_lite.weights.tables import TIMM_DROPPED, rename
 from ..svg import Box, Drawing
 
 DROPPED = "head.weight"
-FILE = "file, timm's names"
 ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("blocks.0.norm1.weight", "blocks.0.norm1.weight", ("used",)),
     ("pos_embed", "pos_embed", ("resized",)),
@@ -29,7 +28,7 @@ def draw(shape: str) -> Drawing:
         + f". Of the model, {ROWS[-1][1]} is left over: an error. The table pos_embed is resized "
         f"from {GRIDS['file']} to {GRIDS['model']} patches."))
     edge = box / 2 + 2
-    picture.text(edge, 16, FILE, "d-strong")
+    picture.text(edge, 16, "file", "d-strong")
     picture.text(width - edge, 16, "model", "d-strong")
     for i, (theirs, ours, words) in enumerate(ROWS):
         y, high, kind = 26 + row * i, row - 10, KINDS.get(words[0], "")
