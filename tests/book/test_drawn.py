@@ -1,13 +1,14 @@
 """The drawn figures: their files say what the library says, and the map leads to every chapter."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 from figures import map as setr_map
-from figures.schematics import attention
+from figures.schematics import attention, car
 from figures.stops import STOPS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,15 @@ def test_every_drawing_is_somewhere():
     names = {re.sub(r"-(wide|narrow)$", "", path.stem) for path in DRAWN}
     stops = {f"journey-{name}" for names in STOPS.values() for name in names}
     assert names == used | stops | {"map"}
+
+
+@pytest.mark.smoke
+def test_the_sixteen_pixels_are_those_of_the_page():
+    cells = json.loads((BOOK / "10_measuring.ipynb").read_text("utf-8"))["cells"]
+    text = next(t for t in ("".join(c["source"]) for c in cells) if t.startswith("label = torch"))
+    for name, pixels in (("label", car.LABEL), ("guess", car.GUESS)):
+        rows = re.search(rf"{name} = torch\.tensor\((.*?)\)", text, re.S)[1]
+        assert json.loads(rows) == [list(row) for row in pixels]
 
 
 def test_every_light_has_something_to_light():

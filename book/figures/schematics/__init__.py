@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 from ..svg import Drawing
 from . import (
+    account,
     after,
     attention,
     block,
     building,
+    car,
     control,
     mla,
     parallel,
+    pipeline,
     stages,
     step,
     strips,
@@ -32,5 +35,8 @@ SCHEMATICS: dict[str, Callable[[str], Drawing]] = {
     "strips": strips.draw,
     "after": after.draw,
     "control": control.draw,
+    "account": account.draw,
+    "car": car.draw,
+    "pipeline": pipeline.draw,
 }
 """File name (``NAME-wide.svg``, ``NAME-narrow.svg``) -> what draws it."""
