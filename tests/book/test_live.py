@@ -46,6 +46,8 @@ FIGURES = (
     ("parked", "stamps"),
 )
 """The figures of the page: (name, tools)."""
+ATTENDS = "What the patch attends to: block 3"
+"""The still of the figure ``look``, named like a panel of it."""
 
 UNITS = ("head.norm", "head.convs.0.0", "head.convs.0.up", "head.convs.1.0", "head.convs.1.up",
          "head.convs.2.0")  # fmt: skip
@@ -119,7 +121,7 @@ def site(tmp_path_factory, town, models, probes):
     pictures = [text(s.image.permute(1, 2, 0).contiguous()) for s in town]
     (live / "pictures.js").write_text(as_script("pictures", pictures))
     pages = {"bare": "<script src='../_static/live/live.js'></script>"}
-    options = {"units": {"probes": probes}, "turned": {"head": "naive"},
+    options = {"look": {"title": ATTENDS}, "units": {"probes": probes}, "turned": {"head": "naive"},
                "parked": {"stamp": ("car", *ROAD)}}
     pages["figure"] = "".join(
         figure(name, town, *tools, **options.get(name, {})) for name, *tools in FIGURES)
@@ -130,8 +132,8 @@ def site(tmp_path_factory, town, models, probes):
     return root
 
 
-def figure(name, town, *tools, **options):
-    pane = Pane(town[0].image, "The street", "A drawn street")
+def figure(name, town, *tools, title="The street", **options):
+    pane = Pane(town[0].image, title, "A drawn street")
     live = Live(*tools, name=name, panes=[pane], caption="A caption.", **options)
     return live._repr_mimebundle_()["text/html"]
 
@@ -438,6 +440,13 @@ def test_the_street_answers_to_keys(page):
     page.keyboard.press("Delete")
     settled(page, "ask")
     assert said(page, "ask").startswith("Patch row")
+
+
+def test_a_still_is_behind_the_panel_that_it_is_named_like(page):
+    settled(page, "look")
+    stages = part(page, "look").locator(".setr-stage[style*='data:image/']")
+    (panel,) = stages.locator("xpath=..").all()
+    assert panel.locator(".setr-title").inner_text() == "What the patch attends to"
 
 
 def test_a_look_at_a_patch_runs_no_model(page):

@@ -35,8 +35,8 @@ class Live(Figure):
     Args:
         tools: names from `TOOLS`.
         name: identifies the figure on its page.
-        panes: the still, one or several pictures with text. One named like a model, ``SETR-PUP``,
-            is seen until that model has answered.
+        panes: the still, one or several pictures with text. One named like a panel (a model,
+            ``SETR-PUP``, or ``What the patch attends to``) is seen until that has its answer.
         street: index of the street shown first.
         head: the model that answers, ``naive``, ``pup`` or ``mla``; ``walk`` and ``stages`` need
             ``pup``.

@@ -298,11 +298,12 @@
       );
       this.headChoice = choice("head", [["mean", "mean"], ...numbers(HEADS)], redraw, "mean");
       this.heatSaid = make("p", { class: "setr-readout" });
+      const title = "What the patch attends to";
       return make(
         "div",
         { class: "setr-panel" },
-        make("p", { class: "setr-title" }, "What the patch attends to"),
-        make("div", { class: "setr-stage" }, this.heat.canvas),
+        make("p", { class: "setr-title" }, title),
+        make("div", { class: "setr-stage", style: this.still(title) }, this.heat.canvas),
         this.heatSaid,
         make("div", { class: "setr-bar" }, this.layer.field, this.headChoice.field),
       );
@@ -374,10 +375,10 @@
       return panel;
     }
 
-    /* What the still shows under this title, behind the canvas until the model has answered. */
+    /* What the still shows under a title that begins like this, behind the canvas until the model has answered. */
     still(title) {
       const panes = [...this.figure.querySelectorAll(".setr-live-still .setr-sheet > div")],
-        same = panes.find((pane) => pane.firstChild.textContent === title);
+        same = panes.find((pane) => pane.firstChild.textContent.startsWith(title));
       return same ? `background-image: url("${same.querySelector("img").src}")` : "";
     }
 
