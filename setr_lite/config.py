@@ -127,8 +127,8 @@ class DataConfig:
     """What is read and how it is augmented (facts of the published pipeline, in its order)."""
 
     name: str = "ade20k"
-    """Data set: ``ade20k``, ``cityscapes``, ``pascal_context``, ``pascal_context_59``, ``camvid``,
-    ``camvid_unseen``, or ``folder`` for your own."""
+    """Data set: ``ade20k``, ``cityscapes``, ``pascal_context`` (60 classes), ``pascal_context_59``,
+    ``camvid``, ``camvid_unseen`` (scored on a drive not trained on), ``folder`` (your own)."""
     root: str = ""
     """Its folder; empty takes ``$SETR_DATA/<name>``, else ``data/<name>``."""
     classes: str = ""

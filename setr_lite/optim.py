@@ -91,7 +91,7 @@ def poly_lr(
 ) -> float:
     """Learning rate of `step`, counted from 0, in a run of `steps`.
 
-    (base - min_lr) * (1 - step / divisor) ** power + min_lr. `poly_steps` names the divisor:
+    ``(base - min_lr) * (1 - step / divisor) ** power + min_lr``. `poly_steps` names the divisor:
     ``steps``, as in the authors' code and mmsegmentation 0.x, leaves the last step above the
     floor; ``steps-1``, as in mmsegmentation 1.x, lets it run at the floor. With warm-up the rate
     first rises linearly, reaches `base` at step `warmup`, and the poly curve spans the steps that

@@ -659,6 +659,10 @@ def ranges_of(node: ast.ClassDef) -> dict[str, str]:
     """Setting -> the numbers that its section's ``__post_init__`` lets pass."""
     found = {}
     for call in ast.walk(node):
+        if isinstance(call, ast.For) and ast.unparse(call.iter) == "MOST_IN_ENCODER.items()":
+            with library():
+                from setr_lite.config import MOST_IN_ENCODER
+            found |= {f"model.{key}": f"1..{most}" for key, most in MOST_IN_ENCODER.items()}
         if isinstance(call, ast.For) and isinstance(call.iter, ast.Tuple):
             keys = [e.value for e in call.iter.elts if isinstance(e, ast.Constant)]
             for inner in ast.walk(call):
@@ -821,9 +825,10 @@ def fill(app: Any, page: str, source: list[str]) -> None:
         record = json.loads(PROMISES.read_text("utf-8")) if PROMISES.exists() else {"results": {}}
         text = OVERVIEW.sub(lambda row: f"{row[1]} {last_run(row[2], source[0], record)} |", text)
         text = PROMISE.sub(lambda found: test_below(found[1], record), text)
-        ran = (", with its last result where one is recorded, of the latest day below unless it "
-               "gives another (Python {python}, PyTorch {torch}, {system})")
-        text = text.replace(LAST, ran.format(**record) if record["results"] else "")
+        days = [row["date"] for row in record["results"].values()]
+        ran = (" and how it last ended, on {day} unless another day is given (Python {python}, "
+               "PyTorch {torch}, {system})")
+        text = text.replace(LAST, ran.format(day=max(days), **record) if days else "")
     source[0] = text
 
 

@@ -434,7 +434,7 @@ def test_settings_say_what_they_take_and_what_their_default_means():
     assert told["model.head"][::2] == ("pup", "`naive` `pup` `mla` `linear`")
     assert told["train.steps"][::2] == ("160000", "int ≥ 1")
     assert told["model.drop_path"][2] == "number 0..0.99"
-    assert told["model.num_heads"][::2] == ("none", "int, `none`")
+    assert told["model.num_heads"][::2] == ("none", "int 1..1024, `none`")
     assert told["train.batch_size"][2] == "int ≥ 1, `auto`"
     assert told["optim.lr"][2] == "number > 0"
     assert told["train.device"][2] == "`auto` `cpu` `cuda` `cuda:N`"
