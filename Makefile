@@ -17,9 +17,9 @@ THREE := -n 3 --dist loadfile --no-loadscope-reorder
 PAGE_TESTS := tests/book/test_site.py tests/book/test_browser.py
 PAIR := -n 2 --dist loadgroup
 ONE_THREAD := OMP_NUM_THREADS=1
-# these take half of the notebooks' seconds
-LONG := $(patsubst %,book/%.ipynb,03_position 07_mla 07b_alive 09b_your_pictures 10b_protocols \
-          12_weight_conversion 13_ade20k 14_cityscapes 21_after_setr)
+# these take three fifths of the notebooks' seconds
+LONG := $(patsubst %,book/%.ipynb,03_position 07_mla 07b_alive 09b_your_pictures 10_measuring \
+          10b_protocols 11_five_minutes 12_weight_conversion 13_ade20k 14_cityscapes 21_after_setr)
 NBVAL := $(ONE_THREAD) $(PYTEST) --nbval --nbval-current-env \
          --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 \
          $(TWO) -W 'ignore::ResourceWarning'
@@ -138,10 +138,11 @@ notebooks: $(DONE)/environment
 	$(call say,running the notebooks)
 	@$(BIN)/python book/_tools/execute.py
 
-# --- test: cheapest first, two at a time, as none of the first three can use two cores ------------
+# --- test: cheapest first, two at a time, as none of the first three can use two cores; make
+# --- test-cheap is what to run after an edit ------------------------------------------------------
 
 test: $(DONE)/environment $(DONE)/browser-files
-	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-style test-smoke test-build BEGAN=$(BEGAN)
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-smoke test-build test-style BEGAN=$(BEGAN)
 	$(call say,tests)
 	@$(ONE_THREAD) $(PYTEST) -m 'not smoke and not slow and not alone' $(THREE) --ignore tests/book/test_site.py \
 	  --ignore tests/book/test_browser.py tests

@@ -251,6 +251,7 @@ def test_sliders_change_the_picture(page):
     assert page.problems == []
 
 
+@pytest.mark.slow
 def test_sliders_answer_at_once(page):
     shown = f"""area => [...area.querySelectorAll('{PICTURES}')]
         .filter(e => e.checkVisibility()).map(e => e.outerHTML).join()"""

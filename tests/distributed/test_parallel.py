@@ -104,7 +104,8 @@ def test_ignored_pixels_are_uneven_between_the_processes():
         assert first != second
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("kind", [
+    pytest.param("adamw, all", marks=pytest.mark.slow), "sgd, valid"])
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_two_processes_equal_one(runs, kind, way):
     home, _ = runs(kind)
@@ -114,7 +115,8 @@ def test_two_processes_equal_one(runs, kind, way):
 
 
 @pytest.mark.parametrize(("kind", "saved", "resumed"), [
-    ("adamw, all", "ddp", "one"), ("sgd, valid", "fsdp", "one"),
+    ("sgd, valid", "fsdp", "one"),
+    pytest.param("adamw, all", "ddp", "one", marks=pytest.mark.slow),
     pytest.param("adamw, all", "one", "fsdp", marks=pytest.mark.slow),
     pytest.param("sgd, valid", "one", "ddp", marks=pytest.mark.slow),
     pytest.param("sgd, valid", "ddp", "fsdp", marks=pytest.mark.slow),

@@ -95,6 +95,7 @@ def test_stochastic_depth_draws_the_same_twice(head):
     assert plain["loss"] != expected["loss"]  # the draws do depend on the micro-batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "encoder", ["timm:vit_tiny_patch16_224", "timm:eva02_tiny_patch14_224", "hybrid_base"])
 def test_other_encoders(encoder, monkeypatch):

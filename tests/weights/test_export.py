@@ -56,6 +56,7 @@ def test_torch_program(checkpoint, tmp_path, capsys):
             torch.testing.assert_close(program(image), model.logits(image), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_file(checkpoint):
     onnxruntime = pytest.importorskip("onnxruntime")
     said = export_checkpoint(checkpoint, "onnx")
