@@ -114,7 +114,8 @@ def words() -> dict[str, tuple[str, ...]]:
         "mla": ("MLA", f"~{maps['mla']}"),
         "resize": ("resize", f"~to {SIDE} × {SIDE}"),
         "classes": ("classes", f"~best of {traces['pup'].shapes['head'][0]}"),
-        "auxiliary": ("auxiliary heads", "~on the taps"), "loss": ("loss",), "labels": ("labels",),
+        "auxiliary": ("auxiliary heads", "~on taps; MLA: its neck"),
+        "loss": ("loss",), "labels": ("labels",),
         "score": ("mIoU",),
     }  # fmt: skip
 
@@ -130,8 +131,8 @@ def draw(shape: str) -> Drawing:
         f"An image is cut into patches. Each patch is embedded and gets a position. {depth} "
         "blocks of attention and MLP follow. Four of them are tapped. One of three heads, Naive, "
         "PUP or MLA (which has a neck before it), makes class scores of them, which are resized "
-        "to the image. In training, auxiliary heads on the taps and the labels lead to the loss; "
-        "in testing, classes and labels lead to the mIoU."), role="group")
+        "to the image. In training, auxiliary heads (on the taps, in MLA on the neck) and the "
+        "labels lead to the loss; in testing, classes and labels lead to the mIoU."), role="group")
     at = {part: Box(*place) for part, place in PLACES[shape].items()}
     {"wide": _wide, "narrow": _narrow}[shape](picture, at, depth)
     for part, lines in words().items():
