@@ -138,8 +138,7 @@ notebooks: $(DONE)/environment
 	$(call say,running the notebooks)
 	@$(BIN)/python book/_tools/execute.py
 
-# --- test: cheapest first, two at a time, as none of the first three can use two cores; make
-# --- test-cheap is what to run after an edit ------------------------------------------------------
+# --- test: first what is soon told, two at a time, as none of these three can use two cores -------
 
 test: $(DONE)/environment $(DONE)/browser-files
 	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-smoke test-build test-style BEGAN=$(BEGAN)

@@ -825,10 +825,10 @@ def fill(app: Any, page: str, source: list[str]) -> None:
         record = json.loads(PROMISES.read_text("utf-8")) if PROMISES.exists() else {"results": {}}
         text = OVERVIEW.sub(lambda row: f"{row[1]} {last_run(row[2], source[0], record)} |", text)
         text = PROMISE.sub(lambda found: test_below(found[1], record), text)
-        days = [row["date"] for row in record["results"].values()]
         ran = (" and how it last ended, on {day} unless another day is given (Python {python}, "
                "PyTorch {torch}, {system})")
-        text = text.replace(LAST, ran.format(day=max(days), **record) if days else "")
+        text = text.replace(LAST, ran.format(day=latest(record), **record)
+                            if record["results"] else "")
     source[0] = text
 
 
@@ -844,8 +844,12 @@ def result_of(test: str, record: dict) -> str:
     last = record["results"].get(test)
     if not last:
         return ""
-    latest = max(row["date"] for row in record["results"].values())
-    return f" ({last['outcome']}{'' if last['date'] == latest else ', ' + last['date']})"
+    return f" ({last['outcome']}{'' if last['date'] == latest(record) else ', ' + last['date']})"
+
+
+def latest(record: dict) -> str:
+    """The last day on which any test of a promise ran."""
+    return max(row["date"] for row in record["results"].values())
 
 
 def last_run(address: str, page: str, record: dict) -> str:

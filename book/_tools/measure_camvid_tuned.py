@@ -16,7 +16,7 @@ and at six scales with mirror images. Ctrl-C ends with a checkpoint, and a finis
 its scores go to data/runs/camvid_tuned/results.json; started again, the command goes on from both.
 An hour or two a head on two cores that compute in bfloat16. ``--only`` trains one run of the scored
 ones at a rate that no search has chosen, for who has less time; with ``--frozen`` its control: the
-same recipe, crops and rates, but the encoder stays as it is.
+same recipe, crops, rates and stochastic depth, but the encoder stays as it is.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ Intervals are 95 % bootstrap intervals over streets.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -133,12 +134,11 @@ def by_offset(maps: Tensor) -> Tensor:
 
 # --- what moves when a square is covered ---------------------------------------------------------
 
-SQUARES = 72
-"""Of 2 x 2 patches."""
-
-
 def influence() -> dict[str, Any]:
     """Rank correlations of eleven guesses with two measured influences."""
+    sys.path.insert(0, str(records.ROOT / "book"))
+    from figures.influence import moved, rank_correlation
+
     model, rows, own = SETR.from_pretrained(MODEL), [], []
     for index in range(STREETS):
         image = model.preprocess(street(index)[0])
@@ -158,17 +158,6 @@ def influence() -> dict[str, Any]:
                           for name, values in at.items() if name != "rollout"},
         "rollout_beyond_what_all_tokens_share": interval(np.array(own)),
     }
-
-
-def moved(model: SETR, image: Tensor, cover: Tensor) -> Tensor:
-    """(72, 288): how far each token of the last block moves when a square is covered."""
-    covered = image.repeat(SQUARES, 1, 1, 1)
-    for i in range(SQUARES):
-        y, x = 16 * (i // 12), 16 * (i % 12)
-        covered[i, :, y:y + 16, x:x + 16] = cover[0, :, y:y + 16, x:x + 16]
-    encoder = model.encoder
-    last = torch.cat([encoder(part)[-1] for part in covered.split(12)])
-    return (last - encoder(image)[-1]).norm(dim=-1)
 
 
 def all_guesses(model: SETR, image: Tensor) -> dict[str, Tensor]:
@@ -241,14 +230,6 @@ def gradients(model: SETR, image: Tensor) -> tuple[Tensor, Tensor]:
         return x.abs().sum(1).reshape(-1, 6, 16, 12, 16).sum((2, 4)).flatten(1).T
 
     return squares(g), squares(g * image[0])
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's over the squares, mean over the asking patches."""
-    if a.shape[1] < b.shape[1]:
-        b = b[:, :: b.shape[1] // a.shape[1]]
-    a, b = (v.argsort(0).argsort(0).double() - (SQUARES - 1) / 2 for v in (a, b))
-    return float(((a * b).sum(0) / (a * a).sum(0)).mean())
 
 
 # --- without one head ----------------------------------------------------------------------------
