@@ -57,6 +57,7 @@ def test_the_healthy_library_passes_every_check():
     assert [name for name, cell in RECORD["outcomes"]["healthy"].items() if cell["found"]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bug", "checks"), [
     (None, ("init_oracle", "float64_oracle", "round_trip", "conversion")),
     ("qk_swapped", ("init_oracle", "float64_oracle")),

@@ -192,6 +192,7 @@ def test_a_disk_that_is_full_to_the_last_byte(tmp_path, undisturbed, small_disk)
     same(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_quota_that_the_disk_does_not_tell_of(tmp_path, undisturbed):
     out = tmp_path / "run"
     child = Child(go, command(out), {"small files": 6}, log=tmp_path / "says.txt")
@@ -230,6 +231,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, undisturbed):
 WORKERS = "train.workers=2"
 
 
+@pytest.mark.slow
 def test_a_dead_loader_process_ends_the_run(tmp_path, undisturbed):
     out = tmp_path / "run"
     child = Child(go, command(out, WORKERS), {"kill worker": 5}, log=tmp_path / "says.txt")

@@ -106,7 +106,7 @@ LEVERS = [
 
 
 @pytest.mark.parametrize("levers", LEVERS)
-@pytest.mark.parametrize("head", ["naive", "pup", "mla"])
+@pytest.mark.parametrize("head", ["naive", pytest.param("pup", marks=pytest.mark.slow), "mla"])
 def test_what_is_saved_when_the_rest_is_computed_again(head, levers):
     config = small(f"model.head={head}", "train.batch_size=4", *levers)
     estimate = estimate_memory(config)

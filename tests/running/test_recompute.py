@@ -120,6 +120,7 @@ def test_other_encoders(encoder, monkeypatch):
     assert max(sum(saved[1]), sum(saved[2])) < 0.5 * sum(saved[0])
 
 
+@pytest.mark.slow
 def test_autocast_gives_close_gradients_and_sums_them_in_float32():
     model, image, label = build()
     model, image = model.float(), image.float().repeat(4, 1, 1, 1)

@@ -141,11 +141,15 @@ def test_the_table_says_what_can_be_had(capsys):
 # ---- from the server to the model --------------------------------------------------------------
 
 
+QUICK = ("naive_ade20k_512_160k_mmseg", "mla_cityscapes_768_80k_mmseg")
+
+
 def patterns(names) -> set[str]:
     return {re.sub(r"layers\.\d+", "layers.N", name) for name in names}
 
 
-@pytest.mark.parametrize("name", SETRS)
+@pytest.mark.parametrize("name", [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SETRS])
 @torch.no_grad()
 def test_a_name_becomes_a_model(tmp_path, monkeypatch, server, name):
     model, data = stand_in(name, tmp_path / "x.pth")
@@ -343,6 +347,7 @@ def test_two_processes_at_once(tmp_path, server, locks):
     assert checkpoint.exists(home() / "checkpoints" / NAIVE)
 
 
+@pytest.mark.slow
 def test_a_killed_download_leaves_no_file_of_that_name(tmp_path, server):
     model, data = stand_in(NAIVE, tmp_path / "x.pth")
     it = server.put("setr", data)

@@ -130,7 +130,7 @@ torch.save({"state_dict": state, "message_hub": hub, "meta": meta}, sys.argv[2],
 """Writes what mmsegmentation 1.x writes in training, in a process that has an mmengine."""
 
 
-@pytest.mark.parametrize("kind", ["zip", "old"])
+@pytest.mark.parametrize("kind", ["zip", pytest.param("old", marks=pytest.mark.slow)])
 def test_a_checkpoint_of_mmengine_needs_no_permission(tmp_path, capsys, kind):
     state = save(published("mmseg", "model_mla"), tmp_path / "state.pth")
     path, out = tmp_path / "iter_3.pth", tmp_path / "out"
@@ -224,17 +224,17 @@ else:
 
 
 def expanded(path):
-    save(jx_state() | {"pos_embed": torch.zeros(1).expand(1, 17, 40_000_000)}, path)
+    save(jx_state() | {"pos_embed": torch.zeros(1).expand(1, 17, 20_000_000)}, path)
 
 
 def packed(path):
     arrays = augreg_arrays()
-    arrays["Transformer/posembed_input/pos_embedding"] = np.zeros((1, 17, 6_000_000), np.float32)
+    arrays["Transformer/posembed_input/pos_embedding"] = np.zeros((1, 17, 3_000_000), np.float32)
     np.savez_compressed(path, **arrays)
 
 
 def packed_zip(path):
-    save(jx_state() | {"pos_embed": torch.zeros(1, 17, 6_000_000)}, path)
+    save(jx_state() | {"pos_embed": torch.zeros(1, 17, 3_000_000)}, path)
     records = {}
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
@@ -248,15 +248,15 @@ def test_a_small_file_cannot_cost_gigabytes(tmp_path, make):
     path = tmp_path / ("x.npz" if make is packed else "x.pth")
     make(path)
     assert path.stat().st_size < 10_000_000
-    assert peak_growth(LOAD, path) < 200_000_000
+    assert peak_growth(LOAD, path) < 100_000_000
 
 
 def test_shapes_are_compared_before_a_number_is_read(tmp_path):
-    """A file of 400 MB that is honest, and of another model."""
+    """A file of 200 MB that is honest, and of another model."""
     path = tmp_path / "x.pth"
-    save(jx_state() | {"pos_embed": torch.zeros(1, 17, 6_000_000)}, path)
-    assert path.stat().st_size > 400_000_000
-    assert peak_growth(LOAD, path) < 200_000_000
+    save(jx_state() | {"pos_embed": torch.zeros(1, 17, 3_000_000)}, path)
+    assert path.stat().st_size > 200_000_000
+    assert peak_growth(LOAD, path) < 100_000_000
     path.unlink()
 
 
