@@ -168,10 +168,7 @@ def block_under_roof(
             f"residual sum are memory-bound, far left; the ridge point "
             f"is at {machines[machine][0] / machines[machine][1]:.0f} "
             f"operations a byte."),
-        caption="Each filled mark is an operator at the most that the "
-                "machine can reach, the line: one core of this "
-                "one as measured, an A100 of 40 GB by NVIDIA's data "
-                "sheet. Left of the ridge point, bytes are the limit, "
-                "right of it arithmetic. Open, for this core, 1 image, "
-                "512 px: the rate measured, above the line where "
-                "values are still in the cache.")
+        caption="Each filled mark is an operator at the most that the machine can reach. The roof "
+                "is that of this core as measured, of an A100 of 40 GB by NVIDIA's data sheet. "
+                "Open (this core, 1 image, 512 px): the rate measured, above the roof where values are "
+                "still in the cache.")
