@@ -170,5 +170,5 @@ def block_under_roof(
             f"operations a byte."),
         caption="Each filled mark is an operator at the most that the machine can reach. The roof "
                 "is that of this core as measured, of an A100 of 40 GB by NVIDIA's data sheet. "
-                "Open (this core, 1 image, 512 px): the rate measured, above the roof where values are "
-                "still in the cache.")
+                "Open (this core, 1 image, 512 px): the rate measured, above the roof "
+                "where values are still in the cache.")
