@@ -68,8 +68,8 @@ def save_checkpoint(
 
     Args:
         folder: new, or a checkpoint.
-        model, config: what is saved, and its run.
-        classes, palette: names and RGB colours, by label.
+        model, config: what is saved, and the run that `from_pretrained` rebuilds it from.
+        classes, palette: names and RGB colours, by label: one for each class, or none.
         state: for ``state.json``.
         optimizer: None leaves ``optimizer.pt`` out.
         spoilt: write values that are no finite numbers, too, to be looked at.

@@ -50,7 +50,7 @@ def default_taps(depth: int, head: str) -> tuple[int, ...]:
     at depth 24 are the paper's blocks 10, 15, 20, 24 (MLA: 6, 12, 18, 24), counted from 1.
 
     Raises:
-        UserError: an encoder too shallow for four different blocks.
+        UserError: an encoder too shallow for four different blocks; for an unknown head KeyError.
     """
     taps = tuple(math.floor(depth * f + 0.5) - 1 for f in TAP_FRACTIONS[head])
     if len(set(taps)) < 4:

@@ -4,7 +4,7 @@ Shapes: B images, D channels of the encoder, c channels of a head (256 as publis
 grid h x w of patches.
 
 Two dialects, because published checkpoints come in both: ``official`` is the authors' code,
-``mmseg`` is mmsegmentation's. Every head returns class scores at a LOW resolution, as its
+``mmseg`` is mmsegmentation's. Every head returns logits at a LOW resolution, as its
 classifier leaves them; who wants them at full size resizes once, in `SETROutput.full`. That changes
 nothing: a 1x1 convolution mixes channels and bilinear resizing mixes positions, with weights that
 sum to one, so the two commute exactly, bias included. It saves the 256-channel full-resolution map.
@@ -53,7 +53,7 @@ def upsample(x: Tensor, factor: int, align_corners: bool = False) -> Tensor:
 
 
 class Head(nn.Module):
-    """What the decoders share: features (B, D, h, w) in, class scores (B, K, h', w') out."""
+    """What the decoders share: features (B, D, h, w) in, logits (B, K, h', w') out."""
 
     last_step: int = 1
     """Factor of the bilinear step that ends the head, after the classifier; 1 is none. It is not
@@ -61,7 +61,7 @@ class Head(nn.Module):
     classifier: nn.Conv2d
 
     def lazy(self, features: Sequence[Tensor]) -> LazyLogits:
-        """The scores with the last step still to be done."""
+        """The logits with the last step still to be done."""
         return LazyLogits.of(self(features)).enlarged(self.last_step)
 
 

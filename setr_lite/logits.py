@@ -1,4 +1,4 @@
-"""Scores at low resolution and the resize that is still to be done: of heads, loss, prediction.
+"""Logits at low resolution and the resize that is still to be done: of heads, loss, prediction.
 
 A head classifies on a small map. `LazyLogits` is that map and the way from there to the image; a
 model returns one for each head, a `SETROutput`. Whoever needs the full size resizes as much of it
@@ -178,15 +178,15 @@ class LazyLogits(NamedTuple):
 
 
 class SETROutput(NamedTuple):
-    """Output of the model for a batch: low-resolution class scores of each head.
+    """Output of the model for a batch: the logits of each head, at low resolution.
 
     ===========  ===============  ===========================================================
     member       shape            use
     ===========  ===============  ===========================================================
     `full`       (B, K, H, W)     logits at the image's size
     `label`      (B, H, W)        predicted classes, without the memory of K full-size maps
-    `logits`     (B, K, h', w')   output of the head, before the last resize
-    `scores`     (B, K, h, w)     output of its classifier, on the grid or a multiple of it
+    `logits`     (B, K, h', w')   logits of the head, before the last resize
+    `scores`     (B, K, h, w)     logits of its classifier, on the grid or a multiple of it
     ===========  ===============  ===========================================================
     """
 
@@ -205,7 +205,7 @@ class SETROutput(NamedTuple):
 
     @property
     def scores(self) -> Tensor:
-        """(B, K, h, w) of the main head, as its classifier leaves them."""
+        """(B, K, h, w), the logits of the main head as its classifier leaves them."""
         return self.main.logits
 
     @property
@@ -215,7 +215,7 @@ class SETROutput(NamedTuple):
 
     @property
     def logits(self) -> Tensor:
-        """(B, K, h', w') of the main head, smaller than the image: `full` has its size."""
+        """(B, K, h', w'): `scores` after the bilinear step that ends the main head, if one does."""
         return self.main.interpolated()
 
     @property

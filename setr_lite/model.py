@@ -46,7 +46,7 @@ class SETR(nn.Module):
     ``model(image)`` returns a `SETROutput`, ``model.logits(image)`` the full-size logits, and
     ``model.predict(image)`` the label map of an image: a path, a PIL image, an array or a tensor.
     Any image size works: one that is not a multiple of the patch is padded with the mean colour
-    and the result cut, and for another grid the position table is resized.
+    and the result cut (or squeezed: `odd`), and for another grid the position table is resized.
 
     Args:
         num_classes: number of classes K, without the ignored label.

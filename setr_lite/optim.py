@@ -106,7 +106,7 @@ def poly_lr(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, step: int, steps: int, optim: OptimConfig) -> float:
-    """Gives every group of `optimizer` its rate for `step`; returns that of the base rate.
+    """Gives each group of a `build_optimizer` its rate for `step`; returns that of `optim.lr`.
 
     Rates follow from `step`, `steps`, `optim` and the groups' names and scales alone, so a resumed
     run, or one resumed for more steps, needs no scheduler state.

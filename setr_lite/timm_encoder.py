@@ -180,5 +180,5 @@ class HybridTransformer(VisionTransformer):
 
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> HybridTransformer:
-        """An encoder of `HYBRIDS` by name; keyword arguments as `VisionTransformer` takes them."""
+        """``hybrid_base`` by name; keyword arguments as `VisionTransformer` takes them."""
         return cls(**{**PRESETS[HYBRIDS[name]], **changes})

@@ -4,6 +4,8 @@
   The source is read, not imported: no torch, no GPU, less than a second. Names in `single
   backticks` become links if a page documents them, and every entry has one to its source. Above
   its words stands the shortest import.
+* ``<!-- example: MODULE.NAME -->`` and what follows, up to ``<!-- end -->``, moves into that entry,
+  below its docstring.
 * ``<!-- names at the top -->`` becomes a table of what ``from setr_lite import ...`` finds.
 * ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
   public names. ``the rest`` stands for all modules that no other page lists.
@@ -45,6 +47,7 @@ LIBRARY = ROOT / "setr_lite"
 COLUMNS = "74"  # argparse leaves two of them free
 SECTIONS = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 ENTRIES = re.compile(r"<!-- reference: (.*?) -->", re.S)
+EXAMPLE = re.compile(r"<!-- example: ([\w.]+) -->\n(.*?)<!-- end -->\n+", re.S)
 MODULES = re.compile(r"<!-- modules: (.*?) -->", re.S)
 HELP = "<!-- command-line reference -->"
 SETTINGS = re.compile(r"<!-- settings: (\w+) -->")
@@ -354,10 +357,14 @@ def nodes_of(module: str) -> dict[str, tuple[ast.stmt, ast.stmt | None]]:
             if node in public([node])}  # fmt: skip
 
 
-def entry(full: str) -> str:
-    """MyST of one name, such as ``model.SETR``."""
+def entry(full: str, example: str = "") -> str:
+    """MyST of one name, such as ``model.SETR``; the example stands above the members."""
     module, _, name = full.rpartition(".")
     said = describe(*nodes_of(module)[name], module)
+    if example:
+        head = said.index("\n") + 1
+        at = head + re.search(r"^`{5,6}(\{py:.*)?$", said[head:], re.M).start()
+        said = f"{said[:at]}\n**Example:**\n\n{example}\n{said[at:]}"
     return re.sub(r"\n\n", f"\n\n`{import_of(full)}`\n\n", said, count=1)  # behind the options
 
 
@@ -582,11 +589,12 @@ def in_short(words: str, default: ast.expr | None) -> str:
     return plain(said, ("config", "ModelConfig"))
 
 
-def library_reference(words: str) -> str:
+def library_reference(words: str, examples: dict[str, str] | None = None) -> str:
     """MyST of the names that a marker lists; members are not in the contents beside the page."""
     said = []
     for full in words.split():
-        first, *inside = re.split(r"(?m)^(?=`{5}\{py:)", entry(full))
+        first, *inside = re.split(
+            r"(?m)^(?=`{5}\{py:)", entry(full, (examples or {}).get(full, "")))
         if first.strip():
             said += [f"```{{py:currentmodule}} setr_lite.{full.rpartition('.')[0]}\n```\n", first]
         else:
@@ -812,7 +820,9 @@ def box_of(text: str) -> str:
 
 
 def fill(app: Any, page: str, source: list[str]) -> None:
-    text = ENTRIES.sub(lambda found: library_reference(found[1]), source[0])
+    examples = dict(EXAMPLE.findall(source[0]))
+    text = EXAMPLE.sub("", source[0])
+    text = ENTRIES.sub(lambda found: library_reference(found[1], examples), text)
     text = MODULES.sub(lambda found: module_list(found[1]), text)
     text = SETTINGS.sub(lambda found: settings_of(found[1]), text)
     if RECIPES in text:

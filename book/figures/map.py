@@ -130,7 +130,7 @@ def draw(shape: str) -> Drawing:
     picture = Drawing(f"map-{shape}", SIZES[shape], title, (
         f"An image is cut into patches. Each patch is embedded and gets a position. {depth} "
         "blocks of attention and MLP follow. Four of them are tapped. One of three heads, Naive, "
-        "PUP or MLA (which has a neck before it), makes class scores of them, which are resized "
+        "PUP or MLA (which has a neck before it), makes logits of them, which are resized "
         "to the image. In training, auxiliary heads (on the taps, in MLA on the neck) and the "
         "labels lead to the loss; in testing, classes and labels lead to the mIoU."), role="group")
     at = {part: Box(*place) for part, place in PLACES[shape].items()}

@@ -1,8 +1,8 @@
 """Tiles of a label map: predicting from several views in memory that does not grow with the image.
 
-A view is an image at one scale, mirrored or not, seen through windows. All its scores at the size
+A view is an image at one scale, mirrored or not, seen through windows. All its logits at the size
 of the result may be too many to hold; then the result is worked on in tiles, so large that the
-scores of one take `TILE`. An image of usual size is one tile. In a larger one, the windows that lie
+logits of one take `TILE`. An image of usual size is one tile. In a larger one, the windows that lie
 across the edge of two tiles are run for both.
 
 Shapes: B images, K classes, view (h, w), result (H, W).
@@ -27,7 +27,7 @@ LogitsFn = Callable[[Tensor], Tensor | LazyLogits | SETROutput]
 """From images (B, 3, h, w) to logits (B, K, h, w), or to low ones with the way there."""
 
 TILE = 1 << 28
-"""Scores, classes x pixels, of a tile: 1 GiB in float32, or 1.8 million pixels at 150 classes."""
+"""Values, classes x pixels, of a tile: 1 GiB in float32, or 1.8 million pixels at 150 classes."""
 
 
 class View:
@@ -101,7 +101,7 @@ def labels(
 ) -> Iterator[Tensor]:
     """Label maps (B, H, W) of some images, of all their views each; windows share batches.
 
-    Memory beside the images and the label maps: the scores of a tile, and of one batch.
+    Memory beside the images and the label maps: the logits of a tile, and of one batch.
     """
     for label in _inference_labels(logits_fn, group, batch):
         yield label.clone()  # an ordinary tensor, fit for autograd

@@ -119,7 +119,7 @@ def loss_divisor(
     ``"all"``: the number of pixels. ``"valid"``: N / W, a float64 scalar on the label's device,
     with N the valid pixels of all W processes, each counted with the weight of its class (1
     if there are none, so that 0 / N is 0). In a distributed run ``"valid"`` is a collective call:
-    every process has to make it.
+    every process has to make it. Any other word raises UserError.
     """
     if normalize == "all":
         return label.numel()

@@ -105,7 +105,7 @@ def images_loss(
     logits: Tensor, label: Tensor, resized: Size, ignore_index: int, rows: Tensor, columns: Tensor,
     by_class: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy of some images, and its gradient by the head's scores.
+    """Summed cross-entropy of some images, and its gradient by the head's logits.
 
     Args:
         logits: (B, K, h', w') of any floating type, before the last resize.

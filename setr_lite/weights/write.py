@@ -130,7 +130,7 @@ def fold_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same model without the biases of convolutions that a BatchNorm follows.
 
     BatchNorm subtracts the mean, so ``running_mean - bias`` without the bias gives the same
-    scores, and in training the batch's own mean takes the bias with it.
+    logits, and in training the batch's own mean takes the bias with it.
     """
     folded = dict(state)
     for name, bias in state.items():

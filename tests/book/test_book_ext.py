@@ -317,6 +317,48 @@ def test_the_examples_of_each_part_run(page, monkeypatch, tmp_path):
 
 
 @pytest.mark.smoke
+def test_every_class_and_function_of_the_model_has_an_example():
+    page = (ROOT / "book" / "api_model.md").read_text("utf-8")
+    examples = dict(reference.EXAMPLE.findall(page))
+    wanted = [full for found in reference.ENTRIES.findall(page) for full in found.split()]
+    assert set(wanted) - set(examples) == {"encoder.PRESETS"}
+    assert set(examples) <= set(wanted)
+    for full, text in examples.items():
+        returned = full in ("logits.SETROutput", "running.memory.MemoryEstimate")
+        called = re.search(rf"\b{full.rpartition('.')[2]}(\.from_\w+)?\(", text)
+        assert called or returned, full
+        said = reference.library_reference(full, examples)
+        head = re.split(r"(?m)^(?=`{5}\{py:(?:attribute|method|property)\})", said)[0]
+        assert f"**Example:**\n\n{text}" in head, full
+        assert said.count("`````{py:") == reference.library_reference(full).count("`````{py:")
+
+
+@pytest.mark.slow
+def test_every_example_of_an_entry_runs_by_itself(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "book" / "api_model.md").read_text("utf-8")
+    for full, text in reference.EXAMPLE.findall(page):
+        code, told = (re.search(rf"```{kind}\n(.*?)```", text, re.S)[1]
+                      for kind in ("python", "text"))  # fmt: skip
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(code, {})
+        assert out.getvalue() == told, full
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("shape", ["wide", "narrow"])
+def test_every_box_of_the_calls_leads_to_an_entry(shape):
+    drawing = (ROOT / "book" / "figures" / "drawn" / f"calls-{shape}.svg").read_text("utf-8")
+    links = re.findall(r'href="(api_\w+)\.html#setr_lite\.([\w.]+)"', drawing)
+    assert len(links) == drawing.count("<a ") == drawing.count('class="d-box')
+    for page, full in links:
+        text = (ROOT / "book" / f"{page}.md").read_text("utf-8")
+        assert full in reference.names()
+        assert any(full == name or full.startswith(f"{name}.")
+                   for found in reference.ENTRIES.findall(text) for name in found.split()), full
+
+
+@pytest.mark.smoke
 def test_every_data_set_is_named_with_its_classes():
     page = (ROOT / "book" / "api_data.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]

@@ -11,6 +11,7 @@ from . import (
     attention,
     block,
     building,
+    calls,
     car,
     control,
     mla,
@@ -38,5 +39,6 @@ SCHEMATICS: dict[str, Callable[[str], Drawing]] = {
     "account": account.draw,
     "car": car.draw,
     "pipeline": pipeline.draw,
+    "calls": calls.draw,
 }
 """File name (``NAME-wide.svg``, ``NAME-narrow.svg``) -> what draws it."""
