@@ -12,8 +12,9 @@ folder, RUNS a folder for checkpoints. All runs are the recipes ``finetune_*``.
 - ``all``: the same on the whole training set, scored on the official val.
 
 Three seeds for the head that is best in the search, one for the others. Whole images at one scale,
-and at six scales with mirror images. Ctrl-C ends with a checkpoint, and a finished run and each of
-its scores go to data/runs/camvid_tuned/results.json; started again, the command goes on from both.
+the same with weights rounded as ``setr-lite export --format web --bits 8`` does, and at six scales
+with mirror images. Ctrl-C ends with a checkpoint, and a finished run and each of its scores go to
+data/runs/camvid_tuned/results.json; started again, the command goes on from both.
 An hour or two a head on two cores that compute in bfloat16. ``--only`` trains one run of the scored
 ones at a rate that no search has chosen, for who has less time; with ``--frozen`` its control: the
 same recipe, crops, rates and stochastic depth, but the encoder stays as it is.
@@ -22,6 +23,7 @@ same recipe, crops, rates and stochastic depth, but the encoder stays as it is.
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import json
 import re
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import records
+import torch
 from measure_auxiliary import write
 
 from setr_lite.config import RunConfig
@@ -37,11 +40,13 @@ from setr_lite.datasets import CamVid, CamVidUnseenDrive, SegmentationDataset, l
 from setr_lite.evaluate import evaluate
 from setr_lite.model import SETR
 from setr_lite.recipes import get_recipe
+from setr_lite.web.export import in_bits
 
 OUT = records.RUNS / "camvid_tuned" / "results.json"
 HEADS = ("mla", "pup", "naive")
 RATES = (5e-5, 1e-4, 2e-5)
-WAYS = {"one scale": (),
+EIGHT = "one scale, weights of 8 bits"
+WAYS = {"one scale": (), EIGHT: (),
         "six scales and mirrors": ("eval.ratios=0.5,0.75,1,1.25,1.5,1.75", "eval.flip=true")}
 
 
@@ -127,7 +132,8 @@ def measure(options: argparse.Namespace, arm: Arm, results: dict[str, Any]) -> N
         write(options.out, results)
     model = SETR.from_pretrained(Path(config.train.out) / "last")
     for name, way in unscored(run):
-        found = score(model, test_set(options, name), config.override(*WAYS[way]))
+        asked = rounded(model) if way == EIGHT else model
+        found = score(asked, test_set(options, name), config.override(*WAYS[way]))
         print(name, way, found["miou"], flush=True)
         run["scores"].setdefault(name, {})[way] = found
         write(options.out, results)
@@ -167,6 +173,18 @@ def test_set(options: argparse.Namespace, name: str) -> SegmentationDataset:
     if name == "unseen drive":
         return CamVidUnseenDrive(options.camvid, "val")
     return CamVid(options.camvid if name == "val" else held_out(options), "val")
+
+
+@torch.no_grad()
+def rounded(model: SETR) -> SETR:
+    """A copy that computes with the weights of a page in 8 bits."""
+    model = copy.deepcopy(model)
+    stored = in_bits(model.state_dict(), 8)
+    for name, value in model.state_dict().items():
+        rows = stored[name].flatten(1) if value.dim() > 1 else stored[name]
+        step = stored.get(f"{name}.scale", torch.ones(1))
+        value.copy_((rows * step.view(-1, *[1] * (rows.dim() - 1))).view_as(value))
+    return model
 
 
 def score(model: SETR, dataset: SegmentationDataset, config: RunConfig) -> dict[str, Any]:
