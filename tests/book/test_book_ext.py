@@ -614,6 +614,8 @@ def test_the_notation_calls_chapters_as_the_contents_do():
     text = words.titled("[x](06_pup.ipynb), [y](01_segmentation.ipynb), [model](api_model.md)")
     assert text == ("[PUP](06_pup.ipynb), [What a convolution sees, and what attention sees]"
                     "(01_segmentation.ipynb), [model](api_model.md)")
+    assert words.titled("a\n| [Encoding](04_encoding.ipynb) |") == (
+        "a\n| [Encoding](04_encoding.ipynb) |")
 
 
 @pytest.mark.smoke
@@ -621,11 +623,15 @@ def test_the_symbols_of_single_pages_are_shown():
     assert words.MARKER in words.NOTATION.read_text("utf-8")
     shown = words.symbols_table()
     meanings = re.findall(r"^\| \$.*\[.*$", words.SYMBOLS.read_text("utf-8"), re.M)
-    pages = re.findall(r"^\| \[[^]]+\]\((\w+)\.ipynb\) \| \$", shown, re.M)  # each page once
-    rows = [line for line in shown.splitlines() if " | $" in line]
-    assert f"<summary>{len(meanings)} meanings on {len(pages)} pages" in shown
+    pages = re.findall(r"^\[To the page\]\((\w+)\.ipynb\)$", shown, re.M)
+    rows = [line for line in shown.splitlines() if line.startswith("| $")]
+    assert len(pages) == len({*pages}) == shown.count("</details>")  # each page once
     assert len(rows) == sum(line.count(".ipynb)") for line in meanings) > len(meanings) > 80
     assert pages.index("08_auxiliary") < pages.index("11_five_minutes") < pages.index("09_data")
+    patches = shown.partition("<b>Patch embedding</b>")[2].partition("</details>")[0]
+    assert r"\(E\)</span>" in patches.partition("</summary>")[0]
+    assert "| matrix of the patch embedding | $C \\times 3P^2$ = 1024 x 768 |" in patches
+    assert "; shape" not in shown
 
 
 @pytest.mark.smoke
