@@ -159,7 +159,7 @@ CHANGE_IT_TO = {
     "optim.beta2": "let AdamW adapt sooner in a short run",
     "optim.weight_decay": "keep weights small",
     "optim.warmup": "begin with a low rate",
-    "optim.power": "bend the schedule",
+    "optim.power": "let the rate fall sooner, or later",
     "optim.poly_steps": "end as mmsegmentation 1.x does",
     "optim.min_lr": "train below a rate of 0.0001",
     "optim.clip_norm": "limit rare large gradients",

@@ -85,7 +85,8 @@ def symbols_table() -> str:
         head = ["| symbol | meaning | at 512 |", "|---|---|---|"] if shapes else [
             "| symbol | meaning |", "|---|---|"]
         told += ['<details class="setr-inside setr-letters">\n<summary><b>'
-                 f"{title_of(page)}</b> {shut}</summary>\n", f"[To the page]({page}.ipynb)\n",
+                 f"{title_of(page)}</b> {shut}</summary>\n",
+                 f"Page: [{title_of(page)}]({page}.ipynb)\n",
                  *head, *(f"| {' | '.join(row if shapes else row[:2])} |" for row in rows),
                  "", "</details>\n"]
     return "\n".join(told)

@@ -623,7 +623,7 @@ def test_the_symbols_of_single_pages_are_shown():
     assert words.MARKER in words.NOTATION.read_text("utf-8")
     shown = words.symbols_table()
     meanings = re.findall(r"^\| \$.*\[.*$", words.SYMBOLS.read_text("utf-8"), re.M)
-    pages = re.findall(r"^\[To the page\]\((\w+)\.ipynb\)$", shown, re.M)
+    pages = re.findall(r"^Page: \[[^]]+\]\((\w+)\.ipynb\)$", shown, re.M)
     rows = [line for line in shown.splitlines() if line.startswith("| $")]
     assert len(pages) == len({*pages}) == shown.count("</details>")  # each page once
     assert len(rows) == sum(line.count(".ipynb)") for line in meanings) > len(meanings) > 80
