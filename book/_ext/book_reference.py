@@ -9,8 +9,9 @@
 * ``<!-- names at the top -->`` becomes a table of what ``from setr_lite import ...`` finds.
 * ``<!-- modules: MODULE ... -->`` becomes a line for each module: what it is for, and its other
   public names. ``the rest`` stands for all modules that no other page lists.
-* ``<!-- settings: SECTION -->`` becomes a line of links to them, with their defaults. Their entries
-  read as on the command line: ``section.key = default``, what it means, and what it takes.
+* ``<!-- settings: SECTION -->`` becomes a table of them: default, values, the recipes that differ,
+  and why one would; each leads to its entry. Entries read as on the command line:
+  ``section.key = default``, what it means, what it takes, and what recipes have instead.
 * ``<!-- recipes -->`` becomes a table of them.
 * ``<!-- command-line reference -->`` becomes what ``setr-lite --help`` prints, and of every verb
   its usage and its options, each with an anchor such as ``setr-lite-train-dry-run``, and the
@@ -113,6 +114,91 @@ NAMED = {
 """Setting of type text -> what it names."""
 ALSO = {"train.batch_size": ", `auto`"}
 """Setting -> what it takes beside its type."""
+FAMILIES = {
+    "toytown": r"toytown_", "camvid": r"camvid_(?!dinov2)", "dinov2": r"camvid_dinov2_",
+    "finetune": r"finetune_", "ade20k": r".*_ade20k_", "cityscapes": r".*_cityscapes_",
+    "pascal": r".*_pascal_",
+}  # fmt: skip
+"""What the tables of settings call a family of recipes -> how the names of its recipes begin."""
+CHANGE_IT_TO = {
+    "model.encoder": "train a smaller ViT, or one of timm's",
+    "model.pretrained": "start from trained weights",
+    "model.head": "compare the decoders",
+    "model.dialect": "build the heads as mmsegmentation does",
+    "model.num_classes": "match your data set",
+    "model.patch_size": "have more tokens, or fewer",
+    "model.embed_dim": "build an encoder of your own",
+    "model.depth": "build an encoder of your own",
+    "model.num_heads": "build an encoder of your own",
+    "model.mlp_ratio": "build an encoder of your own",
+    "model.patch_bias": "build mmsegmentation 1.x's encoder",
+    "model.img_size": "follow the crop",
+    "model.odd": "treat odd sizes as mmsegmentation does",
+    "model.channels": "make the decoder lighter",
+    "model.taps": "let the decoder read other depths",
+    "model.aux": "train without auxiliary heads",
+    "model.aux_units": "repeat a config of mmsegmentation",
+    "model.drop_path": "regularise the encoder",
+    "data.name": "train on another data set",
+    "data.root": "say where the images are",
+    "data.classes": "read the class names elsewhere",
+    "data.base_size": "train on larger or smaller images",
+    "data.crop_size": "save memory, or show more context",
+    "data.ratio_range": "vary the scale more or less",
+    "data.cat_max_ratio": "allow crops of one class",
+    "data.flip": "tell left from right",
+    "data.distort": "keep the colours",
+    "data.mean": "match an encoder's training",
+    "data.std": "match an encoder's training",
+    "loss.aux_weight": "weigh the auxiliary losses",
+    "loss.normalize": "leave ignored pixels out of the mean",
+    "loss.class_weights": "favour rare classes",
+    "optim.name": "train with AdamW",
+    "optim.lr": "suit another batch or encoder",
+    "optim.head_multiplier": "set the heads' rate apart",
+    "optim.neck_multiplier": "speed up MLA's new neck",
+    "optim.layer_decay": "change shallow blocks less than deep ones",
+    "optim.momentum": "average gradients over more steps, or fewer",
+    "optim.beta2": "let AdamW adapt sooner in a short run",
+    "optim.weight_decay": "keep weights small",
+    "optim.warmup": "begin with a low rate",
+    "optim.power": "let the rate fall sooner, or later",
+    "optim.poly_steps": "end as mmsegmentation 1.x does",
+    "optim.min_lr": "train below a rate of 0.0001",
+    "optim.clip_norm": "limit rare large gradients",
+    "train.steps": "train longer, or try a run out",
+    "train.batch_size": "fit the memory",
+    "train.fit": "have the batch fitted into memory",
+    "train.accumulate": "split the batch, with its BatchNorm",
+    "train.micro_batch": "split the batch in the encoder alone",
+    "train.grad_checkpointing": "trade time for memory",
+    "train.seed": "see how far runs scatter",
+    "train.out": "keep runs apart",
+    "train.device": "choose a GPU",
+    "train.amp": "train in float32, as published",
+    "train.parallel": "share a model among GPUs",
+    "train.sync_bn": "keep BatchNorm to each process",
+    "train.compile": "try for faster blocks",
+    "train.freeze_encoder": "train the decoder alone",
+    "train.feature_cache": "compute frozen tokens once",
+    "train.workers": "use more cores, or one",
+    "train.eval_every": "follow the score",
+    "train.save_every": "lose less if a run breaks off",
+    "train.keep_last": "keep earlier checkpoints",
+    "train.log_every": "see the loss more often, or less",
+    "train.on_bad_image": "train in spite of damaged files",
+    "eval.mode": "test whole images",
+    "eval.protocol": "score as a publication does",
+    "eval.window": "follow the crop",
+    "eval.stride": "overlap windows more, or less",
+    "eval.window_batch": "save memory, or use it",
+    "eval.base_size": "test at another size than the training's",
+    "eval.ratios": "average over scales",
+    "eval.flip": "average with the mirror image",
+    "eval.amp": "test in bfloat16",
+    "eval.limit": "take a quick look",
+}
+"""Setting -> why one would, in the tables of settings."""
 ENCODERS = {
     "toy": "toy, 5 blocks", "vit_tiny_patch16": "ViT-Ti/16", "vit_base_patch16": "ViT-B/16",
     "vit_large_patch16": "ViT-L/16", "hybrid_base": "ResNet + ViT-B",
@@ -536,7 +622,9 @@ def describe_class(node: ast.ClassDef, module: str) -> str:
     for field, words in fields_of(node):
         # in quotes of its own: the option is read as YAML, which would take off the value's
         if section := section_of(node):
-            said = f"{in_settings(markdown(words, scope))}\n\n{takes(section, node, field, words)}"
+            said = (f"{in_settings(markdown(words, scope))}\n\nValues: "
+                    f"{takes(section, node, field, words)}"
+                    f"{in_recipes(section, field.target.id)}")
             options = f":value: {json.dumps(as_written(ast.literal_eval(field.value)))}"
         else:
             default = default_of(field)
@@ -612,14 +700,57 @@ def section_of(node: ast.ClassDef) -> str | None:
 
 
 def settings_of(section: str) -> str:
-    """MyST of a line of links: each setting of a section with its default, leading to its entry."""
+    """MyST of a table of a section's settings, each with a link to its entry."""
     name = SECTIONS_OF_A_RUN[section]
-    links = []
-    for field, _ in fields_of(nodes_of("config")[name][0]):
-        key, default = field.target.id, as_written(ast.literal_eval(field.value))
-        said = f"{key}={default.replace('(empty)', '')}"
-        links.append(f"{{py:obj}}`{said} <setr_lite.config.{name}.{key}>`")
-    return " ".join(links)
+    node = nodes_of("config")[name][0]
+    rows = ["| setting | default | values | differs in | change it to |", "|---|---|---|---|---|"]
+    for field, words in fields_of(node):
+        key = field.target.id
+        setting, default = f"{section}.{key}", as_written(ast.literal_eval(field.value))
+        cells = [f"{{py:obj}}`{setting} <setr_lite.config.{name}.{key}>`",
+                 default if default == "(empty)" else f"`{default}`",
+                 takes(section, node, field, words), where(section, key), CHANGE_IT_TO[setting]]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(["````{table}\n:class: setr-stack setr-settings\n", *rows, "````\n"])
+
+
+@cache
+def other_values(section: str, key: str) -> dict[str, tuple[str, ...]]:
+    """Family of recipes -> what its recipes have, where one of them has not the default."""
+    with library():
+        from setr_lite.config import RunConfig
+        from setr_lite.recipes.named import RECIPES as known
+    default, found = as_written(getattr(getattr(RunConfig(), section), key)), {}
+    kind = type(getattr(getattr(RunConfig(), section), key))
+    for family, names_of in FAMILIES.items():
+        runs = [make() for name, make in known.items() if re.match(names_of, name)]
+        values = [getattr(getattr(run, section), key) for run in runs]
+        # a rate of 1 is the rate 1.0
+        texts = tuple(dict.fromkeys(
+            as_written(kind(v) if kind is float and v is not None else v) for v in values))
+        if texts != (default,):
+            found[family] = texts
+    return found
+
+
+def where(section: str, key: str) -> str:
+    """The families of recipes with another value than the default, in a few words."""
+    found = other_values(section, key)
+    others = [family for family in FAMILIES if family not in found]
+    if len(found) > len(FAMILIES) - 2:
+        return f"all but {others[0]}" if others else "all"
+    return ", ".join(found) or "-"
+
+
+def in_recipes(section: str, key: str) -> str:
+    """What recipes have instead of the default: values, then the families that have them."""
+    by_value: dict[tuple[str, ...], list[str]] = {}
+    for family, values in other_values(section, key).items():
+        by_value.setdefault(values, []).append(family)
+    told = [f"{', '.join(families)} " + " ".join(
+        "(empty)" if value == "(empty)" else f"`{value}`" for value in values)
+            for values, families in by_value.items()]  # fmt: skip
+    return f"\n\nRecipes: {'; '.join(told)}" if told else ""
 
 
 def in_settings(words: str) -> str:
@@ -628,18 +759,20 @@ def in_settings(words: str) -> str:
 
 
 def takes(section: str, node: ast.ClassDef, field: ast.AnnAssign, words: str) -> str:
-    """The values of a setting, for its entry; of some they stand in its words."""
+    """The values of a setting; of some they stand in its words."""
     setting = f"{section}.{field.target.id}"
     values = values_of(field.annotation, ranges_of(node).get(setting, ""))
     if setting in LISTED:
         values = " ".join(f"`{word}`" for word in re.findall("``(.+?)``", words))
-    return f"Values: {NAMED.get(setting, values)}{ALSO.get(setting, '')}"
+    return f"{NAMED.get(setting, values)}{ALSO.get(setting, '')}"
 
 
 def as_written(value: Any) -> str:
     """A default as one would write it behind ``section.key=``."""
     if value == "":
         return "(empty)"
+    if isinstance(value, float) and 0 < abs(value) < 1e-4:
+        return f"{value:.12f}".rstrip("0")
     several = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return several.lower() if value is None or isinstance(value, bool) else several
 
@@ -654,10 +787,10 @@ def values_of(kind: ast.expr, allowed: str = "") -> str:
         if ast.unparse(kind.value) == "Literal":
             return " ".join(f"`{word.value}`" for word in inner)
         written = ["..." if isinstance(e, ast.Constant) else values_of(e) for e in inner]
-        return f"`{','.join(written)}`"
+        return f"`{','.join(written)}` {allowed}".strip()
     name = ast.unparse(kind)
     if name in VALUES:
-        return f"{VALUES[name]} {allowed}".strip() if name in ("int", "float") else VALUES[name]
+        return f"{VALUES[name]} {allowed}".strip()
     alias = next(node.value for node in tree_of("config").body
                  if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name)
     return values_of(alias)

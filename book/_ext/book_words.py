@@ -3,8 +3,9 @@
 * On claims.md a comment below a heading becomes the heading's words; what links to it stays.
 * On every page the first mention of a word of the glossary links to it. Words of two senses link
   only where the glossary's is the sense: ``ONLY_ON``, ``INSTEAD`` and ``OTHER_SENSE`` say where.
-* ``<!-- symbols of single pages -->`` becomes the table of symbols.md, folded, page by page. On the
-  page of notation a link to a chapter has the chapter's own title, up to its colon.
+* ``<!-- symbols of single pages -->`` becomes the table of symbols.md, a folded one for each page.
+  On the page of notation a link to a chapter has the chapter's own title, up to its colon, but
+  for those in tables.
 """
 
 from __future__ import annotations
@@ -67,19 +68,28 @@ def say_claims(app: Any, doctree: Any) -> None:
 
 
 def symbols_table() -> str:
-    """MyST of the symbols that pages have to themselves, folded, the pages in the book's order."""
+    """MyST of the symbols that pages have to themselves: a folded table for each page, in the
+    book's order, which names its symbols while it is shut."""
     listed = re.findall(r"^\| (\$.*) \| (.*) \| (\[.*) \|$", SYMBOLS.read_text("utf-8"), re.M)
-    rows = []
+    told = []
     for page in re.findall(r"file: book/(\w+)$", CONTENTS.read_text("utf-8"), re.M):
-        for symbol, meaning, pages in listed:
-            if link := re.search(rf"\[[^]]+\]\({page}\.ipynb\)", pages):
-                rows.append((link[0], symbol, meaning))
-    told = [("" if i and link == rows[i - 1][0] else link, *words)
-            for i, (link, *words) in enumerate(rows)]  # fmt: skip
-    count = f"{len(listed)} meanings on {len({row[0] for row in rows})} pages"
-    return "\n".join([f'<details class="setr-inside">\n<summary>{count}</summary>\n',
-                      "| page | symbol | meaning |", "|---|---|---|",
-                      *(f"| {' | '.join(row)} |" for row in told), "", "</details>\n"])
+        rows = [(symbol, *meaning.partition("; shape ")[::2]) for symbol, meaning, pages in listed
+                if f"]({page}.ipynb)" in pages]  # fmt: skip
+        if not rows:
+            continue
+        letters = dict.fromkeys(letter for row in rows for letter in re.findall(r"\$.+?\$", row[0]))
+        shut = " ".join(f'<span class="math notranslate nohighlight">\\({letter[1:-1]}\\)</span>'
+                        for letter in letters)  # fmt: skip
+        shapes = any(shape for *_, shape in rows)
+        rows = [(symbol, said, shape or "-") for symbol, said, shape in rows]
+        head = ["| symbol | meaning | at 512 |", "|---|---|---|"] if shapes else [
+            "| symbol | meaning |", "|---|---|"]
+        told += ['<details class="setr-inside setr-letters">\n<summary><b>'
+                 f"{title_of(page)}</b> {shut}</summary>\n",
+                 f"Page: [{title_of(page)}]({page}.ipynb)\n",
+                 *head, *(f"| {' | '.join(row if shapes else row[:2])} |" for row in rows),
+                 "", "</details>\n"]
+    return "\n".join(told)
 
 
 @cache
@@ -91,14 +101,15 @@ def title_of(page: str) -> str:
 
 
 def titled(text: str) -> str:
-    """MyST whose links to chapters are called as the contents call these."""
-    return re.sub(r"\[[^]]+\]\((\w+)\.ipynb\)",
-                  lambda link: f"[{title_of(link[1])}]({link[1]}.ipynb)", text)
+    """MyST whose links to chapters are called as the contents call these, short in tables."""
+    return re.sub(r"(?m)^(?!\|).*", lambda line: re.sub(
+        r"\[[^]]+\]\((\w+)\.ipynb\)",
+        lambda link: f"[{title_of(link[1])}]({link[1]}.ipynb)", line[0]), text)
 
 
 def show_symbols(app: Any, page: str, source: list[str]) -> None:
     if MARKER in source[0]:
-        source[0] = titled(source[0].replace(MARKER, symbols_table()))
+        source[0] = titled(source[0]).replace(MARKER, symbols_table())
 
 
 # --- glossary -----------------------------------------------------------------------------------

@@ -225,8 +225,9 @@ def test_every_setting_is_explained_once():
             assert full in reference.names()
             assert reference.target(f"{section}.{key}", ()) == f"setr_lite.{full}"
             default = reference.as_written(getattr(getattr(RunConfig(), section), key))
-            said = f"`{key}={default.replace('(empty)', '')} <setr_lite.{full}>`"
-            assert reference.settings_of(section).count(said) == 1
+            shown = default if default == "(empty)" else f"`{default}`"
+            row = f"| {{py:obj}}`{section}.{key} <setr_lite.{full}>` | {shown} | "
+            assert reference.settings_of(section).count(row) == 1
             said = reference.entry(full.rpartition(".")[0])
             assert said.count(f"{{py:attribute}} {key}\n:value: ") == 1
     page = (ROOT / "book" / "api_settings.md").read_text("utf-8")
@@ -234,6 +235,7 @@ def test_every_setting_is_explained_once():
     settings = {f"{s}.{key}" for s, part in RunConfig().to_dict().items()
                 if isinstance(part, dict) for key in part}  # fmt: skip
     assert {*reference.LISTED, *reference.NAMED, *reference.ALSO} <= settings
+    assert {*reference.CHANGE_IT_TO} == settings
 
 
 @pytest.mark.smoke
@@ -260,22 +262,46 @@ def test_what_belongs_together_does():
 
 
 @pytest.mark.smoke
-def test_the_families_have_the_settings_that_the_page_gives_them():
+def test_the_families_of_recipes_are_those_that_there_are():
+    """Each recipe is in one of them, and what an entry gives a family its recipes have."""
     from setr_lite import RECIPES, RunConfig
 
+    families = {name: [family for family, begins in reference.FAMILIES.items()
+                       if re.match(begins, name)] for name in RECIPES}  # fmt: skip
+    assert all(len(found) == 1 for found in families.values()), families
+    runs = [(families[name][0], make()) for name, make in RECIPES.items()]
+    for section in reference.SECTIONS_OF_A_RUN:
+        for key in getattr(runs[0][1], section).__dataclass_fields__:
+            told = reference.other_values(section, key)
+            for family, run in runs:
+                values = told.get(family, (reference.as_written(
+                    getattr(getattr(RunConfig(), section), key)),))
+                setting = [f"{section}.{key}={value.replace('(empty)', '')}" for value in values]
+                assert run in [run.override(word) for word in setting], (section, key, family)
+    assert reference.where("train", "steps") == "all but ade20k"
+    assert reference.where("eval", "base_size") == "pascal"
+    assert reference.in_recipes("optim", "lr").startswith("\n\nRecipes: toytown `0.0015`; dinov2 ")
+    page = " ".join((ROOT / "book" / "api_settings.md").read_text("utf-8").split())
+    named = page.partition("Families are ")[2].partition(". ")[0]
+    assert [family for family in reference.FAMILIES if family not in named] == []
+    first = RECIPES["pup_ade20k_512_160k"]().to_dict()
+    differ = {f"{section}.{key}" for section, part in RunConfig().to_dict().items()
+              if isinstance(part, dict) for key in part if part[key] != first[section][key]}
+    assert differ == {"model.taps", "model.pretrained", "train.save_every", "train.log_every"}
+
+
+@pytest.mark.smoke
+def test_the_examples_of_the_settings_are_settings():
+    from setr_lite import get_recipe
+
     page = (ROOT / "book" / "api_settings.md").read_text("utf-8")
-    head, _, *rows = (
-        [cell.strip(" `*") for cell in line.split("|")[1:-1]]
-        for line in page[page.index("| default | finetune") :].partition("\n\n")[0].splitlines())
-    assert rows
-    for default, *values in rows:
-        key = default.partition("=")[0]
-        values.insert(0, default.partition("=")[2])
-        for family, value in zip(head, values, strict=True):
-            runs = ([RunConfig()] if family == "default" else
-                    [make() for name, make in RECIPES.items() if name.startswith(family)])
-            assert runs
-            assert all(run.override(f"{key}={value}") == run for run in runs), (key, family)
+    blocks = re.findall(r"```{code-block} (\w+)\n(.*?)```", page, re.S)
+    assert [kind for kind, _ in blocks] == ["bash", "python", "bash", "python", *["bash"] * 3]
+    words = [word for _, block in blocks for word in re.findall(r"[a-z]+\.\w+=[^\s\"]+", block)]
+    config = get_recipe("toytown_pup").override(*words)
+    assert len(words) == 11
+    assert config.data.crop_size == config.model.img_size == (96, 96)
+    assert config.train.out == "runs/third"
 
 
 def run_examples(page, scope, tmp_path, monkeypatch):
@@ -480,7 +506,8 @@ def test_settings_say_what_they_take_and_what_their_default_means():
     assert told["train.batch_size"][2] == "int ≥ 1, `auto`"
     assert told["optim.lr"][2] == "number > 0"
     assert told["train.device"][2] == "`auto` `cpu` `cuda` `cuda:N`"
-    assert told["loss.class_weights"][2] == "`number,...` `auto` `none`"
+    assert told["loss.class_weights"][2] == "`number,...` 0..10⁶ `auto` `none`"
+    assert told["model.img_size"][2] == "`int,int` 1..16384"
     assert told["train.out"][0] == "(empty)"
     assert "``none`` takes the rule" in told["model.taps"][1]
 
@@ -629,6 +656,8 @@ def test_the_notation_calls_chapters_as_the_contents_do():
     text = words.titled("[x](06_pup.ipynb), [y](01_segmentation.ipynb), [model](api_model.md)")
     assert text == ("[PUP](06_pup.ipynb), [What a convolution sees, and what attention sees]"
                     "(01_segmentation.ipynb), [model](api_model.md)")
+    assert words.titled("a\n| [Encoding](04_encoding.ipynb) |") == (
+        "a\n| [Encoding](04_encoding.ipynb) |")
 
 
 @pytest.mark.smoke
@@ -636,11 +665,15 @@ def test_the_symbols_of_single_pages_are_shown():
     assert words.MARKER in words.NOTATION.read_text("utf-8")
     shown = words.symbols_table()
     meanings = re.findall(r"^\| \$.*\[.*$", words.SYMBOLS.read_text("utf-8"), re.M)
-    pages = re.findall(r"^\| \[[^]]+\]\((\w+)\.ipynb\) \| \$", shown, re.M)  # each page once
-    rows = [line for line in shown.splitlines() if " | $" in line]
-    assert f"<summary>{len(meanings)} meanings on {len(pages)} pages" in shown
+    pages = re.findall(r"^Page: \[[^]]+\]\((\w+)\.ipynb\)$", shown, re.M)
+    rows = [line for line in shown.splitlines() if line.startswith("| $")]
+    assert len(pages) == len({*pages}) == shown.count("</details>")  # each page once
     assert len(rows) == sum(line.count(".ipynb)") for line in meanings) > len(meanings) > 80
     assert pages.index("08_auxiliary") < pages.index("11_five_minutes") < pages.index("09_data")
+    patches = shown.partition("<b>Patch embedding</b>")[2].partition("</details>")[0]
+    assert r"\(E\)</span>" in patches.partition("</summary>")[0]
+    assert "| matrix of the patch embedding | $C \\times 3P^2$ = 1024 x 768 |" in patches
+    assert "; shape" not in shown
 
 
 @pytest.mark.smoke

@@ -68,5 +68,32 @@ def test_the_table_names_nothing_that_is_not_there():
 
 
 def test_the_notation_page_is_for_all_pages():
-    """What a single page needs stands there, and not among what every reader has to know."""
-    assert ".ipynb" not in NOTATION.partition("## Symbols")[2].partition("## Words")[0]
+    """What a single page needs stands in symbols.md, not among what every reader has to know."""
+    rows = re.findall(r"^\| (\$.*) \|$", NOTATION, flags=re.M)
+    assert {len(row.split(" | ")) for row in rows} == {5}
+
+
+@pytest.mark.smoke
+def test_the_numbers_of_the_table_are_those_of_its_recipes():
+    from setr_lite import get_recipe
+    from setr_lite.encoder import PRESETS
+
+    rows = {row[0]: row[2:4] for row in (
+        line.split(" | ") for line in re.findall(r"^\| (\$.*) \|$", NOTATION, flags=re.M))}
+    for column, name in enumerate(("pup_ade20k_512_160k", "toytown_pup")):
+        run, value = get_recipe(name), {symbol: row[column] for symbol, row in rows.items()}
+        size = PRESETS[run.model.encoder]
+        height, width = run.data.crop_size
+        patch, dim, heads = size["patch_size"], size["embed_dim"], size["num_heads"]
+        h, w = height // patch, width // patch
+        assert value["$B$"] == str(run.train.batch_size)
+        assert value["$H$, $W$"] == f"{height}, {width}"
+        assert value["$P$"] == str(patch)
+        assert value["$h$, $w$"] == f"{h}, {w}"
+        assert value["$N$"] == str(h * w)
+        assert value["$C$"] == value["$D$"] == str(dim)
+        assert value["$A$, $d$"] == f"{heads}, {dim // heads}"
+        assert value["$L$"] == str(size["depth"])
+        assert value["$c$"] == str(run.model.channels)
+        assert value["$K$"] == str(run.model.num_classes)
+        assert value["$T$, $t$"].replace(",", "") == str(run.train.steps)
