@@ -1,6 +1,6 @@
 """What the little SETR of ToyTown looks at, each number beside what could explain it otherwise.
 
-    OMP_NUM_THREADS=1 python book/_tools/measure_inside.py [own_kind influence heads place cosines]
+    OMP_NUM_THREADS=1 python book/_tools/measure_inside.py [PART ...]
 
 On held-out streets of ToyTown, drawn here. Writes data/runs/inside_controls/NAME.json for each
 part; a part whose file is there is skipped (delete it to measure again).
@@ -9,6 +9,8 @@ part; a part whose file is there is skipped (delete it to measure again).
   of patches that lie the same way apart, and against the head's average asker.
 - influence: what moves when a square is covered, against guesses: nearness, distance from the
   mean colour, attention, rollout (of another token, of the average token), gradients.
+- surroundings: what linear probes read from the token of one patch when its surroundings, or it,
+  are exchanged, without attention, and in an untrained encoder.
 - heads: mIoU without one head.
 - place: row and column read from tokens, with the position table and without it.
 - cosines: gradients of main and auxiliary losses, against those of two main heads.
@@ -20,7 +22,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,7 @@ from torch import Tensor
 
 from setr_lite import SETR, ConfusionMatrix, attention_maps, segmentation_loss
 from setr_lite.datasets import Cityscapes
+from setr_lite.inside.stages import fit_readout
 from setr_lite.recipes import get_recipe
 from setr_lite.toytown import CLASSES, render_scene, scene_seed
 from setr_lite.train import seed_everything
@@ -38,6 +42,7 @@ from setr_lite.train import seed_everything
 OUT = records.ROOT / "data/runs/inside_controls"
 MODEL = records.ROOT / "data/runs/toytown_pup/model"
 GRID, STREETS, LEARN = (12, 24), 48, 96
+PROBED, OF_EACH = 24, 2
 PLACES = GRID[0] * GRID[1]
 KIND = torch.tensor([Cityscapes.classes.index(c.name) for c in CLASSES])
 RESAMPLES = 4000
@@ -232,6 +237,95 @@ def gradients(model: SETR, image: Tensor) -> tuple[Tensor, Tensor]:
     return squares(g), squares(g * image[0])
 
 
+# --- from itself, or from its surroundings? ------------------------------------------------------
+
+
+def surroundings() -> dict[str, Any]:
+    """Accuracy of linear probes before block 1 and after each, for patches of a single class."""
+    seed_everything(0, 0)
+    model, rng = SETR.from_pretrained(MODEL), torch.Generator().manual_seed(0)
+    untrained = SETR.from_config(model.config.model).eval()
+    shown = [street(i, "train") for i in range(PROBED)]
+    probes, blind = (fit_probes(m, shown) for m in (model, untrained))
+    rows: list[Any] = []
+    for index in range(STREETS):
+        (image, label), (other, _) = street(index), street(index + STREETS)
+        asked, kind = some_of_each_class(label, rng)
+        here, there = (cells(model.preprocess(i)) for i in (image, other))
+        changed = {"intact": here.repeat(len(asked), 1, 1, 1, 1)}
+        for name in ("shuffled around", "another street around", "another street's patch"):
+            changed[name] = torch.stack([exchange(name, here[0], there[0], i, rng) for i in asked])
+        found = {name: read(model, probes, c, asked) for name, c in changed.items()}
+        found["untrained"] = read(untrained, blind, changed["intact"], asked)
+        with silent(model):
+            found["no attention"] = read(model, probes, changed["intact"], asked)
+        rows.append([(f.argmax(-1) == kind).double().mean(1).tolist() for f in found.values()])
+    table = np.array(rows)  # (streets, conditions, depths)
+    return {"streets": STREETS, "learned_on": PROBED, "patches_of_a_class": OF_EACH,
+            "accuracy": {name: interval(table[:, i]) for i, name in enumerate(found)}}
+
+
+def fit_probes(model: SETR, shown: list[tuple[Tensor, Tensor]]) -> list[Any]:
+    """A linear probe for each depth."""
+    images = torch.cat([model.preprocess(image) for image, _ in shown])
+    labels = torch.stack([label for _, label in shown])
+    return [fit_readout(x.mT.unflatten(2, GRID), labels, 19, decay=1e-3, steps=12)
+            for x in streams(model.encoder, images)]
+
+
+def some_of_each_class(label: Tensor, rng: torch.Generator) -> tuple[list[int], Tensor]:
+    """Up to OF_EACH patches of every class, drawn from those whose pixels have no other."""
+    pixels = cells(label[None, None])[0].flatten(1)
+    kind = pixels[:, 0]
+    whole = (pixels == kind[:, None]).all(1) & (kind < 19)
+    asked: list[int] = []
+    for one in kind[whole].unique():
+        those = (whole & (kind == one)).nonzero().flatten()
+        asked += those[torch.randperm(len(those), generator=rng)[:OF_EACH]].tolist()
+    return asked, kind[asked]
+
+
+def exchange(name: str, here: Tensor, there: Tensor, i: int, rng: torch.Generator) -> Tensor:
+    """The cells of a street with patch i, or with all others, exchanged."""
+    out = here.clone()
+    if name == "shuffled around":
+        rest = torch.tensor([j for j in range(PLACES) if j != i])
+        out[rest] = here[rest[torch.randperm(len(rest), generator=rng)]]
+    elif name == "another street around":
+        out = there.clone()
+        out[i] = here[i]
+    else:
+        out[i] = there[i]
+    return out
+
+
+def cells(images: Tensor) -> Tensor:
+    """(B, C, 96, 192) -> (B, 288, C, 8, 8)."""
+    parts = images.unflatten(3, (GRID[1], 8)).unflatten(2, (GRID[0], 8))
+    return parts.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+
+def read(model: SETR, probes: list[Any], changed: Tensor, asked: list[int]) -> Tensor:
+    """(depths, asked, 19): scores of patch asked[i] in image i."""
+    parts = changed.unflatten(1, GRID).permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+    own = torch.arange(len(asked))
+    return torch.stack([
+        probe(x[own, asked][:, :, None, None])[..., 0, 0]
+        for probe, x in zip(probes, streams(model.encoder, parts), strict=True)])
+
+
+@contextmanager
+def silent(model: SETR) -> Iterator[None]:
+    """Every head adds nothing to the residual stream."""
+    weights = [block.attn.proj.weight for block in model.encoder.blocks]
+    kept = [w.data.clone() for w in weights]
+    for w in weights:
+        w.data.zero_()
+    yield
+    for w, old in zip(weights, kept, strict=True):
+        w.data = old
+
+
 # --- without one head ----------------------------------------------------------------------------
 
 
@@ -393,7 +487,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "cosines": cosines, "own_kind": own_kind, "place": place, "influence": influence,
-    "heads": heads}
+    "surroundings": surroundings, "heads": heads}
 
 if __name__ == "__main__":
     main()
