@@ -110,7 +110,9 @@ def image_flops(config: RunConfig) -> float:
     if config.train.freeze_encoder:
         model.encoder.requires_grad_(False)
     if config.train.feature_cache:
-        tokens = model.encoder(image)
+        patch = model.encoder.patch_size
+        whole = (side + -side % patch for side in config.data.crop_size)  # as SETR pads it
+        tokens = model.encoder(image.new_empty(batch, 3, *whole))
         model.encoder.__dict__["forward"] = lambda _: tokens  # the instance's own
     with FlopCounterMode(display=False) as counter:
         add_gradients(model, image, label, config.override("train.accumulate=1"))

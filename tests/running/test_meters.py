@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from setr_lite import logits
 from setr_lite.encoder import PRESETS
-from setr_lite.recipes import get_recipe
+from setr_lite.recipes import RECIPES, get_recipe
 from setr_lite.running.meters import (
     Speed,
     _left_in_group,
@@ -50,6 +50,14 @@ def test_recomputing_is_no_work_and_a_frozen_encoder_less():
     assert image_flops(config.override("train.micro_batch=1")) == plain
     frozen = image_flops(config.override("train.freeze_encoder=true"))
     assert frozen < 0.8 * plain
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("camvid_dinov2")])
+def test_photographs_without_whole_patches_come_out_of_a_cache(name):
+    config = get_recipe(name)
+    assert any(side % 14 for side in config.data.crop_size)
+    cached = image_flops(config.override("train.feature_cache=folder"))
+    assert 0 < cached < 0.3 * image_flops(config)
 
 
 def test_a_rate_counts_products():
