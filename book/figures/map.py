@@ -114,7 +114,7 @@ def words() -> dict[str, tuple[str, ...]]:
         "mla": ("MLA", f"~{maps['mla']}"),
         "resize": ("resize", f"~to {SIDE} × {SIDE}"),
         "classes": ("classes", f"~best of {traces['pup'].shapes['head'][0]}"),
-        "auxiliary": ("auxiliary heads", "~on taps; MLA: its neck"),
+        "auxiliary": ("auxiliary heads", "~on taps; MLA: neck"),
         "loss": ("loss",), "labels": ("labels",),
         "score": ("mIoU",),
     }  # fmt: skip
