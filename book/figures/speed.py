@@ -161,8 +161,8 @@ def block_under_roof(
             f"residual sum are memory-bound, far left; the ridge point "
             f"is at {machines[machine][0] / machines[machine][1]:.0f} "
             f"operations a byte."),
-        caption="▼ residual sum, ● LayerNorm and GELU, ■ linear layers, ▲ fused attention, ◆ explicit "
-                "attention, each at the most that the machine can reach. The roof "
+        caption="▼ residual sum, ● LayerNorm and GELU, ■ linear layers, ▲ fused attention, "
+                "◆ explicit attention, each at the most that the machine can reach. The roof "
                 "is that of this core as measured, of an A100 of 40 GB by NVIDIA's data sheet. "
                 "Dashes (this core, 1 image, 512 px): the rate measured, above the roof "
                 "where values are still in the cache.")
