@@ -109,58 +109,51 @@ def block_under_roof(
             that of ``clocked_rates``.
         clocked_rates: operations a second that were measured, at a crop of 512.
     """
-    fig, ax = plt.subplots(figsize=(3.9, 4.4), dpi=92)
-    line = np.logspace(-1.7, 4, 200)
+    fig, ax = plt.subplots(figsize=(3.9, 3.5), dpi=92)
+    line = np.logspace(-1.7, 4.5, 200)
     (roof,) = ax.loglog(line, line, color="#333333")
     ax.set(xlabel="intensity: operations a byte",
-           ylabel="reachable GFLOP/s", xlim=(0.04, 12000))
+           ylabel="reachable GFLOP/s", xlim=(0.04, 20000))
     names = list(operators(1, 512))
-    # marks that lie on one another are one; that of the MLP is
-    # larger, for it lies below that of qkv
-    look = {"LayerNorm": ("o", 0, 9, "LayerNorm twice, GELU"),
-            "GELU": ("o", 0, 9, None), "qkv": ("s", 1, 7, "qkv"),
-            "attention, fused": ("^", 2, 9, "attention, fused"),
-            "attention, explicit": ("D", 3, 8, "attention, explicit"),
-            "projection": ("X", 4, 9, "projection"),
-            "MLP, up": ("p", 5, 15, "MLP, up and down"),
-            "MLP, down": ("p", 5, 15, None),
-            "residual sum": ("v", 6, 9, "residual sum, twice")}
-    colors = (*LINES, "#8C510A")
-    dots, clocked = ([ax.plot(
-        [1], [1], look[name][0], ms=6 if clock else look[name][2],
-        color=colors[look[name][1]], zorder=20 - look[name][2],
-        mec=colors[look[name][1]] if clock else "white",
-        mfc="none" if clock else colors[look[name][1]],
-        label=None if clock else look[name][3])[0]
-        for name in names] for clock in (False, True))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.17), ncol=2,
-              fontsize=9, frameon=False, handletextpad=0.1,
-              columnspacing=0.8)
+    groups = {"residual sum": ("v", 4, ("residual sum",)),
+              "LayerNorm, GELU": ("o", 0, ("LayerNorm", "GELU")),
+              "linear layers": ("s", 1, ("qkv", "projection", "MLP, up", "MLP, down")),
+              "attention, fused": ("^", 2, ("attention, fused",)),
+              "attention, explicit": ("D", 3, ("attention, explicit",))}
+    marks, clocked = {}, {}
+    for label, (shape, color, members) in groups.items():
+        (marks[label],) = ax.plot(
+            [1], [1], shape, ms=8, color=LINES[color], mec="white", zorder=5)
+        for name in members:                 # from the mark to the rate measured
+            (clocked[name],) = ax.plot(
+                [], [], "_-", ms=9, mew=2, lw=1.2, color=LINES[color], markevery=[1])
     words = ax.set_title("", fontsize=10)
 
     def show(machine, crop):
         fast, wide, size_of, batch = machines[machine]
         roof.set_ydata(np.minimum(fast, wide * line) / 1e9)
         ax.set_ylim(0.02 * wide / 1e9, 3 * fast / 1e9)
-        total = 0.0
-        for dot, open_, (name, (flops, size)) in zip(
-                dots, clocked, operators(batch, crop, bytes_=size_of).items(), strict=True):
-            rate = min(fast, wide * flops / size)
-            dot.set_data([flops / size], [rate / 1e9])
-            here = machine == next(iter(machines)) and crop == 512 and name in clocked_rates
-            open_.set_data(
-                *([flops / size], [clocked_rates[name] / 1e9]) if here else ([], []))
-            if "explicit" not in name:
-                total += (1 + (name in TWICE)) * flops / rate
-        ms = 1e3 * total
+        here = machine == next(iter(machines)) and crop == 512
+        work = operators(batch, crop, bytes_=size_of)
+        at = {name: (flops / size, min(fast, wide * flops / size) / 1e9)
+              for name, (flops, size) in work.items()}
+        for label, (_, _, members) in groups.items():
+            marks[label].set_data(*zip(*map(at.get, members), strict=True))
+        for name in names:
+            x, y = at[name]
+            clocked[name].set_data(
+                *([x, x], [y, clocked_rates[name] / 1e9])
+                if here and name in clocked_rates else ([], []))
+        ms = 1e-6 * sum((1 + (name in TWICE)) * flops / at[name][1]
+                        for name, (flops, _) in work.items() if "explicit" not in name)
         ms = f"{ms:,.0f}" if ms >= 10 else f"{ms:.2g}"
         words.set_text(f"crop of {crop} px: a block takes "
                        f"{ms} ms or more")
 
     return Grid(
-        fig, show, machines, (64, 512, 2048),
+        fig, show, machines, (64, 256, 512, 1024, 2048),
         labels=("machine", "crop"), menus=(True, False),
-        start=(0, 1), quality=40,
+        start=(0, 2), quality=40,
         show=(str, lambda c: f"{c} px"),
         alt=lambda machine, crop: (
             f"Roofline of {machine} of {crop} pixels, with the "
@@ -168,7 +161,8 @@ def block_under_roof(
             f"residual sum are memory-bound, far left; the ridge point "
             f"is at {machines[machine][0] / machines[machine][1]:.0f} "
             f"operations a byte."),
-        caption="Each filled mark is an operator at the most that the machine can reach. The roof "
+        caption="▼ residual sum, ● LayerNorm and GELU, ■ linear layers, ▲ fused attention, "
+                "◆ explicit attention, each at the most that the machine can reach. The roof "
                 "is that of this core as measured, of an A100 of 40 GB by NVIDIA's data sheet. "
-                "Open (this core, 1 image, 512 px): the rate measured, above the roof "
+                "Dashes (this core, 1 image, 512 px): the rate measured, above the roof "
                 "where values are still in the cache.")
