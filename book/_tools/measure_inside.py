@@ -140,7 +140,7 @@ def by_offset(maps: Tensor) -> Tensor:
 # --- what moves when a square is covered ---------------------------------------------------------
 
 def influence() -> dict[str, Any]:
-    """Rank correlations of eleven guesses with two measured influences."""
+    """Rank correlations of nine guesses with two measured influences."""
     sys.path.insert(0, str(records.ROOT / "book"))
     from figures.influence import moved, rank_correlation
 
