@@ -17,9 +17,10 @@ THREE := -n 3 --dist loadfile --no-loadscope-reorder
 PAGE_TESTS := tests/book/test_site.py tests/book/test_browser.py
 PAIR := -n 2 --dist loadgroup
 ONE_THREAD := OMP_NUM_THREADS=1
-# these take three fifths of the notebooks' seconds
-LONG := $(patsubst %,book/%.ipynb,03_position 07_mla 07b_alive 09b_your_pictures 10_measuring \
-          10b_protocols 11_five_minutes 12_weight_conversion 13_ade20k 14_cityscapes 21_after_setr)
+# these take three quarters of the notebooks' seconds
+LONG := $(patsubst %,book/%.ipynb,03_position 06_pup 07_mla 07b_alive 08_auxiliary \
+          09b_your_pictures 10_measuring 10b_protocols 11_five_minutes 12_weight_conversion \
+          13_ade20k 14_cityscapes 16_scaling_out 18_inside 21_after_setr)
 NBVAL := $(ONE_THREAD) $(PYTEST) --nbval --nbval-current-env \
          --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 \
          $(TWO) -W 'ignore::ResourceWarning'

@@ -435,6 +435,7 @@ def test_another_order_of_classes_is_not_resumed(tmp_path):
         score_checkpoint(tmp_path / "run" / "last")
 
 
+@pytest.mark.slow
 def test_a_log_that_a_spreadsheet_touched(tmp_path):
     run(tmp_path, "train.steps=2")
     log = tmp_path / "log.csv"

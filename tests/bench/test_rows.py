@@ -37,7 +37,8 @@ def measure(kind: str, against: str = "plain", **settings) -> dict:
     ("kind", "settings"),
     [
         ("forward", {"labels": True}),
-        ("train", {"head": "mla", "dialect": "official", "batch": 2}),
+        pytest.param(
+            "train", {"head": "mla", "dialect": "official", "batch": 2}, marks=pytest.mark.slow),
         ("eval", {"image_size": (48, 80), "stride": 24}),
         ("loss", {"batch": 2}),
     ],

@@ -63,6 +63,7 @@ def pages(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_with_an_address_there_are_launch_buttons(pages):
     links = [a["href"] for a in pages["with"].find_all("a", href=True)]
     assert ADDRESS in links

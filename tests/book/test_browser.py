@@ -281,6 +281,7 @@ def test_menus_change_the_picture(page):
     assert page.problems == []
 
 
+@pytest.mark.slow
 def test_play_buttons_play(page):
     players = page.locator(".widget-play")
     if not players.count():
@@ -350,6 +351,7 @@ def test_dials_turn(page):
     assert page.problems == []
 
 
+@pytest.mark.slow
 def test_dividers_move(page):
     stages = page.locator(".setr-compare").all()
     if not stages:

@@ -194,7 +194,7 @@ def test_crops_without_ade20k_are_those_of_toytown() -> None:
     assert "<img" in live["view"].value
 
 
-@pytest.mark.parametrize("real", [True, False])
+@pytest.mark.parametrize("real", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_windows_fill_a_street_one_by_one(tmp_path, monkeypatch, real) -> None:
     if real:
         write_toytown(tmp_path / "cityscapes", 0, 2, (64, 128), progress=False)

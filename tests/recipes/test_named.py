@@ -410,6 +410,7 @@ def test_the_list_is_a_table():
         "yes"]
 
 
+@pytest.mark.slow
 def test_a_recipe_in_full(capsys):
     assert main(["recipes", "mla_pascal_480_80k"]) == 0
     printed = capsys.readouterr().out

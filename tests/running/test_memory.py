@@ -137,10 +137,14 @@ def test_other_encoders():
     "settings",
     [
         ("train.batch_size=4",),
-        ("train.batch_size=4", "train.accumulate=2", "model.head=mla"),
+        pytest.param(
+            ("train.batch_size=4", "train.accumulate=2", "model.head=mla"),
+            marks=pytest.mark.slow),
         ("train.batch_size=4", "model.head=naive", "model.dialect=mmseg", "train.amp=bf16"),
         ("model.encoder=vit_tiny_patch16", "train.batch_size=1"),  # gradients, not activations
-        ("train.batch_size=4", "train.micro_batch=1"),
+        pytest.param(
+            ("train.batch_size=4", "train.micro_batch=1"),
+            marks=pytest.mark.slow),
         pytest.param(
             ("train.batch_size=4", "train.grad_checkpointing=true", "train.amp=bf16"),
             marks=pytest.mark.skipif(
