@@ -14,8 +14,7 @@ are.
 Results go to data/runs/few_images/photographs.json after every run; started again, the command
 skips what is there. ``cpu_seconds`` are those of the process for the training, with the images that
 it had to encode (``encoded``; a mirror image counts as one), ``encoder_seconds`` those for one
-image; scoring is not in it. What the probes of the first seed say about one frame of each test set
-goes to data/runs/few_images/labels. Half a minute a run on one core where the tokens are there.
+image; scoring is not in it. Half a minute a run on one core where the tokens are there.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ import records
 import torch
 from measure_auxiliary import write
 from measure_camvid_controls import places, score
-from PIL import Image
 
 from setr_lite.config import RunConfig
 from setr_lite.datasets import CamVid, CamVidUnseenDrive
@@ -41,8 +39,6 @@ from setr_lite.train import Run
 
 OUT = records.RUNS / "few_images" / "photographs.json"
 STEPS, EVERY = 200, 4
-SHOWN = {"val": "0016E5_08033", "unseen drive": "0006R0_f02040"}
-"""A frame of each test set; the committed runs of the recipe have labels for both, too."""
 ARMS = (  # images, seed
     (20, 0), (5, 0), (80, 0), (20, 1), (5, 1), (266, 0), (80, 1), (20, 2), (5, 2), (80, 2))
 
@@ -99,7 +95,6 @@ def measure(options: argparse.Namespace, images: int, seed: int) -> dict[str, An
         facts["scores"] = {name: score(run, dataset) for name, dataset in sets.items()}
         if seed == 0:
             facts["encoder_seconds"] = encoder_seconds(run)
-            show(options, run, images)
     print(images, seed, {name: found["miou"] for name, found in facts["scores"].items()},
           facts["cpu_seconds"], facts["encoded"], flush=True)
     return facts
@@ -111,18 +106,6 @@ def encoder_seconds(run: Run) -> float:
     with torch.no_grad():
         run.model.encoder.forward._compute(torch.rand(1, 3, 364, 490))
     return round(time.process_time() - began, 2)
-
-
-def show(options: argparse.Namespace, run: Run, images: int) -> None:
-    """Write the labels of the two frames, beside the record."""
-    folder = options.out.parent / "labels"
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind, split in ((CamVid, "val"), (CamVidUnseenDrive, "val")):
-        for sample in kind(options.camvid, split):
-            if sample.name in SHOWN.values():
-                labels = run.model.eval().predict(sample.image, config=run.config)
-                Image.fromarray(labels.numpy().astype(np.uint8)).save(
-                    folder / f"{sample.name}_{images}.png", optimize=True)
 
 
 if __name__ == "__main__":
