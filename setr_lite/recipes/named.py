@@ -119,7 +119,7 @@ def camvid_dinov2_linear() -> RunConfig:
 
 def camvid_dinov2_naive() -> RunConfig:
     """SETR-Naive on CamVid, DINOv2 ViT-S/14 frozen. Without auxiliary heads: they have layers of
-    their own, so with a frozen encoder they could not change the main head."""
+    their own, so with a frozen encoder the main head's gradients would be the same."""
     return _camvid_dinov2("naive")
 
 
