@@ -720,15 +720,15 @@ def other_values(section: str, key: str) -> dict[str, tuple[str, ...]]:
     with library():
         from setr_lite.config import RunConfig
         from setr_lite.recipes.named import RECIPES as known
-    default, found = as_written(getattr(getattr(RunConfig(), section), key)), {}
-    kind = type(getattr(getattr(RunConfig(), section), key))
+    default = getattr(getattr(RunConfig(), section), key)
+    kind, found = type(default), {}
     for family, names_of in FAMILIES.items():
         runs = [make() for name, make in known.items() if re.match(names_of, name)]
         values = [getattr(getattr(run, section), key) for run in runs]
         # a rate of 1 is the rate 1.0
         texts = tuple(dict.fromkeys(
             as_written(kind(v) if kind is float and v is not None else v) for v in values))
-        if texts != (default,):
+        if texts != (as_written(default),):
             found[family] = texts
     return found
 

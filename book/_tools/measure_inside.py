@@ -23,14 +23,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import records
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from setr_lite import SETR, ConfusionMatrix, attention_maps, segmentation_loss
 from setr_lite.datasets import Cityscapes
@@ -257,7 +257,9 @@ def surroundings() -> dict[str, Any]:
             changed[name] = torch.stack([exchange(name, here[0], there[0], i, rng) for i in asked])
         found = {name: read(model, probes, c, asked) for name, c in changed.items()}
         found["untrained"] = read(untrained, blind, changed["intact"], asked)
-        with silent(model):
+        with ExitStack() as all_blocks:
+            for block in model.encoder.blocks:
+                all_blocks.enter_context(silent(block))
             found["no attention"] = read(model, probes, changed["intact"], asked)
         rows.append([(f.argmax(-1) == kind).double().mean(1).tolist() for f in found.values()])
     table = np.array(rows)  # (streets, conditions, depths)
@@ -314,19 +316,19 @@ def read(model: SETR, probes: list[Any], changed: Tensor, asked: list[int]) -> T
         for probe, x in zip(probes, streams(model.encoder, parts), strict=True)])
 
 
-@contextmanager
-def silent(model: SETR) -> Iterator[None]:
-    """Every head adds nothing to the residual stream."""
-    weights = [block.attn.proj.weight for block in model.encoder.blocks]
-    kept = [w.data.clone() for w in weights]
-    for w in weights:
-        w.data.zero_()
-    yield
-    for w, old in zip(weights, kept, strict=True):
-        w.data = old
-
-
 # --- without one head ----------------------------------------------------------------------------
+
+
+@contextmanager
+def silent(block: nn.Module, heads: slice = slice(None)) -> Iterator[None]:
+    """These heads of a block, or all, add nothing to the residual stream; the bias stays."""
+    attention: Any = block.attn
+    weight = attention.proj.weight
+    kept, parts = weight.data.clone(), weight.data.chunk(attention.num_heads, dim=1)
+    for part in parts[heads]:
+        part.zero_()
+    yield
+    weight.data = kept
 
 
 def heads() -> dict[str, Any]:
@@ -340,11 +342,8 @@ def heads() -> dict[str, Any]:
     lost = []
     for block in blocks:
         for head in range(block.attn.num_heads):
-            d = block.attn.proj.weight.shape[1] // block.attn.num_heads
-            kept = block.attn.proj.weight.data.clone()
-            block.attn.proj.weight.data[:, head * d:(head + 1) * d] = 0
-            lost.append(loss_interval(whole, counts(model, images, labels)))
-            block.attn.proj.weight.data = kept
+            with silent(block, slice(head, head + 1)):
+                lost.append(loss_interval(whole, counts(model, images, labels)))
     return {"streets": STREETS, "miou": rounded(miou(whole.sum(0))),
             "shape": [len(blocks), blocks[0].attn.num_heads], "loses": lost}
 

@@ -68,9 +68,13 @@ def test_the_table_names_nothing_that_is_not_there():
 
 
 def test_the_notation_page_is_for_all_pages():
-    """What a single page needs stands in symbols.md, not among what every reader has to know."""
+    """What a single page needs stands in symbols.md, not among what every reader has to know:
+    outside the tables, whose last column says where a symbol is met first, no chapter is named."""
+    section = NOTATION.partition("## Symbols")[2].partition("## Words")[0]
+    assert ".ipynb" not in re.sub(r"(?m)^\|.*", "", section)
     rows = re.findall(r"^\| (\$.*) \|$", NOTATION, flags=re.M)
     assert {len(row.split(" | ")) for row in rows} == {5}
+    assert {row.count(".ipynb") for row in rows} == {1}
 
 
 @pytest.mark.smoke

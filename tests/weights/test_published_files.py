@@ -142,6 +142,7 @@ def test_the_table_says_what_can_be_had(capsys):
 
 
 QUICK = ("naive_ade20k_512_160k_mmseg", "mla_cityscapes_768_80k_mmseg")
+"""Those that `make test` asks; `make test-long` asks the others."""
 
 
 def patterns(names) -> set[str]:
